@@ -1,0 +1,58 @@
+"""What a device is: roles, signals, tags, units. No device I/O lives here."""
+
+from .clock import Clock, Deadline, SystemClock
+from .errors import (
+    BellbenchError,
+    ConfigError,
+    InstrumentError,
+    InstrumentTimeout,
+    ProtocolError,
+    TagFileError,
+    TwinError,
+)
+from .roles import (
+    DetectorArray,
+    Identity,
+    Instrument,
+    PairSource,
+    PolarizationController,
+    PowerMeter,
+    TaggerInfo,
+    TimeTagger,
+)
+from .signals import Limited, Limits, Readable, Settable
+from .tags import Channels, Loss, TagBatch, TimesPs, concatenate
+from .units import SPELLINGS, Unit, parse_quantity
+
+__all__ = [
+    "SPELLINGS",
+    "BellbenchError",
+    "Channels",
+    "Clock",
+    "ConfigError",
+    "Deadline",
+    "DetectorArray",
+    "Identity",
+    "Instrument",
+    "InstrumentError",
+    "InstrumentTimeout",
+    "Limited",
+    "Limits",
+    "Loss",
+    "PairSource",
+    "PolarizationController",
+    "PowerMeter",
+    "ProtocolError",
+    "Readable",
+    "Settable",
+    "SystemClock",
+    "TagBatch",
+    "TagFileError",
+    "TaggerInfo",
+    "TimeTagger",
+    "TimesPs",
+    "TwinError",
+    "Unit",
+    "concatenate",
+    "parse_quantity",
+]

@@ -1,0 +1,209 @@
+"""What a device *is*: one small structural type per role.
+
+Protocol code sees these and nothing else, so it cannot tell a driver from a twin's driver.
+Times are ps in tags and s elsewhere; currents A, voltages V, powers W, angles degrees,
+temperatures degrees Celsius, rates Hz.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+from .signals import Readable, Settable
+from .tags import TagBatch
+
+__all__ = [
+    "DetectorArray",
+    "Identity",
+    "Instrument",
+    "PairSource",
+    "PolarizationController",
+    "PowerMeter",
+    "TaggerInfo",
+    "TimeTagger",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What an instrument says it is."""
+
+    vendor: str
+    model: str
+    serial: str = ""
+    firmware: str = ""
+
+
+@runtime_checkable
+class Instrument(Protocol):
+    """What every instrument on a bench can do, whatever its role.
+
+    Construction does no I/O; :meth:`open` connects and resets nothing.
+    """
+
+    @property
+    def name(self) -> str:
+        """Name on the bench."""
+        ...
+
+    @property
+    def signals(self) -> Sequence[Readable[object]]:
+        """Every signal of the instrument, for snapshots and adapters."""
+        ...
+
+    def open(self) -> None:
+        """Connect. Opening an open instrument does nothing."""
+        ...
+
+    def close(self) -> None:
+        """Disconnect, leaving the instrument as it is. Closing twice does nothing."""
+        ...
+
+    def identify(self) -> Identity:
+        """Ask the instrument who it is."""
+        ...
+
+    def ready(self) -> bool:
+        """Whether every set point has been reached (oven settled, paddles arrived)."""
+        ...
+
+    def off(self) -> None:
+        """Bring it to its normal rest after a run (a pump off, an oven left warm)."""
+        ...
+
+    def safe(self) -> None:
+        """Bring it to the state in which nothing can be harmed, after an error or a signal."""
+        ...
+
+
+@runtime_checkable
+class PairSource(Protocol):
+    """A pumped source of photon pairs."""
+
+    @property
+    def pump_current(self) -> Settable[float]:
+        """Drive current of the pump laser, A."""
+        ...
+
+    @property
+    def emission(self) -> Settable[bool]:
+        """Whether the pump emits."""
+        ...
+
+    @property
+    def crystal_temperature(self) -> Settable[float]:
+        """Set point of the crystal's temperature, degC; reads back the set point."""
+        ...
+
+    @property
+    def measured_crystal_temperature(self) -> Readable[float]:
+        """Temperature of the crystal now, degC."""
+        ...
+
+
+@runtime_checkable
+class DetectorArray(Protocol):
+    """A set of single-photon detectors on one electronics box."""
+
+    @property
+    def detectors(self) -> int:
+        """Number of detectors; they are counted from 1."""
+        ...
+
+    @property
+    def bias_currents(self) -> Sequence[Settable[float]]:
+        """Bias current of each detector, A; index 0 is detector 1."""
+        ...
+
+    @property
+    def count_rates(self) -> Sequence[Readable[float]]:
+        """Counts per second of each detector over the electronics' own integration time, Hz."""
+        ...
+
+    @property
+    def enabled(self) -> Settable[bool]:
+        """Whether the detectors are biased and counting."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class TaggerInfo:
+    """Capability of a tagger: what its tags can mean.
+
+    Attributes:
+        channels: Input numbers that can produce clicks.
+        resolution_ps: Smallest time step of a tag.
+        max_rate_hz: Sum over all channels that it sustains without loss.
+        latency_s: How far :meth:`TimeTagger.read` stays behind the clock.
+    """
+
+    channels: tuple[int, ...]
+    resolution_ps: int
+    max_rate_hz: float
+    latency_s: float
+
+
+@runtime_checkable
+class TimeTagger(Protocol):
+    """Turns electrical pulses into a stream of time tags."""
+
+    @property
+    def info(self) -> TaggerInfo:
+        """Capabilities; known once open."""
+        ...
+
+    def start(self) -> None:
+        """Start recording; tag times count from here.
+
+        Raises:
+            InstrumentError: if it is recording already.
+        """
+        ...
+
+    def read(self) -> TagBatch:
+        """Return the clicks from the last read up to a new watermark.
+
+        The watermark is the time recorded so far less ``info.latency_s``, on the bench's clock;
+        the call waits (in wall time, up to the timeout) until the stream has got there. So on a
+        stepped twin the batch depends on the clock alone. What is lost is said in the batch.
+
+        Raises:
+            InstrumentError: if it is not recording.
+            InstrumentTimeout: if the stream stays behind the clock.
+        """
+        ...
+
+    def stop(self) -> None:
+        """Stop recording and discard what was not read. Stopping twice does nothing."""
+        ...
+
+
+@runtime_checkable
+class PolarizationController(Protocol):
+    """Moves a state of polarization by a few mechanical or electrical actuators."""
+
+    @property
+    def actuators(self) -> Sequence[Settable[float]]:
+        """Position of each actuator, in its signal's unit; setting starts a move."""
+        ...
+
+    def ready(self) -> bool:
+        """Whether no actuator is moving."""
+        ...
+
+
+@runtime_checkable
+class PowerMeter(Protocol):
+    """Measures optical power."""
+
+    @property
+    def power(self) -> Readable[float]:
+        """Optical power, W."""
+        ...
+
+    @property
+    def wavelength(self) -> Settable[float]:
+        """Wavelength the reading is corrected for, m."""
+        ...
