@@ -1,0 +1,123 @@
+"""Polarization of one photon and of a pair: Jones vectors, retarders, measurement operators.
+
+Jones basis (H, V). ``D = (H + V)/sqrt2``, ``A = (H - V)/sqrt2``, and +S3 is ``(H + iV)/sqrt2``,
+so that Stokes (S1, S2, S3) are the expectation values of (sigma_z, sigma_x, sigma_y).
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = [
+    "OUTCOMES",
+    "analyzer_operators",
+    "joint_probabilities",
+    "pair_state",
+    "retarder",
+    "retarders",
+    "rotation",
+]
+
+Complex = npt.NDArray[np.complex128]
+Real = npt.NDArray[np.float64]
+
+#: Outputs of the analyzer, in the order of its operators.
+OUTCOMES = ("H", "V", "D", "A")
+
+_STOKES_PAULI: Complex = np.array(
+    [[[1, 0], [0, -1]], [[0, 1], [1, 0]], [[0, -1j], [1j, 0]]], dtype=np.complex128
+)
+
+
+def rotation(vector_deg: Sequence[float]) -> Complex:
+    """Return the Jones matrix, shape (2, 2), of a rotation on the Poincare sphere.
+
+    ``U = exp(-i (theta/2) n.sigma)`` for the vector ``theta n`` along (S1, S2, S3), in degrees.
+    """
+    vector = np.radians(np.asarray(vector_deg, dtype=np.float64))
+    theta = float(np.linalg.norm(vector))
+    if theta == 0.0:
+        return np.eye(2, dtype=np.complex128)
+    generator = np.tensordot(vector / theta, _STOKES_PAULI, axes=1)
+    matrix: Complex = np.cos(theta / 2) * np.eye(2) - 1j * np.sin(theta / 2) * generator
+    return matrix
+
+
+def retarder(retardance_deg: float, angle_deg: float) -> Complex:
+    """Return the Jones matrix of a linear retarder with its fast axis at ``angle_deg``.
+
+    ``R(-th) diag(e^{-i phi/2}, e^{+i phi/2}) R(th)``; e.g. Saleh and Teich, Fundamentals of
+    Photonics, sec. 6.1B.
+    """
+    phi, th = np.radians(retardance_deg), np.radians(angle_deg)
+    turn = np.array([[np.cos(th), np.sin(th)], [-np.sin(th), np.cos(th)]])
+    plate = np.diag([np.exp(-0.5j * phi), np.exp(0.5j * phi)])
+    matrix: Complex = turn.T @ plate @ turn
+    return matrix
+
+
+def retarders(retardances_deg: Sequence[float], angles_deg: Sequence[float]) -> Complex:
+    """Return the Jones matrix of retarders passed in the order given."""
+    plates = [retarder(r, a) for r, a in zip(retardances_deg, angles_deg, strict=True)]
+    return functools.reduce(lambda before, plate: plate @ before, plates)
+
+
+def pair_state(visibility: float, phase_deg: float = 0.0, imbalance: float = 1.0) -> Complex:
+    """Return the density matrix, shape (4, 4), of a pair in the basis HH, HV, VH, VV.
+
+    A Werner-like mixture of ``(|HH> + eps e^{i phi} |VV>)/sqrt(1 + eps^2)`` with white noise
+    (``shared`` physics sheet, sec. 1).
+    """
+    ket = np.zeros(4, dtype=np.complex128)
+    ket[0] = 1.0
+    ket[3] = imbalance * np.exp(1j * np.radians(phase_deg))
+    ket /= np.linalg.norm(ket)
+    rho: Complex = visibility * np.outer(ket, ket.conj()) + (1 - visibility) * np.eye(4) / 4
+    return rho
+
+
+def analyzer_operators(z_fraction: float = 0.5, extinction_db: float = 60.0) -> Complex:
+    """Return the measurement operators, shape (4, 2, 2), of a passive BBM92 analyzer.
+
+    Order as :data:`OUTCOMES`; they sum to the identity. A beam splitter sends ``z_fraction`` to
+    H/V and the rest to D/A; a polarizing beam splitter of finite extinction sends
+    ``1/(1 + 10^(dB/10))`` of the wrong polarization to a detector.
+    """
+    leak = 1.0 / (1.0 + 10 ** (extinction_db / 10))
+    h, v = np.diag([1.0, 0.0]), np.diag([0.0, 1.0])
+    d, a = np.full((2, 2), 0.5), np.array([[0.5, -0.5], [-0.5, 0.5]])
+    operators = [
+        share * ((1 - leak) * right + leak * wrong)
+        for share, right, wrong in (
+            (z_fraction, h, v),
+            (z_fraction, v, h),
+            (1 - z_fraction, d, a),
+            (1 - z_fraction, a, d),
+        )
+    ]
+    return np.array(operators, dtype=np.complex128)
+
+
+def joint_probabilities(
+    rho: Complex, jones_a: Complex, jones_b: Complex, operators_a: Complex, operators_b: Complex
+) -> Real:
+    """Return P[i, j] = Tr[(U_a x U_b) rho (U_a x U_b)^+ (E_i x F_j)] for a pair.
+
+    Args:
+        rho: Pair state, shape (4, 4).
+        jones_a: Jones matrix of arm a, shape (2, 2), and ``jones_b`` of arm b.
+        jones_b: See ``jones_a``.
+        operators_a: Measurement operators of arm a, shape (n, 2, 2).
+        operators_b: Measurement operators of arm b, shape (m, 2, 2).
+
+    Returns:
+        Probabilities, shape (n, m).
+    """
+    u = np.kron(jones_a, jones_b)
+    turned = (u @ rho @ u.conj().T).reshape(2, 2, 2, 2)
+    table = np.einsum("abcd,ica,jdb->ij", turned, operators_a, operators_b)
+    return np.clip(table.real, 0.0, 1.0)
