@@ -119,5 +119,6 @@ def joint_probabilities(
     """
     u = np.kron(jones_a, jones_b)
     turned = (u @ rho @ u.conj().T).reshape(2, 2, 2, 2)
-    table = np.einsum("abcd,ica,jdb->ij", turned, operators_a, operators_b)
-    return np.clip(table.real, 0.0, 1.0)
+    table: Complex = np.einsum("abcd,ica,jdb->ij", turned, operators_a, operators_b)
+    probabilities: Real = np.clip(table.real, 0.0, 1.0)
+    return probabilities

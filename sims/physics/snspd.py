@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
@@ -71,21 +72,18 @@ def filter_dead_time(
     return mask
 
 
-_compiled: list[Any] = []
-
-
+@functools.cache
 def _kernel() -> Any:
-    if not _compiled:
-        import numba
+    import numba
 
-        def alive(times: Any, detectors: Any, dead: Any, last: Any) -> Any:
-            mask = np.empty(times.size, np.bool_)
-            for i in range(times.size):
-                d = detectors[i]
-                mask[i] = times[i] - last[d] >= dead[d]
-                if mask[i]:
-                    last[d] = times[i]
-            return mask
+    @numba.njit(cache=True)
+    def alive(times: Any, detectors: Any, dead: Any, last: Any) -> Any:
+        mask = np.empty(times.size, np.bool_)
+        for i in range(times.size):
+            d = detectors[i]
+            mask[i] = times[i] - last[d] >= dead[d]
+            if mask[i]:
+                last[d] = times[i]
+        return mask
 
-        _compiled.append(numba.njit(cache=True)(alive))
-    return _compiled[0]
+    return alive

@@ -1,0 +1,5 @@
+"""``python -m bellbench``."""
+
+from .cli import main
+
+main()
