@@ -63,7 +63,8 @@ class _Control:
 
     def close(self) -> None:
         with contextlib.suppress(OSError):
-            self._socket.shutdown(socket.SHUT_RDWR)
+            self._socket.shutdown(socket.SHUT_RDWR)  # ends a read in another thread
+        self._lines.close()
         self._socket.close()
 
 

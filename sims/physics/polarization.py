@@ -103,7 +103,11 @@ def analyzer_operators(z_fraction: float = 0.5, extinction_db: float = 60.0) -> 
 
 
 def joint_probabilities(
-    rho: Complex, jones_a: Complex, jones_b: Complex, operators_a: Complex, operators_b: Complex
+    rho: Complex,
+    jones_a: npt.ArrayLike,
+    jones_b: npt.ArrayLike,
+    operators_a: Complex,
+    operators_b: Complex,
 ) -> Real:
     """Return P[i, j] = Tr[(U_a x U_b) rho (U_a x U_b)^+ (E_i x F_j)] for a pair.
 
@@ -117,7 +121,7 @@ def joint_probabilities(
     Returns:
         Probabilities, shape (n, m).
     """
-    u = np.kron(jones_a, jones_b)
+    u = np.kron(np.asarray(jones_a, np.complex128), np.asarray(jones_b, np.complex128))
     turned = (u @ rho @ u.conj().T).reshape(2, 2, 2, 2)
     table: Complex = np.einsum("abcd,ica,jdb->ij", turned, operators_a, operators_b)
     probabilities: Real = np.clip(table.real, 0.0, 1.0)
