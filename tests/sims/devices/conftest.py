@@ -1,0 +1,86 @@
+"""A tiny world for emulators: an event loop in a thread, blocks stepped by the test."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import threading
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any, TypeVar
+
+import pytest
+from bellbench.sims.devices.base import Emulator, Setting
+
+BLOCK_PS = 10_000_000_000
+T = TypeVar("T")
+
+
+class Stage:
+    """Runs emulators in a loop of its own; ``step`` makes world time pass."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.new_event_loop()
+        self.now_ps = 0
+        self.problems: list[str] = []
+        self._emulators: list[Emulator] = []
+        self.loop.set_exception_handler(lambda _loop, context: self.problems.append(str(context)))
+        self._thread = threading.Thread(target=self.loop.run_forever, daemon=True)
+        self._thread.start()
+
+    def submit(self, work: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
+        return asyncio.run_coroutine_threadsafe(work, self.loop)
+
+    def run(self, work: Coroutine[Any, Any, T], timeout: float = 20.0) -> T:
+        return self.submit(work).result(timeout)
+
+    def call(self, function: Callable[[], T]) -> T:
+        async def inner() -> T:
+            return function()
+
+        return self.run(inner())
+
+    def setting(self, name: str = "twin", *, lossless: bool = True, seed: int = 1) -> Setting:
+        return Setting(name, "127.0.0.1", lossless, seed)
+
+    def open(self, emulator: Emulator) -> str:
+        self._emulators.append(emulator)
+        return self.run(emulator.open())
+
+    async def block(
+        self, emulator: Emulator, fill: Callable[[int, int], None] | None = None
+    ) -> None:
+        begin, end = self.now_ps, self.now_ps + BLOCK_PS
+        emulator.begin_block(begin, end)
+        if fill is not None:
+            fill(begin, end)
+        await emulator.end_block(begin, end)
+        self.now_ps = end
+
+    def step(
+        self,
+        emulator: Emulator,
+        blocks: int = 1,
+        fill: Callable[[int, int], None] | None = None,
+    ) -> None:
+        """Let ``blocks`` of 10 ms pass; ``fill(begin_ps, end_ps)`` is the physics of a block."""
+
+        async def inner() -> None:
+            for _ in range(blocks):
+                await self.block(emulator, fill)
+
+        self.run(inner())
+
+    def close(self) -> None:
+        for emulator in self._emulators:
+            self.run(emulator.close())
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self._thread.join(10)
+        self.loop.close()
+        assert not self.problems, self.problems
+
+
+@pytest.fixture
+def stage() -> Iterator[Stage]:
+    found = Stage()
+    yield found
+    found.close()
