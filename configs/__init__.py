@@ -1,0 +1,18 @@
+"""Reading configuration files: units, located errors, bundled files."""
+
+from .documents import Document, Loc, parse, read
+from .finding import bundled, find_config, read_config
+from .report import ConfigErrors, Report, nearest
+
+__all__ = [
+    "ConfigErrors",
+    "Document",
+    "Loc",
+    "Report",
+    "bundled",
+    "find_config",
+    "nearest",
+    "parse",
+    "read",
+    "read_config",
+]

@@ -1,0 +1,56 @@
+"""The shape of a bench file, without what drivers and twins add to it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, Strict
+
+from ..instruments import Unit
+
+__all__ = ["BenchFile", "InstrumentEntry", "PartyEntry"]
+
+
+class _Entry(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class BenchFile(_Entry):
+    """Top level of a bench file; ``instruments`` and ``parties`` are checked entry by entry."""
+
+    bellbench: Literal["bench/1"]
+    world: Any = None
+    """Bundled name or path of the world file, or a world written out in place."""
+    twin: bool = False
+    """Whether instruments are twins unless said otherwise."""
+    settle_timeout: Annotated[float, Unit("s"), Field(gt=0)] = 300.0
+    """Longest wait for every instrument to reach its set points, in bench time, s."""
+    instruments: Annotated[dict[str, Any], Field(min_length=1)]
+    parties: dict[str, Any] = {}
+
+
+class InstrumentEntry(_Entry):
+    """One instrument of the bench."""
+
+    driver: str
+    address: str | None = None
+    """Where the instrument is; ``twin``, or ``twin://host:port/name`` for one served elsewhere."""
+    settings: dict[str, Any] = {}
+    """What the driver writes when the bench is brought up."""
+    on_exit: Literal["off", "leave", "safe"] = "off"
+    """After a run without error: its normal rest, nothing, or its safe state."""
+    parts: dict[str, str] = {}
+    """Of a composite: its parts, by role, as names of other instruments."""
+    twin: dict[str, Any] = {}
+    """Of the twin: ``element`` of the world (the instrument's own name), its other settings."""
+
+
+class PartyEntry(_Entry):
+    """What one party owns, and what each input of its tagger means."""
+
+    tagger: str
+    detectors: str | None = None
+    controller: str | None = None
+    channels: Annotated[
+        dict[Annotated[int, Strict()], Literal["H", "V", "D", "A"]], Field(min_length=1)
+    ]
