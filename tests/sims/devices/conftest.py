@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
+import socket
 import threading
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, TypeVar
@@ -69,6 +71,28 @@ class Stage:
                 await self.block(emulator, fill)
 
         self.run(inner())
+
+    @staticmethod
+    def converse(where: tuple[str, int], pieces: list[bytes], length: int) -> bytes:
+        """Send the pieces one by one and return at least ``length`` bytes of answer."""
+        got = b""
+        with socket.create_connection(where, 10) as client:
+            client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            for piece in pieces:
+                client.sendall(piece)
+            while len(got) < length:
+                data = client.recv(4096)
+                assert data, got
+                got += data
+        return got
+
+    @staticmethod
+    def flood(where: tuple[str, int], data: bytes) -> None:
+        """Send what no device takes; return when the twin has dropped the connection."""
+        with socket.create_connection(where, 10) as client, contextlib.suppress(ConnectionError):
+            client.sendall(data)
+            while client.recv(4096):
+                pass
 
     def close(self) -> None:
         for emulator in self._emulators:
