@@ -1,0 +1,103 @@
+"""What every driver shares: its place on the bench, its settings' rules, waiting on the clock."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import Annotated, ClassVar, Self
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from ..instruments import BellbenchError, Clock, Deadline, Unit
+from .signal import ReadOnlySignal
+from .transports import Endpoint
+
+__all__ = ["Driver", "DriverSettings", "attempt_all", "wait_until"]
+
+
+class DriverSettings(BaseModel):
+    """Settings of a driver. None leaves the instrument as it is.
+
+    Attributes:
+        timeout: Longest wait for an answer, in wall time, s.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    timeout: Annotated[float, Field(gt=0, le=600), Unit("s")] = 3.0
+
+
+class Driver:
+    """One instrument: construction assigns, :meth:`open` connects."""
+
+    MODEL: ClassVar[str]
+    Settings: ClassVar[type[DriverSettings]]
+
+    def __init__(self, name: str, address: str, clock: Clock) -> None:
+        self._endpoint = Endpoint(name, self.MODEL, address)
+        self._clock = clock
+
+    @property
+    def name(self) -> str:
+        """Name on the bench."""
+        return self._endpoint.name
+
+    @property
+    def address(self) -> str:
+        """Address it is opened at."""
+        return self._endpoint.address
+
+    @property
+    def signals(self) -> Sequence[ReadOnlySignal[object]]:
+        """Every signal of the instrument."""
+        raise NotImplementedError
+
+    def open(self) -> None:
+        """Connect; reset nothing. Opening an open instrument does nothing."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Disconnect, leaving the instrument as it is. Closing twice does nothing."""
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        self.open()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._endpoint.device} at {self.address}>"
+
+
+def wait_until(
+    clock: Clock, condition: Callable[[], bool], *, timeout_s: float, poll_s: float
+) -> bool:
+    """Return whether ``condition`` held within ``timeout_s`` of bench time."""
+    deadline = Deadline(clock, timeout_s)
+    while not condition():
+        if deadline.passed:
+            return False
+        clock.sleep(poll_s)
+    return True
+
+
+def attempt_all(endpoint: Endpoint, doing: str, *steps: Callable[[], object]) -> None:
+    """Run every step although some fail; then raise one error that names all failures."""
+    failures: list[BellbenchError] = []
+    for step in steps:
+        try:
+            step()
+        except BellbenchError as error:
+            failures.append(error)
+    if len(failures) == 1:
+        raise failures[0]
+    if failures:
+        words = " | ".join(str(failure) for failure in failures)
+        raise endpoint.error(f"{doing} failed in {len(failures)} steps: {words}") from failures[0]

@@ -1,0 +1,172 @@
+"""Serial ports, and TCP sockets that stand for them (``socket://host:port``)."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from typing import TYPE_CHECKING
+
+from .endpoint import Endpoint, Text
+
+if TYPE_CHECKING:
+    import serial
+
+    from ...instruments import InstrumentError
+
+__all__ = ["SerialPort"]
+
+_PURGE_S = 0.05
+_HINT = "check cable, power, baud rate, and that no other program has the port open"
+
+
+class SerialPort:
+    """Bytes over a serial port. Hold :attr:`lock` round a command and its reply.
+
+    Args:
+        endpoint: Whose port it is; its address is a device (``COM5``, ``/dev/ttyUSB0``) or a
+            pyserial URL.
+        timeout_s: Longest wait for the bytes asked for, wall time.
+        baudrate: Bits per second; 8N1 always.
+        rtscts: Hardware handshake; ignored by sockets.
+    """
+
+    def __init__(
+        self, endpoint: Endpoint, timeout_s: float, *, baudrate: int = 115200, rtscts: bool = False
+    ) -> None:
+        self.lock = threading.RLock()
+        self._endpoint = endpoint
+        self._timeout_s = timeout_s
+        self._baudrate = baudrate
+        self._rtscts = rtscts
+        self._port: serial.Serial | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the port is open."""
+        return self._port is not None
+
+    def open(self) -> None:
+        """Open the port, unless open, and discard what waits in it."""
+        import serial
+
+        with self.lock:
+            if self._port is not None:
+                return
+            try:
+                self._port = serial.serial_for_url(
+                    self._endpoint.address,
+                    baudrate=self._baudrate,
+                    rtscts=self._rtscts,
+                    timeout=self._timeout_s,
+                    write_timeout=self._timeout_s,
+                )
+                self._port.reset_input_buffer()
+            except (OSError, ValueError) as error:
+                self._port = None
+                raise self._endpoint.error(f"cannot open the port: {error}", hint=_HINT) from error
+
+    def close(self) -> None:
+        """Close the port, if open."""
+        with self.lock:
+            port, self._port = self._port, None
+            if port is None:
+                return
+            # pyserial leaves its socket open where the other side has gone first
+            left_open = getattr(port, "_socket", None)
+            port.close()
+            if left_open is not None:
+                left_open.close()
+
+    def write(self, data: bytes) -> None:
+        """Send bytes."""
+        port = self._opened(data)
+        try:
+            port.write(data)
+        except OSError as error:
+            raise self._lost(data, error) from error
+
+    def read_exactly(self, size: int, *, command: Text = b"") -> bytes:
+        """Return ``size`` bytes.
+
+        Raises:
+            InstrumentTimeout: with the bytes that did come.
+        """
+        port = self._opened(command)
+        try:
+            data = port.read(size)
+        except OSError as error:
+            raise self._lost(command, error) from error
+        if len(data) < size:
+            raise self._endpoint.timeout(
+                f"{len(data)} of {size} bytes within {self._timeout_s:g} s",
+                command=command,
+                reply=data,
+                hint=_HINT,
+            )
+        return data
+
+    def read_until(self, end: bytes, *, command: Text = b"") -> bytes:
+        """Return the bytes up to and including ``end``.
+
+        Raises:
+            InstrumentTimeout: with the bytes that did come.
+        """
+        port = self._opened(command)
+        try:
+            data = port.read_until(end)
+        except OSError as error:
+            raise self._lost(command, error) from error
+        if not data.endswith(end):
+            raise self._endpoint.timeout(
+                f"no complete answer within {self._timeout_s:g} s (it ends {end!r})",
+                command=command,
+                reply=data,
+                hint=_HINT,
+            )
+        return data
+
+    def read_some(self, wait_s: float) -> bytes:
+        """Return what has arrived, waiting up to ``wait_s`` for a first byte; maybe nothing."""
+        port = self._opened()
+        try:
+            # in_waiting of a socket:// port is 0 or 1, hence two reads
+            port.timeout = wait_s
+            first = port.read(1)
+            port.timeout = 0
+            rest = port.read(1 << 16) if first else b""
+            port.timeout = self._timeout_s
+        except OSError as error:
+            raise self._lost(b"", error) from error
+        return bytes(first + rest)
+
+    def discard(self) -> None:
+        """Throw away what has arrived."""
+        port = self._opened()
+        try:
+            port.reset_input_buffer()
+        except OSError as error:
+            raise self._lost(b"", error) from error
+
+    def purge(self) -> None:
+        """Toggle RTS and discard, as FTDI-based instruments want after opening.
+
+        Sockets and pseudo-terminals have no RTS line; there it only discards.
+        """
+        port = self._opened()
+        if "://" not in self._endpoint.address:
+            with contextlib.suppress(OSError):  # a pseudo-terminal: ENOTTY
+                for level in (True, False, True):
+                    time.sleep(_PURGE_S)  # the line's own time, not the bench's
+                    port.rts = level
+        self.discard()
+
+    def _opened(self, command: Text = b"") -> serial.Serial:
+        if self._port is None:
+            raise self._endpoint.not_open(command)
+        return self._port
+
+    def _lost(self, command: Text, error: OSError) -> InstrumentError:
+        return self._endpoint.error(
+            f"the connection broke: {error}", command=command, hint=f"{_HINT}; then close and open"
+        )

@@ -1,0 +1,141 @@
+"""SCPI over VISA: USBTMC, or a raw TCP socket."""
+
+from __future__ import annotations
+
+import re
+import threading
+import warnings
+from typing import TYPE_CHECKING
+
+from ...instruments import InstrumentError
+from .endpoint import Endpoint
+
+if TYPE_CHECKING:
+    from pyvisa.resources import MessageBasedResource
+
+__all__ = ["VisaLink"]
+
+_SOCKET = re.compile(r"TCPIP\d*::(?P<host>[^:]+|\[[^]]+\])::(?P<port>\d+)::SOCKET", re.IGNORECASE)
+
+
+class VisaLink:
+    """Text commands and replies, one line each, through the pyvisa-py backend.
+
+    A timed-out query may still be answered; the connection is then renewed before the next
+    command, so that no reply is taken for another's.
+
+    Args:
+        endpoint: Whose link it is; its address is a VISA resource name.
+        timeout_s: Longest wait for a reply, wall time.
+    """
+
+    def __init__(self, endpoint: Endpoint, timeout_s: float) -> None:
+        self.lock = threading.RLock()
+        self._endpoint = endpoint
+        self._timeout_s = timeout_s
+        self._resource: MessageBasedResource | None = None
+        self._stale = False
+
+    @property
+    def is_open(self) -> bool:
+        """Whether there is a connection."""
+        return self._resource is not None
+
+    def open(self) -> None:
+        """Connect, unless connected."""
+        with self.lock:
+            if self._resource is None:
+                self._resource = self._connect()
+                self._stale = False
+
+    def close(self) -> None:
+        """Disconnect, if connected."""
+        with self.lock:
+            resource, self._resource = self._resource, None
+            if resource is not None:
+                import pyvisa
+
+                try:
+                    resource.close()
+                except (pyvisa.Error, OSError) as error:
+                    raise self._endpoint.error(f"cannot close: {error}") from error
+
+    def write(self, command: str) -> None:
+        """Send one command."""
+        with self.lock:
+            self._write(command)
+
+    def query(self, command: str) -> str:
+        """Send one command and return its reply, without line end and outer blanks."""
+        import pyvisa
+
+        with self.lock:
+            resource = self._write(command)
+            try:
+                return resource.read().strip()
+            except pyvisa.VisaIOError as error:
+                self._stale = True
+                if error.error_code == pyvisa.constants.StatusCode.error_timeout:
+                    raise self._endpoint.timeout(
+                        f"no answer within {self._timeout_s:g} s",
+                        command=command,
+                        hint="does the instrument know this command? is it in remote mode?",
+                    ) from error
+                raise self._lost(command, error) from error
+            except UnicodeDecodeError as error:
+                self._stale = True
+                raise self._endpoint.error(
+                    "reply is not text", command=command, reply=error.object
+                ) from error
+            except OSError as error:
+                raise self._lost(command, error) from error
+
+    def _write(self, command: str) -> MessageBasedResource:
+        import pyvisa
+
+        if self._resource is None:
+            raise self._endpoint.not_open(command)
+        if self._stale:
+            self.close()
+            self.open()
+        resource = self._resource
+        try:
+            resource.write(command)
+        except (pyvisa.Error, OSError) as error:
+            raise self._lost(command, error) from error
+        return resource
+
+    def _lost(self, command: str, error: Exception) -> InstrumentError:
+        self._stale = True  # the next command tries a new connection
+        return self._endpoint.error(
+            f"the connection broke: {error}",
+            command=command,
+            hint="check cable and power; the next command connects again",
+        )
+
+    def _connect(self) -> MessageBasedResource:
+        import pyvisa
+        from pyvisa.resources import MessageBasedResource
+
+        address = self._endpoint.address
+        if match := _SOCKET.fullmatch(address):
+            # pyvisa-py reports success for a refused connection; a plain one tells the truth
+            self._endpoint.connect(match["host"], int(match["port"]), self._timeout_s).close()
+        try:
+            with warnings.catch_warnings():
+                # it complains of optional packages for buses that are not asked for
+                warnings.filterwarnings("ignore", module="pyvisa_py")
+                manager = pyvisa.ResourceManager("@py")
+                resource = manager.open_resource(address, timeout=int(self._timeout_s * 1000))
+        except (pyvisa.Error, OSError, ValueError) as error:
+            raise self._endpoint.error(
+                f"VISA cannot open it: {error}",
+                hint="a resource name is USB0::0x1313::0x804F::<serial>::INSTR or"
+                " TCPIP::<host>::<port>::SOCKET; USB needs the package pyusb and the right"
+                " to use the device",
+            ) from error
+        if not isinstance(resource, MessageBasedResource):
+            resource.close()
+            raise self._endpoint.error("this VISA resource does not take messages")
+        resource.read_termination = resource.write_termination = "\n"
+        return resource
