@@ -25,13 +25,17 @@ class ReadOnlySignal(Generic[T_co]):
         unit: SI unit of the value, ``""`` for none.
         read: Asks the instrument.
         label: What it is, in words.
+        slow: Reading it takes bench time; snapshots had better leave it out.
     """
 
-    def __init__(self, name: str, unit: str, read: Callable[[], T_co], *, label: str) -> None:
+    def __init__(
+        self, name: str, unit: str, read: Callable[[], T_co], *, label: str, slow: bool = False
+    ) -> None:
         self._name = name
         self._unit = unit
         self._read = read
         self._label = label
+        self._slow = slow
 
     @property
     def name(self) -> str:
@@ -47,6 +51,11 @@ class ReadOnlySignal(Generic[T_co]):
     def label(self) -> str:
         """What it is, in words."""
         return self._label
+
+    @property
+    def slow(self) -> bool:
+        """Whether reading it takes bench time."""
+        return self._slow
 
     def get(self) -> T_co:
         """Read the value from the instrument."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from ..instruments import (
     Clock,
@@ -80,7 +80,7 @@ class SPDCSource(Driver):
     MODEL = "SPDC source"
     Settings: ClassVar[type[SPDCSourceSettings]] = SPDCSourceSettings
     #: Parts it needs -> what they must provide.
-    PARTS: ClassVar[dict[str, type[Instrument]]] = {"laser": PumpLaser, "oven": Oven}
+    PARTS: ClassVar[dict[str, type[Any]]] = {"laser": PumpLaser, "oven": Oven}
 
     def __init__(
         self,

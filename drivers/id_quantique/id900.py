@@ -12,7 +12,7 @@ import re
 import threading
 import time
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
@@ -265,7 +265,7 @@ class IDQuantiqueID900(Driver):
                 end,
                 start_unix_ns=self._start_unix_ns,
                 clock_id=self.name,
-                losses=tuple(loss for loss in losses if loss.begin_ps <= end),
+                losses=tuple(losses),
             )
 
     def stop(self) -> None:
@@ -371,12 +371,12 @@ class IDQuantiqueID900(Driver):
             return {}
         if not isinstance(told, dict):
             raise self._endpoint.error("a JSON object expected", command=command, reply=text)
-        error = told.get("error")
-        if isinstance(error, dict):
+        refusal = told.get("error")
+        if isinstance(refusal, dict):
             raise self._endpoint.error(
                 "the DataLink service refused",
                 command=command,
-                reply=str(error.get("description", error)),
+                reply=str(refusal.get("description", refusal)),
                 hint="is another program streaming or saving this input?",
             )
         if command.startswith("start-stream") and "id" not in told:
@@ -401,10 +401,3 @@ def _merge(parts: list[TimesPs], begin_ps: int) -> tuple[TimesPs, np.ndarray[Any
     packed.sort(kind="stable")
     channels = (packed & 3).astype(np.int16) + np.int16(1)
     return (packed >> 2) + begin_ps, channels
-
-
-if TYPE_CHECKING:
-    from ...instruments import TimeTagger
-
-    def _is_a_tagger(device: IDQuantiqueID900) -> TimeTagger:
-        return device

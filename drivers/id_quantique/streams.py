@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -95,7 +96,10 @@ class PairStreams:
                 self._news.notify_all()
                 return self._broken is not None or all(map(int.__ge__, self._received, received))
 
-            arrived = self._news.wait_for(enough, self._timeout_s)
+            seen = -1
+            while not (arrived := enough()) and sum(self._received) > seen:
+                seen = sum(self._received)  # the timeout begins again with every word that comes
+                self._news.wait_for(partial(self._more_than, seen), self._timeout_s)
             self._chunks = kept
             self._held = [sum(map(len, chunks)) for chunks in kept]
             if self._broken is not None:
@@ -112,6 +116,9 @@ class PairStreams:
                     f"the stream of input {short[0]} has ended",
                     hint="the record was stopped elsewhere; stop() and start() again",
                 )
+
+    def _more_than(self, seen: int) -> bool:
+        return sum(self._received) > seen or self._broken is not None
 
     def take(self) -> list[TimesPs]:
         """Return the words received since the last call, one array per stream."""
@@ -166,7 +173,7 @@ class PairStreams:
                     f"a message of {len(frame)} bytes on the stream of input {i + 1}",
                     hint="was the stream started with --with-ref-index?",
                 )
-            ended = not frame
+            ended = ended or not frame
             fresh.append(np.frombuffer(frame, dtype="<i8").astype(np.int64, copy=False))
             words += len(fresh[-1])
         with self._news:

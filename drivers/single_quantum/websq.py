@@ -131,6 +131,7 @@ class SingleQuantumWebSQ(Driver):
                 "Hz",
                 partial(self._counts.rate, i),
                 label=f"Count rate of detector {i + 1} over the last measurement period",
+                slow=True,
             )
             for i in range(settings.detectors)
         )
