@@ -13,8 +13,8 @@ class LeakLedger:
     """Counts every disclosed bit of one block from the messages that carry it.
 
     Parities are charged against a budget fixed before the data (see
-    :func:`~bellbench.protocols.qkd.finite_key.secure_key_length`). Sample and monitor bits are
-    written down too but charged to nothing: they have left the block.
+    :func:`~bellbench.protocols.qkd.finite_key.secure_key_length`). The sample is written
+    down too but charged to nothing: it has left the block.
 
     Args:
         budget: Bits reserved for reconciliation.

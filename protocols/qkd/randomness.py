@@ -39,7 +39,7 @@ class SystemRandomness:
 
     kind: Literal["system"] = "system"
 
-    def words(self, purpose: str, start: int, count: int) -> Words:  # noqa: ARG002
+    def words(self, purpose: str, start: int, count: int) -> Words:
         """Fresh words, whatever the address."""
         return np.frombuffer(secrets.token_bytes(8 * count), dtype=np.uint64)
 
@@ -72,8 +72,8 @@ def philox_words(key: int, start: int, count: int) -> Words:
         count: Number of words.
     """
     skip = start % 4
-    # numpy steps the counter before each block of four words; the offset keeps streams aligned.
-    generator = np.random.Philox(key=key, counter=start // 4)
+    # numpy steps the counter before it makes a block of four words.
+    generator = np.random.Philox(key=key, counter=(start // 4 - 1) % (1 << 256))
     words: Words = generator.random_raw(skip + count)[skip:]
     return words
 

@@ -1,0 +1,158 @@
+"""What both parties agree on before the first click."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from .finite_key import KeyBound, choose_sample, leak_budget, secure_key_length
+
+__all__ = ["BASES", "Detectors", "Parameters"]
+
+BASES = ("Z", "X")
+
+
+@dataclass(frozen=True, slots=True)
+class Detectors:
+    """What a click on each tagger channel means.
+
+    Attributes:
+        meaning: ``(channel, basis, bit)`` with basis ``"Z"`` or ``"X"``, sorted by channel.
+    """
+
+    meaning: tuple[tuple[int, str, int], ...]
+
+    def __post_init__(self) -> None:
+        channels = [channel for channel, _, _ in self.meaning]
+        if channels != sorted(set(channels)):
+            raise ValueError(f"channels {channels} are not sorted and different")
+        for channel, basis, bit in self.meaning:
+            if basis not in BASES or bit not in (0, 1) or not -(1 << 15) <= channel < 1 << 15:
+                raise ValueError(f"channel {channel}: ({basis!r}, {bit!r}) is not (Z or X, 0 or 1)")
+        if {basis for _, basis, _ in self.meaning} != set(BASES):
+            raise ValueError("both bases need a detector")
+
+    @classmethod
+    def of(cls, meaning: dict[int, tuple[str, int]]) -> Detectors:
+        """From ``{channel: (basis, bit)}``, for example ``{1: ("Z", 0), 2: ("Z", 1), ...}``."""
+        return cls(tuple((channel, *meaning[channel]) for channel in sorted(meaning)))
+
+    @property
+    def channels(self) -> tuple[int, ...]:
+        """The tagger channels, sorted."""
+        return tuple(channel for channel, _, _ in self.meaning)
+
+    @property
+    def outcomes(self) -> tuple[int, ...]:
+        """Outcome of each of :attr:`channels`: 0 to 3 for Z0, Z1, X0, X1."""
+        return tuple(2 * BASES.index(basis) + bit for _, basis, bit in self.meaning)
+
+
+@dataclass(frozen=True, slots=True)
+class Parameters:
+    """The terms of a run, fixed before the data; :meth:`plan` fills in the last two.
+
+    Attributes:
+        window_ps: Coincidence window, full width.
+        calibration_ps: Length of the segment sacrificed to find the delays.
+        tolerance: Error rate of the sample above which there is no key (delta).
+        epsilon: Target of the total security parameter of a block.
+        leak_efficiency: f at which leak is reserved, ``f h(delta)`` per bit; above 1.
+        monitor_fraction: Chance of a sifted bit to be revealed at once and lost to the key.
+        resolution_ps: Grid that announced times are rounded to.
+        sample_fraction: Part of the block that is revealed to estimate its errors (k/m).
+        verify_bits: Length of the verification tag (t).
+
+    Raises:
+        ValueError: for a value outside its range.
+    """
+
+    window_ps: int
+    calibration_ps: int
+    tolerance: float
+    epsilon: float
+    leak_efficiency: float
+    monitor_fraction: float
+    resolution_ps: int
+    sample_fraction: float
+    verify_bits: int
+
+    def __post_init__(self) -> None:
+        checks = {
+            "window_ps must be 1 or more": self.window_ps >= 1,
+            "calibration_ps must be 1 or more": self.calibration_ps >= 1,
+            "tolerance must be above 0 and below 0.5": 0.0 < self.tolerance < 0.5,
+            "epsilon must be above 0 and below 1": 0.0 < self.epsilon < 1.0,
+            "leak_efficiency must be above 1: no code reaches the Shannon limit": (
+                1.0 < self.leak_efficiency < math.inf
+            ),
+            "monitor_fraction must be 0 or more, below 1": 0.0 <= self.monitor_fraction < 1.0,
+            "resolution_ps must be 1 or more, at most the window": (
+                1 <= self.resolution_ps <= self.window_ps
+            ),
+            "sample_fraction must be above 0 and below 1": 0.0 < self.sample_fraction < 1.0,
+            "verify_bits must be 1 to 256": 1 <= self.verify_bits <= 256,
+        }
+        for text, fine in checks.items():
+            if not fine:
+                raise ValueError(text)
+
+    @classmethod
+    def plan(
+        cls,
+        *,
+        window_ps: int = 300,
+        calibration_ps: int = 10**12,
+        tolerance: float = 0.03,
+        epsilon: float = 1e-10,
+        leak_efficiency: float = 1.1,
+        monitor_fraction: float = 0.02,
+        resolution_ps: int = 10,
+        expected_bits: int = 100_000,
+    ) -> Parameters:
+        """Choose sample and tag length for the block expected (Tomamichel-Leverrier bound).
+
+        Args:
+            window_ps: See the class, as for the others.
+            calibration_ps: One second by default.
+            tolerance: Above the error rate expected, with room for its fluctuation.
+            epsilon: See the class.
+            leak_efficiency: See the class.
+            monitor_fraction: See the class.
+            resolution_ps: See the class.
+            expected_bits: Sifted bits of the block, roughly; only the length of the key hangs on
+                it, not its security.
+        """
+        plan = choose_sample(expected_bits, tolerance, leak_efficiency, epsilon)
+        return cls(
+            window_ps,
+            calibration_ps,
+            tolerance,
+            epsilon,
+            leak_efficiency,
+            monitor_fraction,
+            resolution_ps,
+            plan.sample / expected_bits,
+            plan.verify,
+        )
+
+    def sample_bits(self, m: int) -> int:
+        """Sample of a block of ``m`` bits."""
+        return math.ceil(self.sample_fraction * m)
+
+    def leak_budget(self, m: int) -> int:
+        """Bits reserved for reconciling a block of ``m`` bits, without its sample."""
+        return leak_budget(m - self.sample_bits(m), self.tolerance, self.leak_efficiency)
+
+    def key_bound(self, m: int) -> KeyBound | None:
+        """Key of a block of ``m`` sifted bits that passes all tests; None for a block too short.
+
+        One bit beyond the hash is charged for the public verdict of the verification (Tsurumaru,
+        Mizutani, Sasaki, arXiv:2507.21416).
+        """
+        k = self.sample_bits(m)
+        if m - k < 16:
+            return None
+        return secure_key_length(
+            m, k, self.tolerance, self.leak_budget(m) + 1, self.verify_bits, self.epsilon
+        )

@@ -1,0 +1,320 @@
+"""From clicks to sifted bits, as a stream and independent of how the stream is cut."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from ...instruments import ProtocolError, TagBatch, TimesPs, concatenate
+from .parameters import Detectors
+from .randomness import Randomness
+
+__all__ = ["Clicks", "Events", "Match", "Pairs", "Sifter", "corrected", "join", "tail"]
+
+Bits = npt.NDArray[np.uint8]
+Indices = npt.NDArray[np.int64]
+
+#: One-to-one matching within a full window: (times a, times b, window) to indices into a and b.
+Match = Callable[[TimesPs, TimesPs, int], tuple[Indices, Indices]]
+
+
+@dataclass(frozen=True, eq=False)
+class Events:
+    """Detections of one party after delays and double clicks, sorted by time.
+
+    Attributes:
+        times_ps: int64, corrected for the delays.
+        bases: uint8, 0 for Z and 1 for X.
+        bits: uint8, the outcomes. Secret.
+        horizon_ps: No later event is earlier than this.
+    """
+
+    times_ps: TimesPs
+    bases: Bits
+    bits: Bits
+    horizon_ps: int
+
+
+def corrected(
+    batch: TagBatch, detectors: Detectors, delays_ps: Mapping[int, int]
+) -> tuple[TimesPs, Bits]:
+    """Clicks in corrected time, sorted (equal times in recorded order), and their outcomes.
+
+    Returns:
+        int64 times, and uint8 outcomes 0 to 3 for Z0, Z1, X0, X1.
+    """
+    row = np.searchsorted(np.asarray(detectors.channels), batch.channels)
+    shift = np.array([delays_ps[channel] for channel in detectors.channels], dtype=np.int64)
+    times = batch.times_ps - shift[row]
+    order = np.argsort(times, kind="stable")
+    return times[order], np.asarray(detectors.outcomes, dtype=np.uint8)[row][order]
+
+
+class Clicks:
+    """One party's clicks: cuts off the calibration segment, then makes events of the rest.
+
+    Clicks of one party that follow a first one within a coincidence window are one event. Where
+    they come from different detectors (a double click) its bit is drawn at random, and its basis
+    too where both clicked, before anything is announced: discarding double clicks would open the
+    door to an attacker who makes them.
+
+    Args:
+        detectors: Meaning of the channels; clicks on other channels are ignored.
+        calibration_ps: Length of the calibration segment.
+        window_ps: Coincidence window, full width.
+        randomness: Source of the bits of double clicks.
+
+    Attributes:
+        calibration: The calibration segment, once it is complete.
+        singles: Clicks by channel, of the whole recording.
+        double_clicks: Number of them so far.
+        losses: Intervals with lost clicks reported by the tagger.
+    """
+
+    def __init__(
+        self, detectors: Detectors, calibration_ps: int, window_ps: int, randomness: Randomness
+    ) -> None:
+        self._detectors = detectors
+        self._calibration_ps = calibration_ps
+        self._window = window_ps
+        self._randomness = randomness
+        self._end: int | None = None  # watermark of the recording
+        self._cut = 0
+        self._first: list[TagBatch] = []
+        self._later: list[TagBatch] = []
+        self._delays: Mapping[int, int] | None = None
+        self._times: TimesPs = np.zeros(0, dtype=np.int64)
+        self._outcomes: Bits = np.zeros(0, dtype=np.uint8)
+        self._released = -(1 << 62)
+        self.calibration: TagBatch | None = None
+        self.singles: Counter[int] = Counter(dict.fromkeys(detectors.channels, 0))
+        self.double_clicks = 0
+        self.losses = 0
+        self._last_loss = -(1 << 62)
+
+    def add(self, batch: TagBatch) -> None:
+        """Take the next batch of the recording.
+
+        Raises:
+            ProtocolError: where it does not follow on the last, or is not sorted.
+        """
+        try:
+            batch.checked()
+        except ValueError as error:
+            raise ProtocolError(str(error)) from error
+        if self._end is None:
+            self._cut = batch.begin_ps + self._calibration_ps
+        elif batch.begin_ps != self._end:
+            raise ProtocolError(
+                f"batch from {batch.begin_ps} ps does not follow the last, up to {self._end} ps"
+            )
+        self._end = batch.end_ps
+        for loss in batch.losses:
+            if loss.begin_ps > self._last_loss:
+                self.losses += 1
+                self._last_loss = loss.begin_ps
+        batch = batch.select(self._detectors.channels)
+        for channel in self._detectors.channels:
+            self.singles[channel] += int(np.count_nonzero(batch.channels == channel))
+        if self.calibration is None:
+            before, batch = batch.split(self._cut)
+            self._first.append(before)
+            if self._end < self._cut:
+                return
+            self.calibration = concatenate(self._first)
+            self._first = []
+        self._later.append(batch)
+
+    def set_delays(self, delays_ps: Mapping[int, int]) -> None:
+        """Subtract these delays from the clicks after the calibration segment."""
+        self._delays = dict(delays_ps)
+
+    def take(self, *, final: bool = False) -> Events:
+        """Events that can no longer change; with ``final``, all of them.
+
+        Raises:
+            ProtocolError: before the delays are known.
+        """
+        if self._delays is None or self._end is None:
+            raise ProtocolError("no events before the delays are known")
+        if self._later:
+            times, outcomes = corrected(concatenate(self._later), self._detectors, self._delays)
+            self._later = []
+            times = np.concatenate([self._times, times])
+            order = np.argsort(times, kind="stable")
+            self._times = times[order]
+            self._outcomes = np.concatenate([self._outcomes, outcomes])[order]
+        times, outcomes = self._times, self._outcomes
+        # Clicks from here on may still come; an event is closed a window after its first click.
+        release = self._end - max(self._delays.values()) - self._window
+        if final:
+            release = max(release, int(times[-1]) + 1) if times.size else release
+        self._released = max(self._released, release)
+        heads = _group_heads(times, self._window)
+        closed = int(np.searchsorted(times[heads], self._released))
+        end = int(heads[closed]) if closed < heads.size else times.size
+        heads = heads[:closed]
+        self._times, self._outcomes = times[end:], outcomes[end:]
+        bases, bits = self._decide(outcomes[:end], heads)
+        return Events(times[heads], bases, bits, self._released)
+
+    def _decide(self, outcomes: Bits, heads: Indices) -> tuple[Bits, Bits]:
+        if not heads.size:
+            return np.zeros(0, dtype=np.uint8), np.zeros(0, dtype=np.uint8)
+        low = np.minimum.reduceat(outcomes, heads)
+        high = np.maximum.reduceat(outcomes, heads)
+        bases, bits = (low >> 1).astype(np.uint8), (low & 1).astype(np.uint8)
+        double = np.flatnonzero(low != high)
+        words = self._randomness.words("double clicks", self.double_clicks, double.size)
+        self.double_clicks += double.size
+        bits[double] = words & np.uint64(1)
+        both = (low >> 1 != high >> 1)[double]
+        bases[double[both]] = (words[both] >> np.uint64(1)) & np.uint64(1)
+        return bases, bits
+
+
+def _group_heads(times: TimesPs, window: int) -> Indices:
+    """Indices of the clicks that begin an event: greedily, each covers one window."""
+    if not times.size:
+        return np.zeros(0, dtype=np.int64)
+    head = np.ones(times.size, dtype=np.bool_)
+    head[1:] = np.diff(times) > window
+    begins = np.flatnonzero(head)
+    ends = np.append(begins[1:], times.size)
+    # Chains of close clicks longer than a window are rare: three clicks or more.
+    for i in np.flatnonzero(times[ends - 1] - times[begins] > window).tolist():
+        start = times[begins[i]]
+        for j in range(int(begins[i]) + 1, int(ends[i])):
+            if times[j] - start > window:
+                head[j] = True
+                start = times[j]
+    return np.flatnonzero(head)
+
+
+@dataclass(frozen=True, eq=False)
+class Pairs:
+    """Matched events of equal basis, sorted by the peer's index.
+
+    Attributes:
+        upto: All events of the peer below this index are decided.
+        kept: int64 indices of the peer's events.
+        times_ps: Own times.
+        bases: uint8.
+        bits: Own outcomes. Secret.
+        coincidences: Number of matched pairs, whatever their bases.
+    """
+
+    upto: int
+    kept: Indices
+    times_ps: TimesPs
+    bases: Bits
+    bits: Bits
+    coincidences: int
+
+
+class Sifter:
+    """Matches own events with the peer's announced ones, in bounded memory.
+
+    Pairs are decided up to a moment at which neither party has an event within a window, so that
+    the result does not depend on how the streams were cut.
+
+    Args:
+        window_ps: Coincidence window, full width.
+        match: The matching function.
+    """
+
+    def __init__(self, window_ps: int, match: Match) -> None:
+        self._window = window_ps
+        self._match = match
+        empty, none = np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.uint8)
+        self._own = Events(empty, none, none, -(1 << 62))
+        self._peer = self._own  # the peer's outcomes stay unknown: its bits are all zero
+        self._first = 0  # index of the first peer event held
+        self._tried = -(1 << 62)
+
+    def add_own(self, events: Events) -> None:
+        """Add own events."""
+        self._own = join(self._own, events)
+
+    def add_peer(self, times_ps: TimesPs, bases: Bits, horizon_ps: int) -> None:
+        """Add announced events.
+
+        Raises:
+            ProtocolError: where they lie before the horizon announced earlier.
+        """
+        if horizon_ps < self._peer.horizon_ps or (
+            times_ps.size and times_ps[0] < self._peer.horizon_ps
+        ):
+            raise ProtocolError("events announced behind an earlier horizon")
+        self._peer = join(self._peer, Events(times_ps, bases, np.zeros_like(bases), horizon_ps))
+
+    def take(self, *, final: bool = False) -> Pairs | None:
+        """Pairs decided since the last call; None where nothing new can be decided.
+
+        Raises:
+            ProtocolError: where the matching function does not keep to its contract.
+        """
+        own, peer = self._own, self._peer
+        until = min(own.horizon_ps, peer.horizon_ps)
+        if final:
+            i, j = own.times_ps.size, peer.times_ps.size
+        else:
+            if until <= self._tried:
+                return None
+            self._tried = until
+            i = int(np.searchsorted(own.times_ps, until))
+            j = int(np.searchsorted(peer.times_ps, until))
+            merged = np.concatenate([own.times_ps[:i], peer.times_ps[:j], [until]])
+            merged.sort(kind="stable")
+            gaps = np.flatnonzero(np.diff(merged) > self._window)
+            if not gaps.size:
+                return None
+            last = merged[gaps[-1]]
+            i = int(np.searchsorted(own.times_ps, last, side="right"))
+            j = int(np.searchsorted(peer.times_ps, last, side="right"))
+        times_a, times_b = own.times_ps[:i], peer.times_ps[:j]
+        a, b = self._match(times_a, times_b, self._window)
+        a, b = np.asarray(a, dtype=np.int64), np.asarray(b, dtype=np.int64)
+        order = np.argsort(b, kind="stable")
+        a, b = a[order], b[order]
+        if (
+            a.shape != b.shape
+            or np.unique(a).size != a.size
+            or bool(np.any(b[1:] == b[:-1]))
+            or bool(np.any(2 * np.abs(times_a[a] - times_b[b]) > self._window))
+        ):
+            raise ProtocolError("the matching function did not match one-to-one in the window")
+        same = own.bases[a] == peer.bases[b]
+        kept_a, kept_b = a[same], b[same]
+        first = self._first
+        self._own, self._peer = tail(own, i), tail(peer, j)
+        self._first += j
+        return Pairs(
+            self._first,
+            kept_b + first,
+            own.times_ps[kept_a],
+            own.bases[kept_a],
+            own.bits[kept_a],
+            int(a.size),
+        )
+
+
+def join(a: Events, b: Events) -> Events:
+    """Events of ``a`` and then ``b``."""
+    return Events(
+        np.concatenate([a.times_ps, b.times_ps]),
+        np.concatenate([a.bases, b.bases]),
+        np.concatenate([a.bits, b.bits]),
+        b.horizon_ps,
+    )
+
+
+def tail(events: Events, start: int) -> Events:
+    """Events from index ``start`` on."""
+    return Events(
+        events.times_ps[start:], events.bases[start:], events.bits[start:], events.horizon_ps
+    )
