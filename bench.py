@@ -27,6 +27,7 @@ from .instruments import (
     Clock,
     ConfigError,
     DetectorArray,
+    InstrumentError,
     PolarizationController,
     SystemClock,
     TimeTagger,
@@ -507,7 +508,7 @@ class _Loader:
         clock = SystemClock()
         built: dict[str, Any] = {}
         for config in ordered:
-            if any(part not in built for part in config.parts.values()):
+            if config.is_composite and not self._parts_fit(config, built):
                 continue
             address = "" if config.is_twin or config.is_remote_twin else config.address or ""
             try:
@@ -518,6 +519,21 @@ class _Loader:
                 elif address:
                     self.report.add(("instruments", config.name, "address"), str(error))
         return built
+
+    def _parts_fit(self, config: InstrumentConfig, built: dict[str, Any]) -> bool:
+        roles = self.types[config.name].PARTS
+        fit = set(config.parts) == set(roles)
+        for role, name in config.parts.items():
+            known = role in roles and name in built
+            lacks = missing_members(built[name], roles[role]) if known else []
+            if lacks:
+                fitting = [n for n, i in built.items() if not missing_members(i, roles[role])]
+                driver = self.document.data["instruments"][name]["driver"]
+                message = f"{name} ({driver}) cannot be the {role}: it has no {', '.join(lacks)}"
+                where = ("instruments", config.name, "parts", role)
+                self.report.add(where, message + nearest(name, fitting))
+            fit = fit and name in built and not lacks
+        return fit
 
     # -- parties
 
@@ -659,10 +675,14 @@ def _party(config: PartyConfig, instruments: Mapping[str, Any]) -> Party:
     )
 
 
-def _inputs(tagger: object) -> tuple[int, ...] | None:
-    """Return a tagger's inputs where its class or its ``info`` tells them without I/O."""
-    info = getattr(type(tagger), "INPUTS", None)
-    return tuple(info) if info is not None else None
+def _inputs(tagger: Any) -> tuple[int, ...] | None:
+    """Return a tagger's inputs where it tells them before it is opened."""
+    if tagger is None or missing_members(tagger, TimeTagger):
+        return None
+    try:
+        return tuple(tagger.info.channels)
+    except InstrumentError:
+        return None
 
 
 def _model_of(element: type) -> type[BaseModel]:

@@ -59,21 +59,39 @@ def parse_quantity(value: object, unit: str) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         raise ValueError(f"expected a quantity such as '{example}', got {value!r}")
     if isinstance(value, (int, float)):
-        number, spelling = float(value), ""
+        number, spelling = _as_float(value), ""
     else:
         match = _QUANTITY.fullmatch(value[:64])
         if match is None or len(value) > 64:
             raise ValueError(f"cannot read {value[:64]!r} as a number and a unit ({accepted})")
         number, spelling = float(match[1]), match[2] or ""
     if not math.isfinite(number):
-        raise ValueError(f"{value!r} is not a finite number")
+        raise ValueError(f"{_show(value)} is not a finite number")
     if spelling not in table:
         if not spelling:
             raise ValueError(f"{value!r} has no unit; write for example '{number:g} {example[2:]}'")
         near = difflib.get_close_matches(spelling, [s for s in table if s], n=1, cutoff=0.5)
         nearest = f"; did you mean '{number:g} {near[0]}'?" if near else ""
         raise ValueError(f"unit {spelling!r} does not fit here; use {accepted}{nearest}")
-    return number * table[spelling]
+    result = number * table[spelling]
+    if not math.isfinite(result):
+        raise ValueError(f"{value!r} is too large")
+    return result
+
+
+def _as_float(value: float) -> float:
+    try:
+        return float(value)
+    except OverflowError:  # an int beyond 1.8e308
+        return math.inf
+
+
+def _show(value: object) -> str:
+    try:
+        text = repr(value)
+    except ValueError:  # an int of more digits than Python prints
+        return "this"
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 class Unit:
