@@ -31,14 +31,15 @@ def find_config(name: str | Path, folder: str, *, beside: Path | None = None) ->
         ConfigError: for an unknown bundled name.
     """
     text = str(name)
-    path = Path(text).expanduser()
-    if isinstance(name, Path) or path.suffix in (".yaml", ".yml") or len(path.parts) != 1:
+    path = Path(text)
+    bare = path.name == text and path.suffix not in (".yaml", ".yml")
+    if isinstance(name, Path) or not bare:
         return path if beside is None else beside.parent / path
     files = bundled(folder)
     if text not in files:
         raise ConfigError(
-            f"no bundled file {text!r} in {folder}{nearest(text, files)};"
-            " a file of your own is named with its ending, .yaml"
+            f"no bundled file {text!r} in {folder} (one of your own is named with its ending,"
+            f" .yaml){nearest(text, files)}"
         )
     return files[text]
 

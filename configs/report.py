@@ -110,7 +110,7 @@ class Report:
         elif kind == "missing":
             parent = lookup(self.document.data, loc[:-1])
             if isinstance(parent, list):
-                self.add(loc[:-1], f"has {len(parent)} items; more are needed")
+                self.add(loc[:-1], f"has too few items ({len(parent)})")
             else:
                 self.add(loc[:-1], f"key {loc[-1]!r} is missing", key=True)
         elif kind == "extra_forbidden":
