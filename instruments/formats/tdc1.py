@@ -11,10 +11,14 @@ vendor library's rule).
 
 **Resynchronisation.** At high rates the box loses bytes. A healthy word has bits 4-0 of 1..15
 (event) or 16 (dummy), and never lies up to 2^25 ns before its predecessor. The first word that
-breaks this is damage: it and the 8 words before it (as far as they were not delivered yet) are
-dropped, and reading goes on at the first byte from which 16 healthy words follow (at the end of
-the stream: fewer). A ``"corrupt"`` loss covers the interval. A gap of more than one turnover
-inside the damage cannot be noticed.
+breaks this, or turns over without a dummy, is suspicious: reading goes on at the first byte from
+which 16 healthy words follow (at the end of the stream: 4 suffice); of neighbouring bytes the
+one whose words lie closer together, since words out of step seem 2^8 to 2^24 times farther
+apart. The same measure finds the place of the loss in the bytes not yet delivered; where that
+fails, the 8 words before are dropped too. A ``"corrupt"`` loss covers the interval. A loss of
+whole words leaves no trace; one of 1 or 3 bytes (the box loses 2) may take 1 ms to show. Damage
+that began in bytes delivered earlier may leave a few false clicks and shift what follows by one
+turnover.
 
 Source: pyS15; that dummies come at every turnover is (unverified) on a real unit.
 """
@@ -48,6 +52,8 @@ _DUMMY = 0x10
 _DISTRUST = 8
 _HEALTHY = 16
 _FEWEST = 4
+_NEVER = 1e9
+_SKIPPED = 20.0  # what the logarithm of a healthy step may cost
 
 
 class Tdc1Decoder:
@@ -65,7 +71,6 @@ class Tdc1Decoder:
         self._resync = resync
         self._pending = b""
         self._consumed = 0  # bytes before the pending ones
-        self._lost = False
         self._last = 0  # the word before the pending ones: ticks within its turn,
         self._base = 0  # and ticks up to its turn
         self._end_ps = 0
@@ -92,36 +97,34 @@ class Tdc1Decoder:
         return batch
 
     def _decode(self, *, final: bool) -> TagBatch:
-        begin, since = self._end_ps, self._end_ps
+        begin = self._end_ps
         times: list[TimesPs] = [np.zeros(0, np.int64)]
         patterns: list[npt.NDArray[np.uint32]] = [np.zeros(0, np.uint32)]
         losses: list[Loss] = []
+        proven = 0  # words up to here are known to be in step
         while True:
-            if self._lost:
-                since = self._end_ps
-                if not self._find(final=final):
-                    if final:
-                        self._end_ps += 1
-                        losses.append(Loss("corrupt", since, self._end_ps))
-                    break
-                self._lost = False
-                first = int(_words(self._pending)[0] >> 5)
-                if first <= self._last:
-                    self._base += _TURN
-                self._last = first - 1  # the turnover is counted
-                losses.append(Loss("corrupt", since, (self._base + first) * _TICK_PS))
             words = _words(self._pending)
             bad, bases = _check(words, self._last)
-            if bad >= 0 and not self._resync:
+            suspect = _first(bad | self._unmarked(words, bases), proven)
+            if not self._resync and suspect >= 0:
                 raise TagFileError(
-                    f"word {int(words[bad]):#010x} is neither an event nor a dummy, or lies just"
-                    " before its predecessor: damaged, or not of format tdc1",
-                    offset=self._consumed + 4 * bad,
+                    f"word {int(words[suspect]):#010x} is neither an event nor a dummy, or lies"
+                    " just before its predecessor: damaged, or not of format tdc1",
+                    offset=self._consumed + 4 * suspect,
                 )
-            good = words.size if bad < 0 else max(0, bad - _DISTRUST)
+            good, resume = words.size, -1
+            if suspect >= 0:
+                resume = _find(self._pending, 4 * suspect, final=final)
+                genuine = not bad[suspect] and (resume == 4 * suspect or (final and resume < 0))
+                if genuine:
+                    proven = suspect + 1
+                    continue
+                if resume < 0 and not final:
+                    break
+                good, resume = self._seam(words, bad, suspect, resume)
             ps = ((words[:good] >> 5).astype(np.int64) + bases[:good] + self._base) * _TICK_PS
             take = good
-            if good and bad < 0 and not final:
+            if good and suspect < 0 and not final:
                 take = int(np.searchsorted(ps, ps[-1]))
                 self._end_ps = int(ps[-1])
             elif good:
@@ -131,10 +134,22 @@ class Tdc1Decoder:
                 patterns.append(np.where(words[:take] & _DUMMY, 0, words[:take] & 0xF))
                 self._last = int(words[take - 1] >> 5)
                 self._base += int(bases[take - 1])
-            self._consume(4 * take)
-            if bad < 0:
+            if suspect < 0:
+                self._consume(4 * take)
                 break
-            self._lost = True
+            since = self._end_ps
+            if resume < 0:
+                self._consume(len(self._pending))
+                self._end_ps += 1
+                losses.append(Loss("corrupt", since, self._end_ps))
+                break
+            self._consume(resume)
+            first = int(_words(self._pending)[0] >> 5)
+            if first <= self._last:
+                self._base += _TURN
+            self._last = first - 1  # the turnover is counted
+            losses.append(Loss("corrupt", since, (self._base + first) * _TICK_PS))
+            proven = 1
         clicks, channels = pattern_clicks(np.concatenate(times), np.concatenate(patterns))
         return TagBatch(clicks, channels, begin, self._end_ps, losses=tuple(losses))
 
@@ -142,40 +157,106 @@ class Tdc1Decoder:
         self._pending = self._pending[count:]
         self._consumed += count
 
-    def _find(self, *, final: bool) -> bool:
-        """Drop bytes until the pending ones begin with healthy words; say whether they do."""
-        codes = np.frombuffer(self._pending, np.uint8) & 0x1F
-        valid = (codes >= 1) & (codes <= _DUMMY)
-        count = _HEALTHY
-        if final:
-            count = min(_HEALTHY, len(self._pending) // 4)
-            if count < _FEWEST:
-                return False
-        starts = valid.size - 4 * count + 1
-        if starts <= 0:
-            return False
-        run = np.logical_and.reduce([valid[4 * k : 4 * k + starts] for k in range(count)])
-        for start in np.flatnonzero(run).tolist():
-            words = np.frombuffer(self._pending, "<u4", count, start)
-            if _check(words, int(words[0] >> 5) - 1)[0] < 0:
-                self._consume(start)
-                return True
-        self._consume(starts)
-        return self._find(final=final) if final else False
+    def _unmarked(
+        self, words: npt.NDArray[np.uint32], bases: npt.NDArray[np.int64]
+    ) -> npt.NDArray[np.bool_]:
+        """Turnovers without a dummy: what a stream out of step also looks like."""
+        if not self._resync:
+            return np.zeros(words.size, np.bool_)
+        return np.asarray((np.diff(bases, prepend=0) > 0) & ((words & 0x1F) != _DUMMY))
+
+    def _seam(
+        self,
+        words: npt.NDArray[np.uint32],
+        bad: npt.NDArray[np.bool_],
+        suspect: int,
+        resume: int,
+    ) -> tuple[int, int]:
+        """Return how many words were in step, and the byte from which they are again.
+
+        Bytes may have been lost long before the first suspicious word. Words out of step seem
+        to lie far apart, so the seam is where words lie closest together in all.
+        """
+        careful = max(0, suspect - _DISTRUST)
+        if resume < 0:
+            return careful, resume
+        shift = resume % 4
+        after = _words(self._pending[shift : resume + 8])  # the first may still be a lone stray
+        first = int(after[0] >> 5)
+        until = _distance(words[:suspect], self._last, bad[:suspect])
+        until = np.concatenate([[0.0], np.cumsum(until)])
+        since = _distance(after, first, _check(after, first)[0])
+        since = np.concatenate([np.cumsum(since[:0:-1])[::-1], [0.0]])
+        since[_invalid(after)] = _NEVER
+        ends = np.concatenate([[self._last], (words[:suspect] >> 5).astype(np.int64)])
+        starts = (after >> 5).astype(np.int64)
+        best, least = (careful, resume), _NEVER
+        # The cut may have left a stray word or two; in the same step it surely has.
+        for skipped in range(int(not shift), 3):
+            count = min(ends.size, starts.size - skipped)
+            gaps = (starts[skipped:][:count] - ends[:count] - 1) % _TURN  # never the same time
+            cost = until[:count] + np.log2(2.0 + gaps) + since[skipped:][:count]
+            cost += skipped * _SKIPPED
+            seam = int(np.argmin(cost))
+            if cost[seam] < least:
+                best, least = (seam, 4 * (seam + skipped) + shift), float(cost[seam])
+        return best
 
 
 def _words(data: bytes) -> npt.NDArray[np.uint32]:
     return np.frombuffer(data, "<u4", len(data) // 4)
 
 
-def _check(words: npt.NDArray[np.uint32], last: int) -> tuple[int, npt.NDArray[np.int64]]:
-    """Return the index of the first unhealthy word (or -1) and the turns before each, in ticks."""
+def _first(flags: npt.NDArray[np.bool_], start: int) -> int:
+    found = np.flatnonzero(flags[start:])
+    return start + int(found[0]) if found.size else -1
+
+
+def _invalid(words: npt.NDArray[np.uint32]) -> npt.NDArray[np.bool_]:
     codes = words & 0x1F
-    dummy = codes == _DUMMY
+    return np.asarray((codes == 0) | (codes > _DUMMY))
+
+
+def _check(
+    words: npt.NDArray[np.uint32], last: int
+) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.int64]]:
+    """Return which words are unhealthy, and the turns up to each word, in ticks."""
     steps = np.diff((words >> 5).astype(np.int64), prepend=last)
-    turn = np.where(dummy, steps <= 0, steps < -_BACK)
-    bad = np.flatnonzero((codes == 0) | (codes > _DUMMY) | ((steps < 0) & ~turn))
-    return int(bad[0]) if bad.size else -1, np.cumsum(turn) * _TURN
+    turn = np.where((words & 0x1F) == _DUMMY, steps <= 0, steps < -_BACK)
+    bad = _invalid(words) | ((steps < 0) & ~turn)
+    return bad, np.cumsum(turn) * _TURN
+
+
+def _distance(
+    words: npt.NDArray[np.uint32], last: int, bad: npt.NDArray[np.bool_]
+) -> npt.NDArray[np.float64]:
+    """Return the logarithm of the ticks that seem to pass before each word.
+
+    Its sum tells words in step from words out of step; unhealthy ones lie endlessly far.
+    """
+    steps = np.mod(np.diff((words >> 5).astype(np.int64), prepend=last), _TURN)
+    return np.where(bad, _NEVER, np.log2(1.0 + steps))
+
+
+def _find(data: bytes, start: int, *, final: bool) -> int:
+    """Return the byte at or after ``start`` from which healthy words follow, or -1."""
+    codes = np.frombuffer(data, np.uint8)[start:] & 0x1F
+    valid = (codes >= 1) & (codes <= _DUMMY)
+    count = min(_HEALTHY, codes.size // 4) if final else _HEALTHY
+    starts = codes.size - 4 * count + 1
+    if count < _FEWEST or starts <= 0:
+        return -1
+    run = np.logical_and.reduce([valid[4 * k : 4 * k + starts] for k in range(count)])
+    best, least = -1, _NEVER
+    for place in np.flatnonzero(run).tolist():
+        if best >= 0 and place > best + 3:
+            break
+        words = np.frombuffer(data, "<u4", count, start + place)
+        first = int(words[0] >> 5) - 1
+        seems = float(_distance(words, first, _check(words, first)[0]).sum())
+        if seems < least:
+            best, least = place, seems
+    return start + best if best >= 0 else -1
 
 
 class Tdc1Codec:
@@ -226,7 +307,7 @@ class Tdc1Codec:
     def plausible(self, head: bytes, size: int) -> bool:
         """Whether the head is all healthy words."""
         words = _words(head)
-        return size % 4 == 0 and words.size >= _FEWEST and _check(words, 0)[0] < 0
+        return size % 4 == 0 and words.size >= _FEWEST and not _check(words, 0)[0].any()
 
 
 TDC1 = Tdc1Codec()
