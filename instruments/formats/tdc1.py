@@ -192,7 +192,7 @@ class Tdc1Decoder:
         starts = (after >> 5).astype(np.int64)
         best, least = (careful, resume), _NEVER
         # The cut may have left a stray word or two; in the same step it surely has.
-        for skipped in range(int(not shift), 3):
+        for skipped in range(int(not shift), min(3, starts.size)):
             count = min(ends.size, starts.size - skipped)
             gaps = (starts[skipped:][:count] - ends[:count] - 1) % _TURN  # never the same time
             cost = until[:count] + np.log2(2.0 + gaps) + since[skipped:][:count]
