@@ -223,8 +223,11 @@ class IDQuantiqueID900(Driver):
                 self._streams.open(dlt_host, stream)
                 self._recording = True
                 self._tell("REC:PLAY")
-            except InstrumentError:
-                self._undo()
+            except InstrumentError as error:
+                try:
+                    self._undo()
+                except InstrumentError as another:
+                    error.add_note(f"and while undoing: {another}")
                 raise
             self._start_s = self._clock.now()
             self._start_unix_ns = time.time_ns()

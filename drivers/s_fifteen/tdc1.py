@@ -81,6 +81,7 @@ class SFifteenTDC1(Driver):
         self._settings = settings
         self._port = SerialPort(self._endpoint, settings.timeout)
         self._lock = threading.RLock()
+        self._stale = False
         self._reader: _WordReader | None = None
         self._start_s = 0.0
         self._start_unix_ns = 0
@@ -272,8 +273,12 @@ class SFifteenTDC1(Driver):
     def _ask(self, command: str) -> str:
         with self._lock:
             self._idle()
+            if self._stale:
+                self._port.discard()
+            self._stale = True  # until the line is complete
             self._port.write(command.encode("ascii") + b"\r\n")
             line = self._port.read_until(b"\r\n", command=command)
+            self._stale = False
             return line.decode("ascii", errors="replace").strip()
 
     def _tell(self, command: str, *, mode: str | None = None) -> None:

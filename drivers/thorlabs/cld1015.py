@@ -189,8 +189,12 @@ class ThorlabsCLD1015(Driver):
         if self._scpi.is_open:
             return
         self._scpi.open()
-        if self._scpi.query("UNIT:TEMP?") != "CEL":
-            self._scpi.set("UNIT:TEMP C")  # the unit of its replies, no physical state
+        try:
+            if self._scpi.query("UNIT:TEMP?") != "CEL":
+                self._scpi.set("UNIT:TEMP C")  # the unit of its replies, no physical state
+        except InstrumentError:
+            self._scpi.close()
+            raise
 
     def close(self) -> None:
         """Disconnect, leaving the laser as it is."""

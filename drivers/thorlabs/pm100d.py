@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Self
 
 from pydantic import Field, model_validator
 
-from ...instruments import Clock, Identity, Limits, Unit
+from ...instruments import Clock, Identity, InstrumentError, Limits, Unit
 from ..base import Driver, DriverSettings
 from ..signal import LimitedSignal, ReadOnlySignal, Switch
 from .scpi import ThorlabsScpi
@@ -105,7 +105,11 @@ class ThorlabsPM100D(Driver):
         if self._scpi.is_open:
             return
         self._scpi.open()
-        low, high = (self._scpi.number(f"SENS:CORR:WAV? {end}") for end in ("MIN", "MAX"))
+        try:
+            low, high = (self._scpi.number(f"SENS:CORR:WAV? {end}") for end in ("MIN", "MAX"))
+        except InstrumentError:
+            self._scpi.close()
+            raise
         self._wavelengths = Limits(low * 1e-9, high * 1e-9)
 
     def close(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 import threading
 import time
 from typing import TYPE_CHECKING
@@ -72,11 +73,13 @@ class SerialPort:
             port, self._port = self._port, None
             if port is None:
                 return
-            # pyserial leaves its socket open where the other side has gone first
-            left_open = getattr(port, "_socket", None)
-            port.close()
-            if left_open is not None:
-                left_open.close()
+            carrier = getattr(port, "_socket", None)
+            if isinstance(carrier, socket.socket):
+                # pyserial would sleep 0.3 s, and leak a socket whose other side went first
+                carrier.close()
+                port.is_open = False
+            else:
+                port.close()
 
     def write(self, data: bytes) -> None:
         """Send bytes."""
