@@ -279,15 +279,17 @@ class Sifter:
         times_a, times_b = own.times_ps[:i], peer.times_ps[:j]
         a, b = self._match(times_a, times_b, self._window)
         a, b = np.asarray(a, dtype=np.int64), np.asarray(b, dtype=np.int64)
+        broken = "the matching function did not match one-to-one within the window"
+        if a.shape != b.shape:
+            raise ProtocolError(broken)
         order = np.argsort(b, kind="stable")
         a, b = a[order], b[order]
         if (
-            a.shape != b.shape
-            or np.unique(a).size != a.size
+            np.unique(a).size != a.size
             or bool(np.any(b[1:] == b[:-1]))
             or bool(np.any(2 * np.abs(times_a[a] - times_b[b]) > self._window))
         ):
-            raise ProtocolError("the matching function did not match one-to-one in the window")
+            raise ProtocolError(broken)
         same = own.bases[a] == peer.bases[b]
         kept_a, kept_b = a[same], b[same]
         first = self._first
