@@ -19,7 +19,8 @@ __all__ = ["PairStreams"]
 
 _MAX_WORDS = 1 << 24  # per stream, between two reads; 128 MiB
 _MAX_MESSAGES = 64  # in ZeroMQ's own buffer; beyond, the sender is held back
-_POLL_MS = 100
+_POLL_S = 0.1
+_FULL_POLL_S = 0.002  # with a stream set aside, which may have been emptied meanwhile
 
 
 class PairStreams:
@@ -145,7 +146,8 @@ class PairStreams:
                     if self._closing:
                         return
                     open_ = [i for i in range(self._count) if self._held[i] < _MAX_WORDS]
-                ready, _, _ = zmq.select([sockets[i] for i in open_], [], [], _POLL_MS / 1000)
+                patience = _POLL_S if len(open_) == self._count else _FULL_POLL_S
+                ready, _, _ = zmq.select([sockets[i] for i in open_], [], [], patience)
                 for i in open_:
                     if sockets[i] in ready:
                         self._drain(i, sockets[i])
