@@ -127,6 +127,11 @@ class BenchConfig:
     world: WorldModel | None = None
     world_path: Path | None = None
 
+    @property
+    def uses_twins(self) -> bool:
+        """Whether any of its instruments is a twin."""
+        return any(c.is_twin or c.is_remote_twin for c in self.instruments.values())
+
     def twin_specs(self, only: Sequence[str] = ()) -> list[TwinSpec]:
         """Return what to serve: the named instruments' twins, or all that this bench asks for."""
         from .sims.server import TwinSpec
@@ -415,7 +420,8 @@ class _Loader:
         for role, name in parts.items():
             if role not in driver_type.PARTS:
                 where = (*loc, "parts", role)
-                self.report.add(where, f"unknown part{nearest(str(role), driver_type.PARTS)}")
+                message = f"unknown part{nearest(str(role), driver_type.PARTS)}"
+                self.report.add(where, message, key=True)
             elif isinstance(name, str) and name not in self._all_names():
                 where = (*loc, "parts", role)
                 self.report.add(where, f"no instrument {name!r}{nearest(name, others)}")
@@ -494,13 +500,14 @@ class _Loader:
             if element is None:
                 hint = "" if named else "; name one by 'twin: {element: ...}'"
                 message = f"no element {config.element!r} in the world"
-                self.report.add(loc, message + nearest(config.element, fitting) + hint)
+                message += nearest(config.element, fitting) + hint
+                self.report.add(loc, message, key=not named)
             elif not isinstance(element, wanted):
-                message = f"{config.element!r} is a {element.kind}, {config.driver} needs a {kind}"
-                self.report.add(loc, message + nearest(config.element, fitting))
+                message = f"{config.element!r} is a {element.kind}; {config.driver} acts on: {kind}"
+                self.report.add(loc, message + nearest(config.element, fitting), key=not named)
             elif config.element in taken:
                 message = f"{config.element!r} has a twin already: {taken[config.element]!r}"
-                self.report.add(loc, message)
+                self.report.add(loc, message, key=not named)
             taken.setdefault(config.element, config.name)
 
     def _try_build(self, ordered: list[InstrumentConfig]) -> dict[str, Any]:
@@ -508,7 +515,7 @@ class _Loader:
         clock = SystemClock()
         built: dict[str, Any] = {}
         for config in ordered:
-            if config.is_composite and not self._parts_fit(config, built):
+            if not self._parts_fit(config, built):
                 continue
             address = "" if config.is_twin or config.is_remote_twin else config.address or ""
             try:
@@ -521,7 +528,7 @@ class _Loader:
         return built
 
     def _parts_fit(self, config: InstrumentConfig, built: dict[str, Any]) -> bool:
-        roles = self.types[config.name].PARTS
+        roles = getattr(self.types[config.name], "PARTS", {})
         fit = set(config.parts) == set(roles)
         for role, name in config.parts.items():
             known = role in roles and name in built
@@ -583,8 +590,10 @@ class _Loader:
 
 def missing_members(instrument: object, role: type) -> list[str]:
     """Return what ``instrument`` lacks of a role, found without running any of its properties."""
-    from typing_extensions import get_protocol_members
+    from typing_extensions import get_protocol_members, is_protocol
 
+    if not is_protocol(role):
+        return []  # whoever takes it must check
     nothing = object()
     return sorted(
         member
