@@ -62,9 +62,7 @@ def run(
 
     console = Console(stderr=as_json)
     config = load_experiment(experiment, twin=twin, duration=duration)
-    if seed is None and config.bench.uses_twins:
-        seed = secrets.randbelow(2**31)
-    where = "twins" if config.bench.uses_twins else "instruments"
+    where = "twins" if config.bench.twin else "instruments"
     title = f"{config.name} on {where}" + (f", seed {seed}" if seed is not None else "")
     with View(console, title) as view:
         outcome = run_experiment(config, seed=seed, out=out, show=view.show)
