@@ -232,6 +232,18 @@ def test_the_key_is_the_hash_of_the_sifted_bits_that_nobody_revealed() -> None:
     assert a.metrics["f_ec"] is None  # no errors, no efficiency
 
 
+def test_the_default_matching_gives_the_same_key(good: tuple[TagBatch, TagBatch]) -> None:
+    alice = Alice(
+        DETECTORS, PARAMETERS, find_delays=find_delays, randomness=SeededRandomness(1, "alice")
+    )
+    _, bob = parties()
+    a, b = exchange(alice, bob, good)
+    assert not a.metrics["aborted"]
+    assert np.array_equal(a.key, b.key)
+    # Pairs lie far apart here, so that all rules of matching agree.
+    assert np.array_equal(a.key, exchange(*parties(), good)[0].key)
+
+
 def test_bob_announces_no_fine_times(good: tuple[TagBatch, TagBatch]) -> None:
     recorder = Recorder()
     exchange(*parties(), good, recorder)
