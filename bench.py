@@ -639,16 +639,10 @@ def _enter_world(config: BenchConfig, given: Mapping[str, str], seed: int | None
             " 'bellbench twin serve'",
             place=str(config.path),
         )
-    if local and hardware:
-        raise ConfigError(
-            f"{', '.join(local)} would be twins in stepped time beside {', '.join(hardware)} in"
-            " wall time; serve the twins with 'bellbench twin serve', which keeps wall time, and"
-            " give their addresses as twin://host:port/name",
-            place=str(config.path),
-        )
     if local:
         chosen = secrets.randbits(32) if seed is None else seed
-        return twins.start_world(config.path, seed=chosen, only=local)
+        # Beside a real instrument the world keeps wall time, else both would wait in vain.
+        return twins.start_world(config.path, seed=chosen, only=local, paced=bool(hardware))
     if hosts:
         return twins.join_world(*hosts.pop())
     return None

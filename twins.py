@@ -208,19 +208,20 @@ def join_world(host: str, port: int) -> World:
     return World(host, port)
 
 
-def start_world(bench: Path, *, seed: int, only: Sequence[str] = ()) -> World:
-    """Start a stepped world for a bench file in a child process and join it.
+def start_world(bench: Path, *, seed: int, only: Sequence[str] = (), paced: bool = False) -> World:
+    """Start a world for a bench file in a child process and join it.
 
     Args:
         bench: The bench file.
         seed: Seed of the world.
         only: Names of the instruments to serve; all of the bench's twins where empty.
+        paced: Keep wall time, as real instruments beside the twins do; else step by grants.
 
     Raises:
         TwinError: with what the child said, where it does not come up.
     """
     command = [sys.executable, "-P", "-m", "bellbench", "twin", "serve", str(bench)]
-    command += ["--stepped", "--seed", str(seed), "--until-stdin-closes"]
+    command += [*([] if paced else ["--stepped"]), "--seed", str(seed), "--until-stdin-closes"]
     for name in only:
         command += ["--only", name]
     child = _Child(command)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,7 @@ def mistakes(folder: Path, text: str, world: str | None = None) -> list[str]:
     path.write_text(text, encoding="utf-8")
     if world is not None:
         (folder / "lab.yaml").write_text(world, encoding="utf-8")
-    return [str(error).replace(f"{folder}{'/'}", "") for error in check_bench(path)]
+    return [str(error).replace(f"{folder}{os.sep}", "") for error in check_bench(path)]
 
 
 def test_a_good_bench_has_no_mistakes(tmp_path: Path) -> None:

@@ -170,8 +170,10 @@ def started(recorder: Recorder, monkeypatch: pytest.MonkeyPatch) -> list[tuple[A
     calls: list[tuple[Any, ...]] = []
     addresses = {"pump": "tcp://127.0.0.1:1", "oven": "tcp://127.0.0.1:2"}
 
-    def start_world(bench: Path, *, seed: int, only: Sequence[str] = ()) -> World:
-        calls.append(("start", bench.name, seed, tuple(only)))
+    def start_world(
+        bench: Path, *, seed: int, only: Sequence[str] = (), paced: bool = False
+    ) -> World:
+        calls.append(("start", bench.name, seed, tuple(only), "paced" if paced else "stepped"))
         recorder.note("world start")
         return World(recorder, addresses, seed=seed)
 
@@ -197,7 +199,7 @@ def test_twins_live_in_a_world_that_is_left_last(
     recorder: Recorder, started: list[tuple[Any, ...]], path: Path
 ) -> None:
     with bellbench.open_bench(path, seed=7) as lab:
-        assert started == [("start", "bench.yaml", 7, ("pump", "oven"))]
+        assert started == [("start", "bench.yaml", 7, ("pump", "oven"), "stepped")]
         assert (lab.seed, lab.seeded, lab.all_twins) == (7, True, True)
         assert lab.pump.address == "tcp://127.0.0.1:1"
         assert lab.pump.clock is lab.clock
@@ -290,32 +292,25 @@ def test_a_world_without_the_twin_asked_for_is_refused_and_left(
     assert recorder.log == ["world join", "world close"]
 
 
-@pytest.mark.parametrize(
-    ("old", "new", "message"),
-    [
-        ("tcp://pump", "twin://lab:9000/p", "the twins of one bench live in one world"),
-        (
-            "twin: true",
-            "twin: false",
-            "oven would be twins in stepped time beside pump in wall time",
-        ),
-    ],
-)
-def test_two_times_in_one_bench_are_refused(
-    recorder: Recorder,
-    started: list[tuple[Any, ...]],
-    path: Path,
-    old: str,
-    new: str,
-    message: str,
+def test_twins_of_two_worlds_in_one_bench_are_refused(
+    recorder: Recorder, started: list[tuple[Any, ...]], path: Path
 ) -> None:
-    text = BENCH.replace(old, new)
-    if new == "twin: false":
-        text = text.replace("tcp://oven", "twin")
-    path.write_text(text)
-    with pytest.raises(ConfigError, match=message):
+    path.write_text(BENCH.replace("tcp://pump", "twin://lab:9000/p"))
+    with pytest.raises(ConfigError, match="the twins of one bench live in one world"):
         open_bench(path)
     assert started == []
+
+
+def test_beside_a_real_instrument_the_world_keeps_wall_time(
+    recorder: Recorder, started: list[tuple[Any, ...]], path: Path
+) -> None:
+    text = BENCH.replace("twin: true", "twin: false").replace("tcp://oven", "twin")
+    path.write_text(text)
+    with open_bench(path, seed=7) as lab:
+        assert lab.pump.address == "tcp://pump"
+        assert lab.oven.address == "tcp://127.0.0.1:2"
+        assert not lab.all_twins
+    assert started == [("start", "bench.yaml", 7, ("oven",), "paced")]
 
 
 def test_addresses_given_by_hand_replace_the_files(
