@@ -1,0 +1,20 @@
+"""Clicks in time: rates, coincidences, correlations, delays. Windows are full widths."""
+
+from .coincidences import CoincidenceCounter, Coincidences, double_clicks, match
+from .correlation import Correlation, CorrelationHistogram
+from .offset import ChannelDelays, OffsetEstimate, find_channel_delays, find_offset
+from .rates import CountRates
+
+__all__ = [
+    "ChannelDelays",
+    "CoincidenceCounter",
+    "Coincidences",
+    "Correlation",
+    "CorrelationHistogram",
+    "CountRates",
+    "OffsetEstimate",
+    "double_clicks",
+    "find_channel_delays",
+    "find_offset",
+    "match",
+]

@@ -1,0 +1,97 @@
+"""Per-channel delays and the pairing of two streams, in bounded memory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from ...instruments import TagBatch, TimesPs
+
+Indices = npt.NDArray[np.int64]
+
+FOREVER = 1 << 62
+
+
+def live(batch: TagBatch) -> npt.NDArray[np.bool_]:
+    """Return which clicks lie outside the batch's losses."""
+    alive = np.ones(len(batch), np.bool_)
+    for loss in batch.losses:
+        i, j = np.searchsorted(batch.times_ps, [loss.begin_ps, loss.end_ps])
+        alive[i:j] = False
+    return alive
+
+
+class DelayLine:
+    """Subtracts each channel's delay and puts the clicks in order again.
+
+    Clicks on other channels and inside losses are dropped. What may still be overtaken waits:
+    memory is bounded by the clicks within the largest difference of delays.
+    """
+
+    def __init__(self, channels: Sequence[int], delays_ps: Mapping[int, int]) -> None:
+        if not channels or len(set(channels)) != len(channels):
+            raise ValueError(f"need distinct channels, got {list(channels)}")
+        self._order = np.argsort(channels)
+        self._channels = np.asarray(channels, np.int64)[self._order]
+        self._shifts = np.array([delays_ps.get(int(c), 0) for c in self._channels], np.int64)
+        self._times: TimesPs = np.zeros(0, np.int64)
+        self._which: Indices = np.zeros(0, np.int64)
+        self.watermark = -FOREVER
+
+    def feed(self, batch: TagBatch | None) -> tuple[TimesPs, Indices]:
+        """Return the clicks now in order: times and indices into the channels.
+
+        None ends the stream and returns what still waits.
+        """
+        times, which = self._times, self._which
+        if batch is None:
+            self.watermark = FOREVER
+        else:
+            row = np.searchsorted(self._channels, batch.channels)
+            row[row == self._channels.size] = 0
+            keep = (self._channels[row] == batch.channels) & live(batch)
+            row = row[keep]
+            times = np.concatenate([times, batch.times_ps[keep] - self._shifts[row]])
+            which = np.concatenate([which, self._order[row]])
+            self.watermark = batch.end_ps - int(self._shifts.max())
+        if self._shifts.size > 1 and np.ptp(self._shifts):
+            order = np.argsort(times, kind="stable")
+            times, which = times[order], which[order]
+        ready = int(np.searchsorted(times, self.watermark))
+        self._times, self._which = times[ready:], which[ready:]
+        return times[:ready], which[:ready]
+
+
+class Pairing:
+    """Hands out each click of A once, with every click of B from ``left`` to ``right`` of it.
+
+    Memory is bounded by the clicks within the reach and the lead of one stream over the other.
+    """
+
+    def __init__(self, left: int, right: int) -> None:
+        self._left, self._right = left, right
+        empty = np.zeros(0, np.int64)
+        self._a, self._ia, self._b, self._ib = empty, empty, empty, empty
+
+    def feed(
+        self,
+        a: tuple[TimesPs, Indices],
+        b: tuple[TimesPs, Indices],
+        watermark_a: int,
+        watermark_b: int,
+    ) -> tuple[TimesPs, Indices, TimesPs, Indices]:
+        """Take the next clicks of both; return (a, index, b, index) that can be paired now."""
+        self._a = np.concatenate([self._a, a[0]])
+        self._ia = np.concatenate([self._ia, a[1]])
+        self._b = np.concatenate([self._b, b[0]])
+        self._ib = np.concatenate([self._ib, b[1]])
+        # b == watermark_b may still come, so an A click needs a + right < watermark_b.
+        until = min(watermark_a, watermark_b - self._right)
+        ready = int(np.searchsorted(self._a, until))
+        out = (self._a[:ready], self._ia[:ready], self._b, self._ib)
+        self._a, self._ia = self._a[ready:], self._ia[ready:]
+        past = int(np.searchsorted(self._b, until + self._left))
+        self._b, self._ib = self._b[past:], self._ib[past:]
+        return out

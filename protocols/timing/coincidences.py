@@ -1,0 +1,187 @@
+"""Coincidences: all pairs per pair of channels, one-to-one matching, double clicks.
+
+A window is a full width, with both ends closed: clicks at a and b (delays subtracted) coincide
+where ``|b - a| <= window/2``. Times are whole ps, so an odd window counts as the even one below.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from ...instruments import Channels, TagBatch, TimesPs
+from ._streams import DelayLine, Indices, Pairing
+
+__all__ = ["CoincidenceCounter", "Coincidences", "double_clicks", "match"]
+
+
+@dataclass(frozen=True)
+class Coincidences:
+    """Pairs of clicks per pair of channels.
+
+    Attributes:
+        channels_a, channels_b: What the rows and columns are.
+        window_ps: Full width.
+        counts: int64 (rows, columns), all pairs within the window at zero delay.
+        shifted: int64 (shifts, rows, columns), the same at the wrong delays asked for.
+        live_s: Shorter of the two streams' live times.
+    """
+
+    channels_a: tuple[int, ...]
+    channels_b: tuple[int, ...]
+    window_ps: int
+    counts: npt.NDArray[np.int64]
+    shifted: npt.NDArray[np.int64]
+    live_s: float
+
+    @property
+    def accidentals(self) -> npt.NDArray[np.float64]:
+        """Mean count at the wrong delays, (rows, columns); nan where none was asked for."""
+        if not len(self.shifted):
+            return np.full(self.counts.shape, np.nan)
+        return np.asarray(self.shifted.mean(axis=0))
+
+    @property
+    def car(self) -> float:
+        """Coincidence-to-accidental ratio of the sums, (C - A)/A; inf without accidentals."""
+        accidentals = float(self.accidentals.sum())
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return float(np.divide(self.counts.sum() - accidentals, accidentals))
+
+
+class CoincidenceCounter:
+    """Counts coincidences between two sets of channels, of one stream or of two.
+
+    All pairs count: a click may enter several. The result does not depend on how the streams
+    were cut into batches. Clicks inside losses do not count.
+
+    Cost: some 0.1 us per tag, and 10 ns per tag and shift; memory for the clicks within the
+    delays, the shifts and the lead of one stream over the other.
+
+    Args:
+        channels_a: Rows of the result.
+        channels_b: Columns of the result.
+        window_ps: Full width.
+        delays_a: Delay of each channel, ps, subtracted from its times; 0 where not named.
+        delays_b: The same for the other set.
+        shifts_ps: Wrong delays (b later than a by so much) at which accidentals are counted.
+    """
+
+    def __init__(
+        self,
+        channels_a: Sequence[int],
+        channels_b: Sequence[int],
+        window_ps: int,
+        *,
+        delays_a: Mapping[int, int] | None = None,
+        delays_b: Mapping[int, int] | None = None,
+        shifts_ps: Sequence[int] = (),
+    ) -> None:
+        if window_ps < 0:
+            raise ValueError("the coincidence window is a full width and cannot be negative")
+        self._window = window_ps
+        self._channels = tuple(channels_a), tuple(channels_b)
+        self._lines = DelayLine(channels_a, delays_a or {}), DelayLine(channels_b, delays_b or {})
+        self._shifts = [0, *shifts_ps]
+        half = window_ps // 2
+        self._pairing = Pairing(min(self._shifts) - half, max(self._shifts) + half)
+        self._counts = np.zeros((len(self._shifts), len(channels_a), len(channels_b)), np.int64)
+        self._live = [0.0, 0.0]
+
+    def add(self, a: TagBatch, b: TagBatch | None = None) -> None:
+        """Take the next batch of each stream; without ``b`` both sets are of one stream.
+
+        Raises:
+            ValueError: without ``b``, if a channel stands in both sets (use a correlation).
+        """
+        if b is None:
+            both = set(self._channels[0]) & set(self._channels[1])
+            if both:
+                raise ValueError(f"channels {sorted(both)} would coincide with themselves")
+            b = a
+        self._live[0] += a.live_s
+        self._live[1] += b.live_s
+        self._feed(a, b)
+
+    def finish(self) -> Coincidences:
+        """End the streams and return the result."""
+        self._feed(None, None)
+        return Coincidences(
+            *self._channels,
+            self._window,
+            self._counts[0].copy(),
+            self._counts[1:].copy(),
+            min(self._live),
+        )
+
+    def _feed(self, a: TagBatch | None, b: TagBatch | None) -> None:
+        from . import _kernels
+
+        line_a, line_b = self._lines
+        clicks = line_a.feed(a), line_b.feed(b)
+        ready = self._pairing.feed(*clicks, line_a.watermark, line_b.watermark)
+        for shift, counts in zip(self._shifts, self._counts, strict=True):
+            _kernels.count_pairs(*ready, shift, self._window // 2, counts)
+
+
+def match(times_a: TimesPs, times_b: TimesPs, window_ps: int) -> tuple[Indices, Indices]:
+    """Match two sorted streams one-to-one within a window.
+
+    Rule: walking forward in time, the earliest unmatched clicks of both that lie within the
+    window make a pair and are used up. This gives as many pairs as any one-to-one matching can.
+    Not the nearest partner: of several within a window, the first is taken.
+
+    Cost: some 5 ns per click.
+
+    Args:
+        times_a: int64 (n,), non-decreasing ps, delays subtracted.
+        times_b: int64 (m,), likewise.
+        window_ps: Full width, ends closed.
+
+    Returns:
+        Indices into a and into b of the pairs, both strictly increasing.
+
+    Raises:
+        ValueError: for a negative window.
+    """
+    from . import _kernels
+
+    if window_ps < 0:
+        raise ValueError("the coincidence window is a full width and cannot be negative")
+    out_a = np.empty(min(times_a.size, times_b.size), np.int64)
+    out_b = np.empty_like(out_a)
+    found = _kernels.match(times_a, times_b, window_ps // 2, out_a, out_b)
+    return out_a[:found], out_b[:found]
+
+
+def double_clicks(
+    times_ps: TimesPs, channels: Channels, window_ps: int
+) -> tuple[Indices, Indices, npt.NDArray[np.bool_]]:
+    """Gather the clicks of one party that belong to one detection event.
+
+    An event begins with a click outside the event before and holds every click up to window/2
+    after it. It is a double click where more than one channel fired.
+
+    Args:
+        times_ps: int64 (n,), non-decreasing, delays subtracted.
+        channels: int16 (n,).
+        window_ps: Full width of the coincidence window.
+
+    Returns:
+        Per event: index of its first click, number of its clicks (both int64), and whether it
+        is a double click (bool).
+    """
+    from . import _kernels
+
+    first = np.empty(times_ps.size, np.int64)
+    size = np.empty_like(first)
+    groups = _kernels.group(times_ps, window_ps // 2, first, size)
+    first, size = first[:groups], size[:groups]
+    if not groups:
+        return first, size, np.zeros(0, np.bool_)
+    lowest = np.minimum.reduceat(channels, first)
+    highest = np.maximum.reduceat(channels, first)
+    return first, size, lowest != highest
