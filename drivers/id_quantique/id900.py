@@ -280,15 +280,19 @@ class IDQuantiqueID900(Driver):
     def _undo(self) -> None:
         recording, self._recording = self._recording, False
         ids, self._ids = self._ids, []
-        steps = [partial(self._tell, "REC:STOP")] if recording else []
-        steps += [partial(self._tell, f"RAW{n}:SEND OFF") for n in _INPUTS[: len(ids)]]
-        attempt_all(
-            self._endpoint,
-            "stopping",
-            *steps,
-            *(partial(self._ask_dlt, f"stop --id {id_}") for id_ in ids),
-            self._streams.close,
-        )
+
+        # each stops at its first failure: a dead box would cost a timeout per command
+        def stop_box() -> None:
+            if recording:
+                self._tell("REC:STOP")
+            for n in _INPUTS[: len(ids)]:
+                self._tell(f"RAW{n}:SEND OFF")
+
+        def stop_streams() -> None:
+            for id_ in ids:
+                self._ask_dlt(f"stop --id {id_}")
+
+        attempt_all(self._endpoint, "stopping", stop_box, stop_streams, self._streams.close)
 
     def _forwarded(self, id_: str) -> int:
         """Timestamps that the DLT has forwarded on a stream so far."""

@@ -136,11 +136,10 @@ class SFifteenTDC1(Driver):
     def close(self) -> None:
         """Stop recording and close the port."""
         with self._lock:
-            if self._port.is_open:
-                try:
-                    self.stop()
-                finally:
-                    self._port.close()
+            try:
+                self.stop()
+            finally:
+                self._port.close()
 
     def identify(self) -> Identity:
         """Ask who it is."""
@@ -219,7 +218,8 @@ class SFifteenTDC1(Driver):
             reader, self._reader = self._reader, None
             if reader is not None:
                 reader.close()
-                self._abort()
+                if self._port.is_open:  # else the connection broke, and was said to
+                    self._abort()
 
     def _cut(self, begin: int, end: int) -> TagBatch:
         """Give out what was decoded, up to ``end``."""

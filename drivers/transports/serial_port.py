@@ -170,6 +170,7 @@ class SerialPort:
         return self._port
 
     def _lost(self, command: Text, error: OSError) -> InstrumentError:
+        self.close()  # so that open() connects again
         return self._endpoint.error(
             f"the connection broke: {error}", command=command, hint=f"{_HINT}; then close and open"
         )

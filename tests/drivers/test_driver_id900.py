@@ -307,6 +307,20 @@ def test_silence_then_a_new_socket(box: Box, clock: Any) -> None:
         assert device.identify().model == "ID900"
 
 
+def test_stopping_a_dead_box_costs_one_timeout(box: Box, clock: Any) -> None:
+    device = tagger(box.address, clock, timeout=0.2)
+    device.open()
+    device.start()
+    box.scpi.answer = lambda text: None
+    box.scpi.log.clear()
+    with pytest.raises(InstrumentTimeout, match="REC:STOP"):
+        device.close()
+    assert box.scpi.log == ["REC:STOP"]
+    assert box.dlt.log[-1] == "stop --id id4"
+    with pytest.raises(InstrumentError, match="not open"):
+        device.identify()
+
+
 def test_refused_connections(box: Box, clock: Any, nobody: int) -> None:
     with pytest.raises(InstrumentError, match="refuses the connection"):
         tagger(f"tcp://127.0.0.1:{nobody}", clock).open()

@@ -195,6 +195,17 @@ def test_refused_connection(nobody: int, clock: Any) -> None:
         oven("COM77", clock).temperature.get()
 
 
+def test_safe_after_a_broken_connection(script: Any, clock: Any) -> None:
+    server = script(STATUS_OFF)
+    with oven(server.serial, clock) as device:
+        server.finish()
+        server.drop()
+        with pytest.raises(InstrumentError, match="connection broke"):
+            device.temperature.get()
+        server.extend(STATUS_ON, STATUS_ON, (b"ens\r", b"ens\r> "), STATUS_OFF)
+        device.safe()
+
+
 def test_two_threads_get_their_own_replies(lines: Any, clock: Any, together: Any) -> None:
     answers = {"tact?": "tact?\r30 C\r> ", "tset?": "tset?\r40 C\r> ", "stat?": "stat?\r10 > "}
     server = lines(answers.__getitem__, b"\r", b"")

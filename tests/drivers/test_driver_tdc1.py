@@ -184,11 +184,12 @@ def test_a_lost_connection(script: Any, clock: Any) -> None:
     server.drop()
     with pytest.raises(InstrumentError, match="connection broke"):
         device.read()
-    with pytest.raises(InstrumentError):
-        device.close()
+    device.stop()
+    with pytest.raises(InstrumentError, match="not open"):
+        device.identify()
     server.extend(*OPEN)
-    with device:
-        device.stop()
+    with device:  # open() connects again
+        assert device.ready()
 
 
 def test_more_than_is_held(script: Any, clock: Any, monkeypatch: Any, together: Any) -> None:

@@ -1,0 +1,343 @@
+"""Checks that any driver can be put through, yours too: does it keep the promise of its role?
+
+Each check takes an instrument (or what makes one), works it, and raises `AssertionError` saying
+what is wrong. They need no test framework and run on twins and on the table alike::
+
+    from bellbench.testing import check_instrument, check_time_tagger
+
+    def test_my_tagger(clock):
+        check_instrument(lambda: MyTagger("tagger", "COM5", MyTagger.Settings(), clock))
+        with MyTagger("tagger", "COM5", MyTagger.Settings(), clock) as tagger:
+            check_time_tagger(tagger, clock)
+
+A check leaves settings as it found them. What moves or emits is said in its docstring.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import TypeVar
+
+from .instruments import (
+    SPELLINGS,
+    Clock,
+    Deadline,
+    DetectorArray,
+    Identity,
+    Instrument,
+    InstrumentError,
+    Limited,
+    PairSource,
+    PolarizationController,
+    PowerMeter,
+    Readable,
+    Settable,
+    TimeTagger,
+)
+
+__all__ = [
+    "check_detector_array",
+    "check_instrument",
+    "check_pair_source",
+    "check_polarization_controller",
+    "check_power_meter",
+    "check_readable",
+    "check_settable",
+    "check_time_tagger",
+]
+
+T = TypeVar("T")
+
+_LOSSES = ("overflow", "gap", "late", "corrupt")
+
+
+def check_instrument(make: Callable[[], Instrument]) -> None:
+    """Check opening, closing, identity and signals.
+
+    ``make`` returns a new, closed instrument each time. It is opened, read, closed and opened
+    again; nothing is set.
+    """
+    device = make()
+    _check(isinstance(device, Instrument), f"{device!r} lacks part of the Instrument protocol")
+    _check(bool(device.name), f"{device!r} has no name")
+    _refuses(device.identify, "identify() before open()")
+    device.close()
+    device.open()
+    try:
+        device.open()
+        identity = device.identify()
+        _check(isinstance(identity, Identity), f"identify() returned {identity!r}, no Identity")
+        _check(bool(identity.model), "identify() names no model")
+        _check(isinstance(device.ready(), bool), "ready() returned no bool")
+        signals = device.signals
+        names = [signal.name for signal in signals]
+        _check(bool(names), f"{device.name} has no signals")
+        twice = {name for name in names if names.count(name) > 1}
+        _check(not twice, f"signals of the same name: {', '.join(sorted(twice))}")
+        for signal in signals:
+            check_readable(signal)
+    finally:
+        device.close()
+    device.close()
+    _refuses(device.identify, "identify() after close()")
+    device.open()
+    try:
+        again = device.identify()
+        _check(again == identity, f"after reopening it is {again}, before it was {identity}")
+        reopened = [signal.name for signal in device.signals]
+        _check(reopened == names, f"after reopening the signals are {reopened}, not {names}")
+    finally:
+        device.close()
+    another = make()
+    _check(another is not device, "make() must return a new instrument each time")
+
+
+def check_readable(signal: Readable[object], *, unit: str | None = None) -> None:
+    """Check a signal's name and unit, and that a number read from it is one.
+
+    Args:
+        signal: The signal, of an open instrument.
+        unit: The unit it must have; None for any that Bellbench knows.
+    """
+    _check(isinstance(signal, Readable), f"{signal!r} lacks part of the Readable protocol")
+    _check(signal.name.isidentifier(), f"signal name {signal.name!r} is no identifier")
+    if unit is None:
+        known = {"", *SPELLINGS}
+        _check(signal.unit in known, f"{signal.name} has the unit {signal.unit!r}, not SI")
+    else:
+        _check(signal.unit == unit, f"{signal.name} has the unit {signal.unit!r}, not {unit!r}")
+    value = signal.get()
+    if isinstance(value, float):
+        _check(not math.isnan(value), f"{signal.name} read as NaN")
+    if isinstance(signal, Limited):
+        limits = signal.limits
+        _check(limits.low < limits.high, f"{signal.name} has the empty limits {limits}")
+
+
+def check_settable(
+    signal: Settable[T],
+    values: Sequence[T],
+    *,
+    unit: str | None = None,
+    tolerance: float = 0.0,
+) -> None:
+    """Check that values set are read back, and that limits are kept.
+
+    Args:
+        signal: The signal, of an open instrument; it is set, and restored.
+        values: Values it must take.
+        unit: As in :func:`check_readable`.
+        tolerance: How far a number read back may be from the one set: the device's resolution.
+    """
+    _check(isinstance(signal, Settable), f"{signal!r} lacks part of the Settable protocol")
+    check_readable(signal, unit=unit)
+    with _restored(signal):
+        for value in values:
+            signal.set(value)
+            read = signal.get()
+            if isinstance(value, float) and isinstance(read, (int, float)):
+                near = abs(read - value) <= tolerance + 1e-9 * abs(value)
+            else:
+                near = read == value
+            _check(near, f"{signal.name} was set to {value!r} and reads {read!r}")
+        if isinstance(signal, Limited):
+            _check_limits(signal)
+
+
+def check_pair_source(source: PairSource) -> None:
+    """Check a pair source's signals and limits; emission is only switched off."""
+    _check(isinstance(source, PairSource), f"{source!r} lacks part of the PairSource protocol")
+    current = source.pump_current
+    check_settable(current, [current.get()], unit="A", tolerance=1e-6)
+    temperature = source.crystal_temperature
+    check_settable(temperature, [temperature.get()], unit="degC", tolerance=1e-3)
+    check_readable(source.measured_crystal_temperature, unit="degC")
+    measured = source.measured_crystal_temperature.get()
+    _check(-50 < measured < 400, f"the crystal is at {measured} degC, which no crystal is")
+    check_readable(source.emission, unit="")
+    source.emission.set(False)
+    _check(source.emission.get() is False, "emission was switched off and reads as on")
+
+
+def check_detector_array(detectors: DetectorArray) -> None:
+    """Check detectors: as many signals as detectors, biases that are set one by one, and rates.
+
+    Biases are moved by 1 % and restored; rates are read, which may take bench time.
+    """
+    _check(isinstance(detectors, DetectorArray), f"{detectors!r} lacks part of DetectorArray")
+    count = detectors.detectors
+    _check(count >= 1, f"it says it has {count} detectors")
+    for name in ("bias_currents", "count_rates"):
+        held = len(getattr(detectors, name))
+        _check(held == count, f"{name} holds {held} signals for {count} detectors")
+    before = [bias.get() for bias in detectors.bias_currents]
+    for i, bias in enumerate(detectors.bias_currents):
+        check_settable(bias, [before[i], before[i] * 0.99], unit="A", tolerance=1e-7)
+        others = [other.get() for other in detectors.bias_currents]
+        _check(
+            all(abs(x - y) < 1e-7 for x, y in zip(others, before, strict=True)),
+            f"setting {bias.name} moved another bias: {before} became {others}",
+        )
+    check_readable(detectors.enabled, unit="")
+    for rate in detectors.count_rates:
+        check_readable(rate, unit="Hz")
+        _check(rate.get() >= 0, f"{rate.name} is negative")
+
+
+def check_time_tagger(
+    tagger: TimeTagger, clock: Clock, *, step_s: float = 0.1, steps: int = 10
+) -> None:
+    """Check a tagger: recording twice, with reads every ``step_s`` of bench time.
+
+    It must not be recording. What it must promise is the watermark: batches join without gaps,
+    hold sorted clicks of its own channels, and end at the clock less the latency.
+
+    Args:
+        tagger: An open tagger.
+        clock: The bench's clock.
+        step_s: Time between two reads, s.
+        steps: Reads per recording.
+    """
+    _check(isinstance(tagger, TimeTagger), f"{tagger!r} lacks part of the TimeTagger protocol")
+    info = tagger.info
+    _check(bool(info.channels), "info names no channels")
+    _check(info.resolution_ps >= 1, f"info says a resolution of {info.resolution_ps} ps")
+    _check(info.max_rate_hz > 0, f"info says a rate of {info.max_rate_hz} Hz")
+    _check(info.latency_s >= 0, f"info says a latency of {info.latency_s} s")
+    _refuses(tagger.read, "read() before start()")
+    tagger.stop()
+    for _ in range(2):
+        _check_recording(tagger, clock, step_s, steps)
+    _refuses(tagger.read, "read() after stop()")
+
+
+def check_polarization_controller(
+    controller: PolarizationController,
+    clock: Clock,
+    *,
+    tolerance: float,
+    timeout_s: float = 60.0,
+) -> None:
+    """Check that each actuator moves a tenth of its range, arrives, and leaves the others alone.
+
+    Actuators are moved, and moved back.
+
+    Args:
+        controller: An open controller.
+        clock: The bench's clock.
+        tolerance: How near an actuator comes to its target, in its own unit.
+        timeout_s: Longest time a move takes, s of bench time.
+    """
+    _check(
+        isinstance(controller, PolarizationController),
+        f"{controller!r} lacks part of the PolarizationController protocol",
+    )
+    actuators = controller.actuators
+    _check(bool(actuators), "it has no actuators")
+    before = [actuator.get() for actuator in actuators]
+    for i, actuator in enumerate(actuators):
+        check_readable(actuator)
+        target = before[i] + 1.0
+        if isinstance(actuator, Limited):
+            _check_limits(actuator)
+            limits = actuator.limits
+            tenth = (limits.high - limits.low) / 10
+            target = before[i] + (tenth if before[i] + tenth <= limits.high else -tenth)
+        for goal in (target, before[i]):
+            actuator.set(goal)
+            _arrive(controller, clock, timeout_s, actuator.name)
+            wanted = [*before[:i], goal, *before[i + 1 :]]
+            found = [each.get() for each in actuators]
+            _check(
+                all(abs(x - y) <= tolerance for x, y in zip(found, wanted, strict=True)),
+                f"{actuator.name} was sent to {goal:g}: positions are {found}, not {wanted}",
+            )
+
+
+def check_power_meter(meter: PowerMeter) -> None:
+    """Check a power meter: a power in W, a wavelength in m that is kept."""
+    _check(isinstance(meter, PowerMeter), f"{meter!r} lacks part of the PowerMeter protocol")
+    check_readable(meter.power, unit="W")
+    wavelength = meter.wavelength.get()
+    _check(
+        100e-9 < wavelength < 100e-6, f"its wavelength is {wavelength} m: is that in another unit?"
+    )
+    check_settable(meter.wavelength, [wavelength, wavelength * 1.01], unit="m", tolerance=1e-10)
+
+
+def _check_recording(tagger: TimeTagger, clock: Clock, step_s: float, steps: int) -> None:
+    info = tagger.info
+    earliest = clock.now()
+    tagger.start()
+    latest = clock.now()
+    try:
+        _refuses(tagger.start, "start() while recording")
+        end_ps = 0
+        for _ in range(steps):
+            clock.sleep(step_s)
+            low = round((clock.now() - latest - info.latency_s) * 1e12)
+            batch = tagger.read().checked()
+            high = round((clock.now() - earliest - info.latency_s) * 1e12)
+            _check(
+                batch.begin_ps == end_ps,
+                f"a batch begins at {batch.begin_ps} ps, the one before ended at {end_ps} ps",
+            )
+            end_ps = batch.end_ps
+            _check(
+                max(0, low) - 1 <= end_ps <= max(0, high) + 1,
+                f"the watermark is {end_ps} ps; the clock less the latency is {low} to {high} ps",
+            )
+            strange = set(batch.channels.tolist()) - set(info.channels)
+            _check(not strange, f"clicks on channels that info does not name: {sorted(strange)}")
+            _check(batch.start_unix_ns > 0, "a batch carries no host time of the start")
+            for loss in batch.losses:
+                _check(loss.end_ps > loss.begin_ps, f"an empty interval was lost: {loss}")
+                _check(loss.kind in _LOSSES, f"no such kind of loss: {loss.kind!r}")
+    finally:
+        tagger.stop()
+        tagger.stop()
+
+
+def _check_limits(signal: object) -> None:
+    assert isinstance(signal, Settable)
+    assert isinstance(signal, Limited)
+    limits = signal.limits
+    before = signal.get()
+    span = limits.high - limits.low
+    for outside in (limits.low - 0.01 * span, limits.high + 0.01 * span, math.nan):
+        if not math.isinf(outside):
+            _refuses(partial(signal.set, outside), f"setting {signal.name} to {outside:g}")
+    _check(signal.get() == before, f"{signal.name} moved although the value was refused")
+
+
+def _arrive(controller: PolarizationController, clock: Clock, timeout_s: float, name: str) -> None:
+    deadline = Deadline(clock, timeout_s)
+    while not controller.ready():
+        _check(not deadline.passed, f"{name} has not arrived after {timeout_s:g} s")
+        clock.sleep(0.05)
+
+
+def _refuses(call: Callable[[], object], what: str) -> None:
+    try:
+        call()
+    except InstrumentError as error:
+        _check(bool(str(error)), f"{what} is refused without a word")
+        return
+    raise AssertionError(f"{what} must raise InstrumentError")
+
+
+@contextmanager
+def _restored(signal: Settable[T]) -> Iterator[None]:
+    before = signal.get()
+    try:
+        yield
+    finally:
+        signal.set(before)
+
+
+def _check(holds: bool, otherwise: str) -> None:
+    if not holds:
+        raise AssertionError(otherwise)
