@@ -185,14 +185,19 @@ def numeric(
     return [Command(pattern, run_set, 1, 1), Command(pattern + "?", run_query, 0, 1)]
 
 
-def flag(pattern: str, get: Callable[[], bool], put: Callable[[bool], None]) -> list[Command]:
-    """A switch: ``ON|OFF|1|0`` and a query that answers ``0`` or ``1``."""
+def flag(
+    pattern: str,
+    get: Callable[[], bool],
+    put: Callable[[bool], None],
+    words: tuple[str, str] = ("0", "1"),
+) -> list[Command]:
+    """A switch: ``ON|OFF|1|0`` and a query that answers one of ``words`` (off, on)."""
 
     def run_set(_numbers: Numbers, parameters: Sequence[str]) -> None:
         word = parameters[0].upper()
         put(word == "ON" if word in ("ON", "OFF") else round(number(word)[0]) != 0)
 
-    return [Command(pattern, run_set, 1, 1), query(pattern + "?", lambda: str(int(get())))]
+    return [Command(pattern, run_set, 1, 1), query(pattern + "?", lambda: words[get()])]
 
 
 def choice(
@@ -295,6 +300,7 @@ class Interpreter:
         reset: Brings the device to its ``*RST`` state.
         clear: What ``*CLS`` clears besides the error queue and the event status.
         joiner: Stands between the replies of one message.
+        answer_errors: Reply with the error, too, for devices that answer every message.
     """
 
     def __init__(
@@ -304,8 +310,10 @@ class Interpreter:
         reset: Callable[[], None],
         clear: Callable[[], None] = lambda: None,
         joiner: str = ";",
+        answer_errors: bool = False,
     ) -> None:
         self._clear = clear
+        self._answer_errors = answer_errors
         self._joiner = joiner
         self._errors: deque[int] = deque()
         self._event_status = 128  # power on
@@ -367,6 +375,8 @@ class Interpreter:
                 reply = command.run(numbers, parameters)
             except ScpiError as error:
                 self.fail(error.code)
+                if self._answer_errors:
+                    replies.append(str(error))
                 if error.code > -200:
                     break
             else:

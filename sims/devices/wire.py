@@ -23,6 +23,7 @@ __all__ = [
     "TcpPort",
     "chaos_generator",
     "reachable",
+    "report_failure",
 ]
 
 #: Longest command, read and pushed backlog of one client, bytes.
@@ -59,6 +60,17 @@ def reachable(host: str) -> str:
 def chaos_generator(setting: Setting, chaos: bool) -> random.Random | None:
     """The generator of an emulator's chaos, None where there is none."""
     return random.Random(f"{setting.seed}/{setting.name}/chaos") if chaos else None
+
+
+def report_failure(task: asyncio.Task[None], name: str) -> None:
+    """Tell the loop's exception handler when a task of the twin ``name`` dies of an error."""
+
+    def done(task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            context = {"message": f"twin {name!r} failed", "exception": error, "task": task}
+            task.get_loop().call_exception_handler(context)
+
+    task.add_done_callback(done)
 
 
 class Splitter:
@@ -268,18 +280,8 @@ class Port:
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.ensure_future(self._client(Link(reader, writer, self._chaos)))
         self._tasks.add(task)
-        task.add_done_callback(self._done)
-
-    def _done(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            asyncio.get_running_loop().call_exception_handler(
-                {
-                    "message": f"twin {self._setting.name!r} dropped a client",
-                    "exception": error,
-                    "task": task,
-                }
-            )
+        task.add_done_callback(self._tasks.discard)
+        report_failure(task, self._setting.name)
 
     async def _client(self, link: Link) -> None:
         for _ in range(20):
