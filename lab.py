@@ -139,8 +139,8 @@ class Lab:
         return f"<Lab, {state}: {', '.join(self._devices)}>"
 
     @property
-    def instruments(self) -> dict[str, Instrument]:
-        """The instruments by name, in the order they were opened."""
+    def instruments(self) -> dict[str, Any]:
+        """The instruments by name, in the order they were opened; each as its own driver class."""
         return {name: device.instrument for name, device in self._devices.items()}
 
     @property
