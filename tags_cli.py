@@ -1,0 +1,379 @@
+"""``bellbench tags``: what is in a recorded tag file."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from .instruments import BellbenchError, TagFileError, parse_quantity
+from .instruments.formats import FORMATS, TagFile, open_tags
+
+if TYPE_CHECKING:
+    from .protocols.timing import Correlation, CountRates
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    help="Click analysis of recorded tag files. Window widths are full widths.",
+    no_args_is_help=True,
+)
+
+_BARS = "▁▂▃▄▅▆▇█"
+_COLUMNS = 72
+
+
+def _ps(text: str) -> int:
+    try:
+        value = parse_quantity(text, "s") * 1e12
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    if not 1 <= value <= 1e15:
+        raise typer.BadParameter("must be between 1 ps and 1000 s")
+    return round(value)
+
+
+def _numbers(text: str | None) -> list[int] | None:
+    if text is None:
+        return None
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError as error:
+        raise typer.BadParameter("write channels as in 0,1") from error
+
+
+def _delays(texts: list[str] | None) -> dict[int, int]:
+    delays = {}
+    for text in texts or []:
+        channel, equals, delay = text.partition("=")
+        try:
+            if not equals:
+                raise ValueError("write a delay as in 1=25ns")
+            delays[int(channel)] = round(parse_quantity(delay, "s") * 1e12)
+        except ValueError as error:
+            raise typer.BadParameter(str(error)) from error
+    return delays
+
+
+File = Annotated[Path, typer.Argument(metavar="FILE", help="The recording.")]
+Format = Annotated[
+    str | None,
+    typer.Option("--format", help=f"One of {', '.join(FORMATS)}; found by content if not said."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+Channels = Annotated[
+    str | None, typer.Option(metavar="C,C", help="Channels; by default the first with clicks.")
+]
+Delays = Annotated[
+    list[str] | None,
+    typer.Option(metavar="C=TIME", help="Delay of a channel, taken off; may be repeated."),
+]
+
+
+@app.command()
+def info(file: File, format: Format = None, as_json: Json = False) -> None:  # noqa: A002
+    """Say what a file is, how long it lasts and what its channels counted."""
+    tags = open_tags(file, format)
+    rates = _count(tags)
+    header = {
+        name: value
+        for name, value in tags.info.header.items()
+        if isinstance(value, str | int | float) and name.startswith(("File_", "HW_", "Creator"))
+    }
+    result = {
+        "file": str(file),
+        "format": tags.info.format,
+        "description": FORMATS[tags.info.format],
+        "records": tags.info.records,
+        "resolution_ps": tags.info.resolution_ps,
+        "duration_s": rates.duration_s,
+        "live_s": rates.live_s,
+        "clicks": {str(channel): rates.counts[channel] for channel in sorted(rates.counts)},
+        "header": header,
+    }
+    if as_json:
+        _print_json(result)
+        return
+    table = _table("", "", title=str(file))
+    table.add_row("format", f"{tags.info.format}: {FORMATS[tags.info.format]}")
+    table.add_row("records", f"{tags.info.records:,}")
+    table.add_row("time step", f"{tags.info.resolution_ps:g} ps")
+    table.add_row("duration", _time(rates.duration_s))
+    if rates.live_s < rates.duration_s:
+        table.add_row("live", _time(rates.live_s))
+    for channel in sorted(rates.counts):
+        table.add_row(f"channel {channel}", f"{rates.counts[channel]:,} clicks")
+    for name, value in header.items():
+        table.add_row(name, str(value))
+    _show(table)
+
+
+@app.command()
+def rates(file: File, format: Format = None, as_json: Json = False) -> None:  # noqa: A002
+    """Print the count rate of every channel over live time, with its Poisson error."""
+    found = _count(open_tags(file, format))
+    rows = {
+        channel: {
+            "clicks": count,
+            "rate_hz": found.rate_hz(channel) if found.live_s else None,
+            "sigma_hz": math.sqrt(count) / found.live_s if found.live_s else None,
+        }
+        for channel, count in sorted(found.counts.items())
+    }
+    if as_json:
+        _print_json({"file": str(file), "live_s": found.live_s, "lost": found.lost, "rates": rows})
+        return
+    table = _table("channel", "clicks", "rate (1/s)", title=f"{file}, {_time(found.live_s)} live")
+    for channel, row in rows.items():
+        rate = "-" if row["rate_hz"] is None else f"{row['rate_hz']:,.1f} ± {row['sigma_hz']:,.1f}"
+        table.add_row(str(channel), f"{row['clicks']:,}", rate)
+    _show(table)
+    if found.live_s < found.duration_s:
+        _show(f"losses: {_time(found.duration_s - found.live_s)}, {found.lost:,} clicks admitted")
+
+
+@app.command()
+def correlate(
+    file: File,
+    channels: Channels = None,
+    window: Annotated[
+        int, typer.Option(parser=_ps, metavar="TIME", help="Full width of the histogram.")
+    ] = "100ns",  # type: ignore[assignment]
+    bin: Annotated[  # noqa: A002
+        int, typer.Option(parser=_ps, metavar="TIME", help="Width of a bin.")
+    ] = "100ps",  # type: ignore[assignment]
+    delay: Delays = None,
+    plot: Annotated[Path | None, typer.Option(help="PNG to write.")] = None,
+    format: Format = None,  # noqa: A002
+    as_json: Json = False,
+) -> None:
+    """Correlate two channels: g2 against the delay; 1 where clicks are independent.
+
+    The same channel twice gives its autocorrelation.
+    """
+    from .protocols.timing import CorrelationHistogram
+
+    delays = _delays(delay)
+    tags = open_tags(file, format)
+    first, second = _pick(tags, _numbers(channels), 2)
+    shift = delays.get(second, 0) - delays.get(first, 0)
+    try:
+        histogram = CorrelationHistogram(first, second, window, bin, delay_ps=shift)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    for batch in tags:
+        histogram.add(batch)
+    found = histogram.finish()
+    if not found.singles_a * found.singles_b:
+        raise TagFileError(f"channels {first} and {second} did not both click", path=str(file))
+    step = tags.info.resolution_ps
+    if bin < 20 * step and bin % step:
+        typer.echo(
+            f"bellbench: bins of {bin} ps are no multiple of the {step:g} ps time step:"
+            " expect a comb",
+            err=True,
+        )
+    if plot is not None:
+        taken = f", {_time(shift * 1e-12)} taken off" if shift else ""
+        _plot(plot, found, f"{file.name}: channel {second} after channel {first}{taken}")
+    zero, sigma = found.g2_within(10 * bin)
+    if as_json:
+        _print_json(
+            {
+                "file": str(file),
+                "channels": [first, second],
+                "window_ps": window,
+                "bin_ps": bin,
+                "delay_ps": shift,
+                "live_s": found.live_s,
+                "clicks": [found.singles_a, found.singles_b],
+                "expected_per_bin": found.expected,
+                "g2_zero": None if math.isnan(zero) else zero,
+                "g2_zero_sigma": None if math.isnan(sigma) else sigma,
+                "delays_ps": found.delays_ps.tolist(),
+                "counts": found.counts.tolist(),
+            }
+        )
+        return
+    half = found.counts.size * bin / 2
+    _show(f"{file}: delay of channel {second} after channel {first}")
+    _show(_sparkline(found))
+    ends = f"{_time(-half * 1e-12)}", f"{_time(half * 1e-12)}"
+    shown = min(_COLUMNS, found.counts.size)
+    _show(ends[0] + "0".center(shown - len(ends[0]) - len(ends[1])) + ends[1])
+    _show(f"pairs {found.counts.sum():,}; independent clicks give {found.expected:,.1f} per bin")
+    if not math.isnan(zero):
+        _show(f"g2(0) = {zero:.3g} ± {sigma:.2g}, mean over {_time(1e-11 * bin)} (full width)")
+    if plot is not None:
+        _show(f"plot: {plot}")
+
+
+@app.command()
+def coincidences(
+    file: File,
+    channels: Channels = None,
+    window: Annotated[
+        int, typer.Option(parser=_ps, metavar="TIME", help="Full width, ends included.")
+    ] = "1ns",  # type: ignore[assignment]
+    delay: Delays = None,
+    format: Format = None,  # noqa: A002
+    as_json: Json = False,
+) -> None:
+    """Count the coincidences of every pair of channels.
+
+    All pairs count, with accidentals measured at 20 wrong delays of 20 to 200 windows.
+    """
+    from .protocols.timing import CoincidenceCounter
+
+    delays = _delays(delay)
+    tags = open_tags(file, format)
+    chosen = sorted(set(_pick(tags, _numbers(channels), None)))
+    if len(chosen) < 2:
+        raise TagFileError("coincidences need two different channels", path=str(file))
+    shifts = [20 * k * window for k in (*range(-10, 0), *range(1, 11))]
+    counters = [
+        CoincidenceCounter(
+            [one], chosen[i + 1 :], window, delays_a=delays, delays_b=delays, shifts_ps=shifts
+        )
+        for i, one in enumerate(chosen[:-1])
+    ]
+    for batch in tags:
+        for counter in counters:
+            counter.add(batch)
+    rows: list[dict[str, Any]] = []
+    for counter in counters:
+        found = counter.finish()
+        for j, other in enumerate(found.channels_b):
+            count, accidentals = int(found.counts[0, j]), float(found.accidentals[0, j])
+            rows.append(
+                {
+                    "channels": [found.channels_a[0], other],
+                    "coincidences": count,
+                    "rate_hz": count / found.live_s if found.live_s else None,
+                    "accidentals": accidentals,
+                    "car": (count - accidentals) / accidentals if accidentals else None,
+                }
+            )
+    if as_json:
+        _print_json({"file": str(file), "window_ps": window, "pairs": rows})
+        return
+    table = _table(
+        "channels",
+        "coincidences",
+        "accidentals",
+        "rate (1/s)",
+        "CAR",
+        title=f"{file}, window {_time(window * 1e-12)} (full width)",
+    )
+    for row in rows:
+        table.add_row(
+            "{}-{}".format(*row["channels"]),
+            f"{row['coincidences']:,}",
+            f"{row['accidentals']:,.1f}",
+            "-" if row["rate_hz"] is None else f"{row['rate_hz']:,.1f}",
+            "-" if row["car"] is None else f"{row['car']:.3g}",
+        )
+    _show(table)
+
+
+def _count(tags: TagFile) -> CountRates:
+    from .protocols.timing import CountRates
+
+    found = CountRates()
+    for batch in tags:
+        found.add(batch)
+    return found
+
+
+def _pick(tags: TagFile, wanted: list[int] | None, number: int | None) -> list[int]:
+    """Return the channels asked for, or the first ``number`` with clicks."""
+    if wanted is not None:
+        if number is not None and len(wanted) != number:
+            raise typer.BadParameter(f"name {number} channels, as in 0,1")
+        return wanted
+    present = sorted(_count(tags).counts)
+    if len(present) == 1 and number == 2:
+        return present * 2
+    if not present:
+        raise TagFileError("holds no click", path=tags.info.path)
+    return present[:number]
+
+
+def _time(seconds: float) -> str:
+    for unit, scale in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6), ("ns", 1e-9)):
+        if abs(seconds) >= scale * (1 - 1e-9):
+            return f"{seconds / scale:.6g} {unit}"
+    return f"{seconds / 1e-12:.6g} ps"
+
+
+def _sparkline(found: Correlation) -> str:
+    import numpy as np
+
+    parts = np.array_split(found.counts, min(_COLUMNS, found.counts.size))
+    heights = np.array([part.max() for part in parts])  # a mean would wash out pulses
+    top = float(heights.max()) or 1.0
+    return "".join(_BARS[min(int(8 * height / top), 7)] for height in heights)
+
+
+def _plot(path: Path, found: Correlation, title: str) -> None:
+    import numpy as np
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    reach = float(np.abs(found.delays_ps).max())
+    unit, scale = next(
+        ((u, s) for u, s in (("ms", 1e9), ("µs", 1e6), ("ns", 1e3)) if reach >= 2 * s), ("ps", 1.0)
+    )
+    figure = Figure(figsize=(6.4, 4.0), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    axes.spines[["top", "right"]].set_visible(False)
+    half = found.bin_ps / 2
+    edges = np.append(found.delays_ps - half, found.delays_ps[-1] + half) / scale
+    axes.stairs(found.g2, edges, fill=True, color="C0", alpha=0.25)
+    axes.stairs(found.g2, edges, color="C0", linewidth=1.0)
+    axes.axhline(1.0, color="C3", linestyle="--", linewidth=1, label="independent clicks")
+    axes.set(
+        xlabel=rf"delay $\tau$ ({unit})",
+        ylabel=r"$g^{(2)}(\tau)$, by the mean rates",
+        xlim=(edges[0], edges[-1]),
+        ylim=(0, 1.15 * max(1.0, float(found.g2.max()))),
+    )
+    axes.set_title(title, fontsize=10)
+    axes.legend(loc="upper right", fontsize=8, framealpha=1.0)
+
+    def to_pairs(g2: Any) -> Any:
+        return g2 * found.expected
+
+    def to_g2(pairs: Any) -> Any:
+        return pairs / found.expected
+
+    right = axes.secondary_yaxis("right", functions=(to_pairs, to_g2))
+    right.set_ylabel(f"pairs per {_time(found.bin_ps * 1e-12)}")
+    try:
+        figure.savefig(path, format="png")
+    except OSError as error:
+        raise BellbenchError(f"cannot write the plot {path}: {error.strerror}") from error
+
+
+def _table(*columns: str, title: str) -> Any:
+    from rich.table import Table
+
+    _show(title)
+    table = Table(show_header=any(columns), box=None)
+    for i, column in enumerate(columns):
+        table.add_column(column, justify="left" if i == 0 or not any(columns) else "right")
+    return table
+
+
+def _show(what: object) -> None:
+    from rich.console import Console
+
+    Console(highlight=False, markup=False).print(what, soft_wrap=isinstance(what, str))
+
+
+def _print_json(result: dict[str, Any]) -> None:
+    print(json.dumps(result, allow_nan=False, default=str))
