@@ -1,6 +1,7 @@
 """The public checks pass what keeps its promise, and catch each way of breaking it."""
 
 import struct
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -314,21 +315,33 @@ def test_a_real_oven_driver(lines: Any, clock: Any) -> None:
 
 
 def test_a_real_tagger_driver(lines: Any, clock: Any) -> None:
-    began: list[float] = []
+    streaming = threading.Event()
+    began = 0.0
 
     def answer(line: str) -> str | None:
         if line.startswith("INPKT"):
-            began[:] = [clock.now()]
-        if line == "abort":
-            began.clear()
+            streaming.set()
         return {"*IDN?": "TDC1", "timestamp;mode?": "3"}.get(line)
+
+    class Synchronous(SFifteenTDC1):
+        """Starts and stops only when the scripted box has done so."""
+
+        def start(self) -> None:
+            nonlocal began
+            super().start()
+            assert streaming.wait(5.0)
+            began = clock.now()
+
+        def stop(self) -> None:
+            streaming.clear()
+            super().stop()
 
     server = lines(answer, b"\r\n", b"\r\n")
 
     def step(now: float) -> None:
         # a click of input 2 each ms and the turns, as far as the clock has come
-        if began:
-            for ms in range(round((now - began[0] - 0.1) * 1e3), round((now - began[0]) * 1e3)):
+        if streaming.is_set():
+            for ms in range(round((now - began - 0.1) * 1e3), round((now - began) * 1e3)):
                 ticks = ms * 500_000
                 turned = ticks // (1 << 27) != max(0, ticks - 500_000) // (1 << 27)
                 codes = [0x10, 2] if turned else [2]
@@ -336,5 +349,5 @@ def test_a_real_tagger_driver(lines: Any, clock: Any) -> None:
                 server.push(b"".join(stream))
 
     clock.on_sleep = step
-    with SFifteenTDC1("tdc", server.serial, TDC1Settings(), clock) as tagger:
+    with Synchronous("tdc", server.serial, TDC1Settings(), clock) as tagger:
         check_time_tagger(tagger, clock)
