@@ -52,7 +52,10 @@ def _delays(texts: list[str] | None) -> dict[int, int]:
         try:
             if not equals:
                 raise ValueError("write a delay as in 1=25ns")
-            delays[int(channel)] = round(parse_quantity(delay, "s") * 1e12)
+            seconds = parse_quantity(delay, "s")
+            if abs(seconds) > 1000:
+                raise ValueError("a delay goes up to 1000 s")
+            delays[int(channel)] = round(seconds * 1e12)
         except ValueError as error:
             raise typer.BadParameter(str(error)) from error
     return delays
@@ -81,7 +84,8 @@ def info(file: File, format: Format = None, as_json: Json = False) -> None:  # n
     header = {
         name: value
         for name, value in tags.info.header.items()
-        if isinstance(value, str | int | float) and name.startswith(("File_", "HW_", "Creator"))
+        if name.startswith(("File_", "HW_", "Creator"))
+        and (isinstance(value, str | int) or (isinstance(value, float) and math.isfinite(value)))
     }
     result = {
         "file": str(file),
@@ -234,12 +238,15 @@ def coincidences(
     if len(chosen) < 2:
         raise TagFileError("coincidences need two different channels", path=str(file))
     shifts = [20 * k * window for k in (*range(-10, 0), *range(1, 11))]
-    counters = [
-        CoincidenceCounter(
-            [one], chosen[i + 1 :], window, delays_a=delays, delays_b=delays, shifts_ps=shifts
-        )
-        for i, one in enumerate(chosen[:-1])
-    ]
+    try:
+        counters = [
+            CoincidenceCounter(
+                [one], chosen[i + 1 :], window, delays_a=delays, delays_b=delays, shifts_ps=shifts
+            )
+            for i, one in enumerate(chosen[:-1])
+        ]
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
     for batch in tags:
         for counter in counters:
             counter.add(batch)

@@ -119,7 +119,10 @@ class TagBatch:
         )
 
     def _with(self, times: TimesPs, channels: Channels, begin: int, end: int) -> TagBatch:
-        losses = tuple(x for x in self.losses if x.begin_ps < end and x.end_ps > begin)
+        # One without length belongs where it begins.
+        losses = tuple(
+            x for x in self.losses if x.begin_ps < end and (x.end_ps > begin or x.begin_ps >= begin)
+        )
         return TagBatch(times, channels, begin, end, self.start_unix_ns, self.clock_id, losses)
 
 

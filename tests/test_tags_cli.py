@@ -114,6 +114,9 @@ def test_usage_errors(file: Path) -> None:
     assert "name 2 channels" in usage_error("correlate", file, "--channels", "1,2,4")
     assert "1=25ns" in usage_error("coincidences", file, "--delay", "25ns")
     assert "no unit" in usage_error("coincidences", file, "--delay", "1=25")
+    assert "up to 1000 s" in usage_error("coincidences", file, "--delay", "1=1e30s")
+    assert "16-bit" in usage_error("coincidences", file, "--channels", "1,70000")
+    assert "16-bit" in usage_error("correlate", file, "--channels", "1,70000")
 
 
 def test_bad_files(tmp_path: Path, file: Path) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 F = TypeVar("F", bound=Callable[..., Any])
+Int16 = npt.NDArray[np.int16]
 Int64 = npt.NDArray[np.int64]
 
 
@@ -19,7 +20,7 @@ def _compiled(function: F) -> F:
 
 @_compiled
 def count_pairs(
-    a: Int64, ia: Int64, b: Int64, ib: Int64, shift: int, half: int, counts: Int64
+    a: Int64, ia: Int16, b: Int64, ib: Int16, shift: int, half: int, counts: Int64
 ) -> None:
     """Add to ``counts[ia, ib]`` every pair with ``|b - a - shift| <= half``."""
     low = 0

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from ...instruments import TagBatch, TimesPs
 
-Indices = npt.NDArray[np.int64]
+Indices = npt.NDArray[np.int16]
+A = TypeVar("A", bound=npt.NDArray[Any])
 
 FOREVER = 1 << 62
 
@@ -33,11 +35,13 @@ class DelayLine:
     def __init__(self, channels: Sequence[int], delays_ps: Mapping[int, int]) -> None:
         if not channels or len(set(channels)) != len(channels):
             raise ValueError(f"need distinct channels, got {list(channels)}")
-        self._order = np.argsort(channels)
-        self._channels = np.asarray(channels, np.int64)[self._order]
-        self._shifts = np.array([delays_ps.get(int(c), 0) for c in self._channels], np.int64)
+        if any(not -(1 << 15) <= channel < 1 << 15 for channel in channels):
+            raise ValueError(f"channels are 16-bit numbers, got {list(channels)}")
+        self._index = np.full(1 << 16, -1, np.int16)
+        self._index[np.asarray(channels) & 0xFFFF] = np.arange(len(channels))
+        self._shifts = np.array([delays_ps.get(channel, 0) for channel in channels], np.int64)
         self._times: TimesPs = np.zeros(0, np.int64)
-        self._which: Indices = np.zeros(0, np.int64)
+        self._which: Indices = np.zeros(0, np.int16)
         self.watermark = -FOREVER
 
     def feed(self, batch: TagBatch | None) -> tuple[TimesPs, Indices]:
@@ -49,19 +53,26 @@ class DelayLine:
         if batch is None:
             self.watermark = FOREVER
         else:
-            row = np.searchsorted(self._channels, batch.channels)
-            row[row == self._channels.size] = 0
-            keep = (self._channels[row] == batch.channels) & live(batch)
-            row = row[keep]
-            times = np.concatenate([times, batch.times_ps[keep] - self._shifts[row]])
-            which = np.concatenate([which, self._order[row]])
+            more, new = batch.times_ps, self._index[batch.channels.view(np.uint16)]
+            keep = new >= 0
+            if batch.losses:
+                keep &= live(batch)
+            if not keep.all():
+                more, new = more[keep], new[keep]
+            lone = self._shifts.size == 1
+            times = _join(times, more - (self._shifts[0] if lone else self._shifts[new]))
+            which = _join(which, new)
             self.watermark = batch.end_ps - int(self._shifts.max())
-        if self._shifts.size > 1 and np.ptp(self._shifts):
+        if np.ptp(self._shifts):
             order = np.argsort(times, kind="stable")
             times, which = times[order], which[order]
         ready = int(np.searchsorted(times, self.watermark))
         self._times, self._which = times[ready:], which[ready:]
         return times[:ready], which[:ready]
+
+
+def _join(first: A, second: A) -> A:
+    return cast(A, np.concatenate([first, second])) if first.size else second
 
 
 class Pairing:
@@ -72,8 +83,10 @@ class Pairing:
 
     def __init__(self, left: int, right: int) -> None:
         self._left, self._right = left, right
-        empty = np.zeros(0, np.int64)
-        self._a, self._ia, self._b, self._ib = empty, empty, empty, empty
+        self._a: TimesPs = np.zeros(0, np.int64)
+        self._b: TimesPs = np.zeros(0, np.int64)
+        self._ia: Indices = np.zeros(0, np.int16)
+        self._ib: Indices = np.zeros(0, np.int16)
 
     def feed(
         self,
@@ -83,10 +96,10 @@ class Pairing:
         watermark_b: int,
     ) -> tuple[TimesPs, Indices, TimesPs, Indices]:
         """Take the next clicks of both; return (a, index, b, index) that can be paired now."""
-        self._a = np.concatenate([self._a, a[0]])
-        self._ia = np.concatenate([self._ia, a[1]])
-        self._b = np.concatenate([self._b, b[0]])
-        self._ib = np.concatenate([self._ib, b[1]])
+        self._a = _join(self._a, a[0])
+        self._ia = _join(self._ia, a[1])
+        self._b = _join(self._b, b[0])
+        self._ib = _join(self._ib, b[1])
         # b == watermark_b may still come, so an A click needs a + right < watermark_b.
         until = min(watermark_a, watermark_b - self._right)
         ready = int(np.searchsorted(self._a, until))

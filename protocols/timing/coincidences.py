@@ -13,9 +13,11 @@ import numpy as np
 import numpy.typing as npt
 
 from ...instruments import Channels, TagBatch, TimesPs
-from ._streams import DelayLine, Indices, Pairing
+from ._streams import DelayLine, Pairing
 
 __all__ = ["CoincidenceCounter", "Coincidences", "double_clicks", "match"]
+
+Indices = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -58,8 +60,8 @@ class CoincidenceCounter:
     All pairs count: a click may enter several. The result does not depend on how the streams
     were cut into batches. Clicks inside losses do not count.
 
-    Cost: some 0.1 us per tag, and 10 ns per tag and shift; memory for the clicks within the
-    delays, the shifts and the lead of one stream over the other.
+    Cost: some 5 ns per tag and 5 ns per tag and shift, 0.1 us per tag more where delays differ;
+    memory for the clicks within the delays, the shifts and the lead of one stream over the other.
 
     Args:
         channels_a: Rows of the result.

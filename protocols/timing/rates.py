@@ -41,7 +41,8 @@ class CountRates:
                     self.counts[lowest + i] = self.counts.get(lowest + i, 0) + count
         self.live_s += batch.live_s
         self.duration_s += batch.duration_s
-        self.lost += sum(loss.count or 0 for loss in batch.losses)
+        # A loss cut in two by a split stands in both batches.
+        self.lost += sum(x.count or 0 for x in batch.losses if x.begin_ps >= batch.begin_ps)
 
     def rate_hz(self, channel: int) -> float:
         """Clicks per live second; nan without live time."""

@@ -1,0 +1,114 @@
+import numpy as np
+import pytest
+from bellbench.instruments import Loss, TagBatch, concatenate
+from bellbench.protocols.timing import CountRates
+from hypothesis import given
+from hypothesis import strategies as st
+
+END = 200
+
+clicks = st.lists(st.tuples(st.integers(0, END - 1), st.integers(-3, 5)), max_size=30).map(sorted)
+losses = st.lists(
+    st.builds(
+        lambda begin, length, count: Loss("gap", begin, min(begin + length, END), count),
+        st.integers(0, END - 1),
+        st.integers(0, 60),
+        st.none() | st.integers(1, 9),
+    ),
+    max_size=4,
+    unique=True,
+)
+
+
+def batch(pairs: list[tuple[int, int]], lost: list[Loss] | None = None) -> TagBatch:
+    return TagBatch(
+        np.array([t for t, _ in pairs], np.int64),
+        np.array([c for _, c in pairs], np.int16),
+        0,
+        END,
+        1_700_000_000,
+        "rubidium",
+        tuple(lost or ()),
+    )
+
+
+def same(a: TagBatch, b: TagBatch) -> bool:
+    return (
+        np.array_equal(a.times_ps, b.times_ps)
+        and np.array_equal(a.channels, b.channels)
+        and (a.begin_ps, a.end_ps, a.start_unix_ns, a.clock_id)
+        == (b.begin_ps, b.end_ps, b.start_unix_ns, b.clock_id)
+        and set(a.losses) == set(b.losses)
+    )
+
+
+@given(pairs=clicks, lost=losses, cuts=st.lists(st.integers(-10, END + 10), max_size=5))
+def test_split_and_concatenate_are_inverse(
+    pairs: list[tuple[int, int]], lost: list[Loss], cuts: list[int]
+) -> None:
+    whole = batch(pairs, lost)
+    parts, rest = [], whole
+    for cut in sorted(cuts):
+        first, rest = rest.split(cut)
+        parts.append(first)
+    parts.append(rest)
+    assert same(concatenate(parts), whole)
+    assert sum(part.live_s for part in parts) == pytest.approx(whole.live_s, abs=1e-18)
+    assert sum(part.duration_s for part in parts) == pytest.approx(END * 1e-12)
+
+
+@given(pairs=clicks, lost=losses)
+def test_live_time_leaves_out_the_union_of_losses(
+    pairs: list[tuple[int, int]], lost: list[Loss]
+) -> None:
+    dead = {t for loss in lost for t in range(loss.begin_ps, loss.end_ps)}
+    assert batch(pairs, lost).live_s == pytest.approx((END - len(dead)) * 1e-12)
+
+
+@given(pairs=clicks, lost=losses, cut=st.integers(0, END))
+def test_rates_do_not_depend_on_the_split(
+    pairs: list[tuple[int, int]], lost: list[Loss], cut: int
+) -> None:
+    whole, parts = CountRates(), CountRates()
+    whole.add(batch(pairs, lost))
+    for part in batch(pairs, lost).split(cut):
+        parts.add(part)
+    assert parts.counts == whole.counts
+    assert parts.lost == whole.lost
+    assert parts.live_s == pytest.approx(whole.live_s, abs=1e-18)
+
+
+@given(pairs=clicks, lost=losses, wanted=st.sets(st.integers(-3, 5)))
+def test_select(pairs: list[tuple[int, int]], lost: list[Loss], wanted: set[int]) -> None:
+    got = batch(pairs, lost).select(sorted(wanted))
+    assert same(got, batch([(t, c) for t, c in pairs if c in wanted], lost))
+
+
+def test_what_a_batch_refuses() -> None:
+    times, channels = np.array([5, 9], np.int64), np.array([1, 2], np.int16)
+    with pytest.raises(ValueError, match="int64 times and int16 channels, not float64"):
+        TagBatch(times.astype(float), channels, 0, 10)
+    with pytest.raises(ValueError, match="not int64 and int64"):
+        TagBatch(times, channels.astype(np.int64), 0, 10)
+    with pytest.raises(ValueError, match="differ in shape"):
+        TagBatch(times, channels[:1], 0, 10)
+    with pytest.raises(ValueError, match="before it begins"):
+        TagBatch(times, channels, 10, 0)
+    with pytest.raises(ValueError, match=r"clicks 5\.\.9 ps leave \[0, 9\)"):
+        TagBatch(times, channels, 0, 9)
+    with pytest.raises(ValueError, match=r"leave \[6, 10\)"):
+        TagBatch(times, channels, 6, 10)
+    with pytest.raises(ValueError, match="must not decrease"):
+        TagBatch(np.array([5, 9, 7], np.int64), np.ones(3, np.int16), 0, 10).checked()
+    batch = TagBatch(times, channels, 0, 10)
+    assert batch.checked() is batch
+    assert len(batch) == 2
+
+
+def test_only_consecutive_batches_join() -> None:
+    with pytest.raises(ValueError, match="zero batches"):
+        concatenate([])
+    whole = batch([(10, 1), (20, 2)])
+    first, second = whole.split(15)
+    with pytest.raises(ValueError, match="batch at 0 ps does not follow 200 ps"):
+        concatenate([second, first])
