@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import keyword
+import tempfile
 import typing
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from .configs import (
     find_config,
     nearest,
     read_config,
+    write,
 )
 from .configs.bench_file import BenchFile, InstrumentEntry, PartyEntry
 from .instruments import (
@@ -642,7 +644,11 @@ def _enter_world(config: BenchConfig, given: Mapping[str, str], seed: int | None
     if local:
         chosen = secrets.randbits(32) if seed is None else seed
         # Beside a real instrument the world keeps wall time, else both would wait in vain.
-        return twins.start_world(config.path, seed=chosen, only=local, paced=bool(hardware))
+        # The child gets what was resolved here: the bench may have been changed since its file.
+        with tempfile.TemporaryDirectory(prefix="bellbench-") as folder:
+            path = Path(folder) / config.path.name
+            write(path, config.resolved())
+            return twins.start_world(path, seed=chosen, only=local, paced=bool(hardware))
     if hosts:
         return twins.join_world(*hosts.pop())
     return None

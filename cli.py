@@ -108,7 +108,7 @@ def serve(
     from .bench import load_bench
     from .sims.server import serve as serve_world
 
-    config = load_bench(bench, twin=True)
+    config = load_bench(bench, twin=None if only else True)
     if config.world is None:
         raise ConfigError("has no world, so there is nothing to serve", place=str(config.path))
 

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 
+from . import configs
 from .instruments import BellbenchError
 
 __all__ = ["RunFolder", "versions"]
@@ -85,10 +86,7 @@ class RunFolder:
 
     def write_yaml(self, name: str, content: Mapping[str, object]) -> None:
         """Write ``content`` as YAML."""
-        from ruamel.yaml import YAML
-
-        with (self.path / name).open("w", encoding="utf-8") as file:
-            YAML(typ="safe", pure=True).dump(dict(content), file)
+        configs.write(self.path / name, content)
 
     def write_secret(self, name: str, content: bytes) -> None:
         """Write bytes that only the user may read (mode 0600; Windows uses the folder's rights)."""

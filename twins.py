@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
@@ -58,7 +58,10 @@ class _Control:
             return None
         if not line.endswith(b"\n"):
             return None
-        message: dict[str, Any] = json.loads(line)
+        try:
+            message: dict[str, Any] = json.loads(line)
+        except ValueError:
+            return None
         return message
 
     def close(self) -> None:
@@ -75,14 +78,17 @@ class StepClock:
     sleeping thread asked for, and threads that do not sleep do not hold it.
     """
 
-    def __init__(self, control: _Control, now_ps: int, block_ps: int) -> None:
+    def __init__(
+        self, control: _Control, now_ps: int, block_ps: int, why: Callable[[], str] = str
+    ) -> None:
         self._control = control
         self._now_ps = now_ps
         self._block_ps = block_ps
         self._changed = threading.Condition()
         self._targets: list[int] = []
-        self._held: tuple[list[str], float] | None = None
+        self._held: tuple[list[str], float, float] | None = None  # by whom, since, until
         self._failure = ""
+        self._why = why
         control.send({"op": "grant", "until_ps": now_ps})  # from here on the world waits for us
         threading.Thread(target=self._listen, name="step-clock", daemon=True).start()
 
@@ -95,54 +101,60 @@ class StepClock:
 
         Raises:
             TwinError: where a tag stream that nobody reads holds the world back, or it is gone.
+                The world then stays where it is.
         """
         if seconds <= 0:
             return
         with self._changed:
             blocks = -(-round(seconds * 1e12) // self._block_ps)
             target = self._now_ps + blocks * self._block_ps
+            self._held = None
             self._targets.append(target)
             try:
                 self._grant()
                 while self._now_ps < target:
                     self._changed.wait()
-                    if self._failure:
-                        raise TwinError(self._failure)
+                    self._check()
             finally:
                 self._targets.remove(target)
-            if self._targets:
-                self._grant()
+                if self._targets or self._now_ps < target:
+                    with contextlib.suppress(TwinError):  # gone: every sleeper hears of it
+                        self._grant()
 
     def _grant(self) -> None:
-        self._control.send({"op": "grant", "until_ps": min(self._targets)})
+        until = min(self._targets, default=self._now_ps)
+        self._control.send({"op": "grant", "until_ps": until})
+
+    def _check(self) -> None:
+        if self._failure:
+            raise TwinError(self._failure)
+        if self._held is not None and self._held[2] - self._held[1] > _HELD_LIMIT_S:
+            names = ", ".join(self._held[0])
+            raise TwinError(
+                f"the world waits for {names}: its stream is full and nobody reads it;"
+                " read the tagger while you sleep, or stop it first"
+            )
 
     def _listen(self) -> None:
         while True:
             message = self._control.receive()
             with self._changed:
                 if message is None:
-                    self._failure = f"the world at {self._control.peer} has ended"
+                    self._failure = f"the world at {self._control.peer} has ended{self._why()}"
                 elif message["event"] == "reached":
                     self._now_ps = max(self._now_ps, message["now_ps"])
                     self._held = None
                 elif message["event"] == "held":
-                    self._note_held(message["by"])
+                    self._now_ps = max(self._now_ps, message["now_ps"])
+                    by, now = message["by"], time.monotonic()
+                    same = self._held is not None and self._held[0] == by
+                    since = self._held[1] if self._held is not None and same else now
+                    self._held = (by, since, now)
                 elif message["event"] == "error":
                     self._failure = f"the world refused: {message['message']}"
                 self._changed.notify_all()
                 if message is None:
                     return
-
-    def _note_held(self, by: list[str]) -> None:
-        now = time.monotonic()
-        if self._held is None or self._held[0] != by:
-            self._held = (by, now)
-        elif now - self._held[1] > _HELD_LIMIT_S:
-            names = ", ".join(by)
-            self._failure = (
-                f"the world waits for {names}: its stream is full and nobody reads it;"
-                " read the tagger while you sleep, or stop it first"
-            )
 
 
 class PacedClock:
@@ -168,18 +180,26 @@ class World:
     def __init__(self, host: str, port: int, process: _Child | None = None) -> None:
         self._process = process
         self._control = _Control(host, port)
-        self._control.send({"op": "hello"})
-        hello = self._control.receive()
-        if hello is None or hello.get("event") != "hello":
-            raise TwinError(f"what answers at {host}:{port} is not a Bellbench world: {hello!r}")
+        hello = None
+        with contextlib.suppress(TwinError):
+            self._control.send({"op": "hello"})
+            hello = self._control.receive()
+        if not isinstance(hello, dict) or hello.get("event") != "hello":
+            self._control.close()
+            raise TwinError(f"what answers at {host}:{port} is not a Bellbench world")
         self.addresses: dict[str, str] = hello["twins"]
         self.seed: int = hello["seed"]
         self.stepped: bool = hello["mode"] == "stepped"
         self.clock: Clock = (
-            StepClock(self._control, hello["now_ps"], hello["block_ps"])
+            StepClock(self._control, hello["now_ps"], hello["block_ps"], self._last_words)
             if self.stepped
             else PacedClock(hello["now_ps"] * 1e-12, hello["factor"])
         )
+
+    def _last_words(self) -> str:
+        """What a world that has died said last, for an error."""
+        said = self._process.said() if self._process is not None else ""
+        return f"; it said:\n{said}" if said else ""
 
     def close(self) -> None:
         """Leave the world; a world started by :func:`start_world` ends."""
@@ -257,9 +277,13 @@ class _Child:
         finally:
             killer.cancel()
         self._process.wait()
-        self._stderr.join(timeout=5)
-        said = "\n".join(self._said) or f"nothing; exit code {self._process.returncode}"
+        said = self.said() or f"nothing; exit code {self._process.returncode}"
         raise TwinError(f"the world did not start. It said:\n{said}")
+
+    def said(self) -> str:
+        """The last lines it wrote to standard error, once it has ended."""
+        self._stderr.join(timeout=2)
+        return "\n".join(self._said)
 
     def end(self) -> None:
         """Close the child's input and wait for it to end."""

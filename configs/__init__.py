@@ -1,6 +1,6 @@
 """Reading configuration files: units, located errors, bundled files."""
 
-from .documents import Document, Loc, parse, read
+from .documents import Document, Loc, parse, read, write
 from .finding import bundled, find_config, read_config
 from .report import ConfigErrors, Report, nearest
 
@@ -15,4 +15,5 @@ __all__ = [
     "parse",
     "read",
     "read_config",
+    "write",
 ]

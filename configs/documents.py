@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from ruamel.yaml.reader import ReaderError
 
 from ..instruments import ConfigError
 
-__all__ = ["Document", "Loc", "Mark", "parse", "read"]
+__all__ = ["Document", "Loc", "Mark", "parse", "read", "write"]
 
 #: Where a value stands in a file: the keys and indices that lead to it.
 Loc = tuple[str | int, ...]
@@ -129,6 +129,12 @@ def parse(raw: bytes, path: Path) -> Document:
             place=f"{path}:1:1",
         )
     return Document(path, builder.root, builder.values, builder.keys, builder.repeated)
+
+
+def write(path: Path, content: Mapping[str, object]) -> None:
+    """Write plain values as YAML, UTF-8."""
+    with path.open("w", encoding="utf-8") as file:
+        YAML(typ="safe", pure=True).dump(dict(content), file)
 
 
 def describe(value: object) -> str:

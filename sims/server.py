@@ -164,7 +164,7 @@ class _Server:
             granted = client.granted_ps
             if granted is not None and now >= granted and client.told_ps < granted:
                 client.told_ps = granted
-                client.send({"event": "reached", "now_ps": granted})
+                client.send({"event": "reached", "now_ps": now})
 
     async def _paced(self) -> None:
         assert self.factor is not None
