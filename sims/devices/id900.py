@@ -105,6 +105,16 @@ class _Delay:
     line: Times = field(default_factory=lambda: _NO_TIMES)
     """Clicks on their way through the delay, ps since the record's start."""
 
+    def pass_on(self, times: Times, end_ps: int) -> Times:
+        """Take the block's clicks; return those that leave before ``end_ps``."""
+        if not self.value_ps and not self.line.size:
+            return times
+        # A delay that was just changed can let a later click overtake.
+        line = np.sort(np.concatenate((self.line, times + round(self.value_ps))), kind="stable")
+        out = int(np.searchsorted(line, end_ps))
+        self.line = line[out:]
+        return line[:out]
+
 
 @dataclass
 class _Raw:
@@ -648,12 +658,12 @@ class ID900Emulator:
     def _deliver(self, by_input: dict[int, Times], begin_ps: int, end_ps: int) -> None:
         assert self._zero_ps is not None
         zero = self._zero_ps
-        signals = {f"INPU{n}": times[times >= zero] - zero for n, times in by_input.items()}
+        signals = {
+            f"INPU{n}": times[int(np.searchsorted(times, zero)) :] - zero
+            for n, times in by_input.items()
+        }
         for n, delay in self._delays.items():
-            new = signals.get(delay.link, _NO_TIMES) + round(delay.value_ps)
-            line = np.sort(np.concatenate((delay.line, new)), kind="stable")
-            out = int(np.searchsorted(line, end_ps - zero))
-            signals[f"DELA{n}"], delay.line = line[:out], line[out:]
+            signals[f"DELA{n}"] = delay.pass_on(signals.get(delay.link, _NO_TIMES), end_ps - zero)
         for n in _CHANNELS:
             signals[f"TSCO{n + 4}"] = signals[f"DELA{n}"]
         tags: dict[int, Times] = {}
@@ -685,15 +695,19 @@ class ID900Emulator:
 
     def _words(self, raw: _Raw, times: Times, refs: Times, with_index: bool) -> Times:
         """The stream's int64 words: ps since the last REF event or the record's start."""
-        bin_ps = self._bin_ps()
-        marks = np.concatenate((np.array([raw.ref_time_ps], np.int64), refs))
-        index = np.searchsorted(refs, times, side="right")
-        words = (times // bin_ps - marks[index] // bin_ps) * bin_ps
+        marks = self._on_grid(np.concatenate((np.array([raw.ref_time_ps], np.int64), refs)))
+        index = np.searchsorted(refs, times, side="right") if refs.size else np.zeros(1, np.int64)
+        words = self._on_grid(times) - marks[index]
         if with_index:
-            words = np.stack((words, raw.ref_count + index), axis=1).ravel()
+            counts = np.broadcast_to(raw.ref_count + index, words.shape)
+            words = np.stack((words, counts), axis=1).ravel()
         raw.ref_time_ps = int(marks[-1])
         raw.ref_count += refs.size
-        return words.astype(np.int64)
+        return words
+
+    def _on_grid(self, times: Times) -> Times:
+        bin_ps = self._bin_ps()
+        return times if bin_ps == 1 else times // bin_ps * bin_ps
 
     def _send(self, stream: _Stream, raw: _Raw, words: Times, end_ps: int) -> None:
         width = 2 if stream.with_index else 1

@@ -179,11 +179,12 @@ class Link:
         self._writer.transport.abort()
         self._forget()
 
-    async def finish(self) -> None:
-        """Send what is queued, where the client still takes it, and close."""
-        if not self.closed and self._late_task is None:
+    def finish(self) -> None:
+        """Close after a conversation; what the client has not taken by now is dropped."""
+        if self.backlog or self._late:
+            self.abort()
+        elif not self.closed:
             self._writer.close()
-        self._forget()
 
     def _forget(self) -> None:
         if self._timer is not None:
@@ -299,4 +300,4 @@ class Port:
             link.abort()
         finally:
             self.links.remove(link)
-            await link.finish()
+            link.finish()

@@ -54,6 +54,11 @@ def device(visa: pyvisa.ResourceManager, twin: tuple[Any, Any, str]) -> Iterator
     instrument.close()
 
 
+def tell(device: Any, command: str) -> None:
+    """Send a setting and return when it has acted: world time is about to pass."""
+    assert device.query(f"{command};*OPC?") == "1"
+
+
 def error(device: Any) -> str:
     return str(device.query("SYST:ERR?"))
 
@@ -145,7 +150,7 @@ def test_temperature_unit_and_window(stage: Any, twin: Any, device: Any) -> None
     assert float(device.query("SOUR2:TEMP?")) == pytest.approx(25.0)
     device.write("SOUR2:TEMP 100")
     assert error(device) == '-222,"Data out of range"'
-    device.write("OUTP2 ON")
+    tell(device, "OUTP2 ON")
     stage.step(emulator, fill=lambda _begin, _end: element.step(0.01))
     assert int(device.query("STAT:MEAS:COND?")) & (1 << 9)
     stage.step(emulator, 1000, fill=lambda _begin, _end: element.step(0.01))
@@ -157,13 +162,13 @@ def test_temperature_unit_and_window(stage: Any, twin: Any, device: Any) -> None
 
 def test_constant_power_finds_the_current(stage: Any, twin: Any, device: Any) -> None:
     emulator, element, _ = twin
-    device.write("SOUR:FUNC:MODE POW;:SOUR:POW 20mW;:OUTP2 ON;:OUTP ON")
+    tell(device, "SOUR:FUNC:MODE POW;:SOUR:POW 20mW;:OUTP2 ON;:OUTP ON")
     stage.step(emulator)
     assert element.power_w == pytest.approx(0.02)
     device.write("SOUR:FUNC:MODE CURR")
     assert error(device) == '-221,"Settings conflict"'
     assert device.query("SOUR:FUNC:MODE?") == "POW"
-    device.write("SOUR:CURR:LIM 50mA")
+    tell(device, "SOUR:CURR:LIM 50mA")
     stage.step(emulator)
     assert element.current_a == 0.05
     assert int(device.query("STAT:MEAS:COND?")) & (1 << 3)

@@ -113,15 +113,15 @@ def test_a_change_is_told_to_every_client_and_reaches_the_wires_at_the_next_bloc
     one.send({"command": "SetAllBiasCurrents", "label": "BiasCurrent", "value": [18.0, 17.0, 0, 5]})
     assert two.label("DetectorEnable") is True
     assert two.label("BiasCurrent") == [18.0, 17.0, 0, 5]
-    assert not bench.array.enabled
+    before = bench.array.enabled
     bench.step(1)
-    assert bench.array.enabled
+    assert (before, bench.array.enabled) == (False, True)
     assert bench.array.bias_a == pytest.approx([18e-6, 17e-6, 0, 5e-6])
 
 
 def test_counts_are_summed_over_the_measurement_period(bench: Bench) -> None:
     control, counts = bench.control(), bench.counts()
-    assert not bench.array.counting
+    before = bench.array.counting
     control.send({"command": "SetMeasurementPeriod", "label": "InptMeasurementPeriod", "value": 50})
     assert control.label("InptMeasurementPeriod") == 50
 
@@ -129,7 +129,7 @@ def test_counts_are_summed_over_the_measurement_period(bench: Bench) -> None:
         bench.array.counts = np.array([1, 2, 3, 4])
 
     bench.step(10, fill)
-    assert bench.array.counting
+    assert (before, bench.array.counting) == (False, True)
     first = counts.until(b"\n").split(b",")
     assert first[1:] == [b"5", b"10", b"15", b"20"]
     second = counts.until(b"\n").split(b",")
