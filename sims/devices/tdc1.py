@@ -172,6 +172,8 @@ class TDC1Emulator:
                     if self._run is None:
                         await link.drain()
         finally:
+            if self._run is not None:
+                link.abort()  # nobody reads: let the world go on
             self._run = None
             self._queue.clear()
 
@@ -338,4 +340,6 @@ def _encode(times_ps: Times, inputs: Inputs, begin: int, end: int) -> npt.NDArra
 
 def _cut(words: bytes, room: int) -> bytes:
     """What of ``words`` fits: the FIFO is 16 bits wide, and a full one cuts a word in two."""
-    return words if len(words) <= room else words[: max(0, room // 4 * 4 - 2)]
+    if len(words) <= room:
+        return words
+    return words[: room // 4 * 4 - 2] if room >= 8 else b""
