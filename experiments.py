@@ -379,7 +379,8 @@ class _Exchange:
         from .protocols import timing
 
         self._show(Progress("finding the delays"))
-        found = timing.find_channel_delays(alice, bob)
+        first, second = (sorted(party.channels) for party in self._parties)
+        found = timing.find_channel_delays(alice, bob, channels_a=first, channels_b=second)
         delays = (found.delays_a, found.delays_b)
         self._calibration = _Calibration((alice, bob), delays)
         return delays

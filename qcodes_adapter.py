@@ -76,6 +76,7 @@ class BellbenchInstrument(_QcodesInstrument):
                 get_cmd=signal.get,
                 set_cmd=signal.set if isinstance(signal, Settable) else False,
                 vals=_WithinLimits(signal) if isinstance(signal, Limited) else None,
+                snapshot_value=not getattr(signal, "slow", False),
             )
 
     def get_idn(self) -> dict[str, str | None]:
