@@ -50,9 +50,9 @@ def reference(short: ExperimentConfig, out: Path) -> dict[str, Any]:
 
 
 def test_the_command_ends_with_equal_keys_and_one_json_object(tmp_path: Path) -> None:
+    options = ["--json", "--seed", "4", "--duration", "2 s", "--out", str(tmp_path)]
     result = subprocess.run(
-        [sys.executable, "-P", "-m", "bellbench", "run", "bbm92_metro", "--json"]
-        + ["--seed", "4", "--duration", "2 s", "--out", str(tmp_path)],  # noqa: RUF005
+        [sys.executable, "-P", "-m", "bellbench", "run", "bbm92_metro", *options],
         capture_output=True,
         text=True,
         check=False,
