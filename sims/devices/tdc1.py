@@ -108,7 +108,7 @@ class TDC1Emulator:
         firmware: str = "1.0"
         max_rate: Annotated[float, Unit("Hz"), Field(gt=0)] = 4e6
         """Words per second beyond which the device loses words."""
-        coincidence_window: Annotated[float, Unit("s"), Field(ge=0)] = 5e-9
+        coincidence_window: Annotated[float, Unit("s"), Field(ge=0, le=1e-6)] = 5e-9
         """Full width of the window in which ``pairs`` counts."""
         external_clock: bool = False
         """Whether a reference clock is plugged in."""
@@ -172,8 +172,6 @@ class TDC1Emulator:
                     if self._run is None:
                         await link.drain()
         finally:
-            if self._run is not None:
-                link.abort()  # nobody reads: let the world go on
             self._run = None
             self._queue.clear()
 
@@ -279,7 +277,7 @@ class TDC1Emulator:
         run.counts[:4] += [clicks.size for clicks in new.values()]
         if run.mode != "pairs":
             return
-        reach_ps = int(self._settings.coincidence_window * _PS) // 2
+        reach_ps = round(self._settings.coincidence_window * _PS) // 2
         known = {n: np.concatenate((run.recent[n], new[n])) for n in new}
         for i, (a, b) in enumerate(_PAIRS, start=4):
             # Each pair counts once, with the later of its clicks.
