@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
+import bellbench
 import pytest
 from bellbench.instruments import Identity, Limits
 
@@ -41,7 +42,7 @@ class Reading:
 
 
 class Laser:
-    """A driver for these tests; the real ones are tried in test_hardware_in_qcodes below."""
+    """A driver for these tests; the real ones are tried in the last one."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -139,3 +140,33 @@ def test_measurement_registers_the_parameters(laser: Laser) -> None:
             instrument.current(value)
             saver.add_result((instrument.current, value), (instrument.power, instrument.power()))
     assert saver.dataset.number_of_results == 2
+
+
+@pytest.mark.usefixtures("database")
+def test_a_bench_on_twins_is_a_station_that_scans() -> None:
+    """Real drivers on their wires: the pump's Parameter moves the detectors' count rates."""
+    with bellbench.open_bench("metro", twin=True, seed=9) as lab:
+        bench = station(lab, prefix="metro_")
+        assert bench.metro_pump.get_idn()["vendor"].upper() == "THORLABS"
+        rate = bench.metro_alice_snspd.parameters["count_rate_1"]
+        dataset, _, _ = do1d(
+            bench.metro_pump.parameters["current"],
+            0.06,
+            0.09,
+            4,
+            0,
+            rate,
+            show_progress=False,
+            do_plot=False,
+        )
+        data = dataset.get_parameter_data()[rate.full_name]
+        # 10 mW and 25 mW of pump: singles in proportion, less the dead time
+        rates = data[rate.full_name]
+        assert (rates[1:] > rates[:-1]).all()
+        assert rates[3] / rates[0] == pytest.approx(2.5, rel=0.03)
+        assert rates[3] == pytest.approx(248_000, rel=0.03)
+        snapshot = bench.snapshot(update=True)
+        pump = snapshot["instruments"]["metro_pump"]["parameters"]
+        assert pump["current"]["value"] == pytest.approx(0.09)
+        assert pump["current"]["unit"] == "A"
+    qcodes.instrument.Instrument.close_all()

@@ -75,9 +75,10 @@ class SingleQuantumWebSQ(Driver):
     """Superconducting-nanowire detectors on Eos or Atlas electronics.
 
     Values are cached from the server's broadcasts, so reading a bias current costs nothing. Rates
-    come from the counts port, which is opened by the first reading of a rate; a rate is that of
-    a whole measurement period that ended within the last two, and all detectors of one period
-    are read together. Reading a rate waits, on the bench's clock, where none is there yet.
+    come from the counts port, which is opened by the first reading of a rate. Reading a rate
+    measures: it waits two measurement periods on the bench's clock and returns one that began
+    after the call, so that a scan never sees counts from before its own setting.
+    :meth:`measure_rates` reads all detectors at once.
 
     Args:
         name: Name on the bench.
@@ -129,8 +130,8 @@ class SingleQuantumWebSQ(Driver):
             ReadOnlySignal(
                 f"count_rate_{i + 1}",
                 "Hz",
-                partial(self._counts.rate, i),
-                label=f"Count rate of detector {i + 1} over the last measurement period",
+                partial(self._rate, i),
+                label=f"Count rate of detector {i + 1} over the next whole measurement period",
                 slow=True,
             )
             for i in range(settings.detectors)
@@ -207,6 +208,16 @@ class SingleQuantumWebSQ(Driver):
         """Who it is; the protocol tells no serial number."""
         self._value("NumberOfDetectors")
         return Identity("Single Quantum", "WebSQ")
+
+    def measure_rates(self) -> tuple[float, ...]:
+        """Count rate of every detector over one measurement period that begins after the call, Hz.
+
+        Takes two periods of bench time.
+        """
+        return self._counts.rates()
+
+    def _rate(self, detector: int) -> float:
+        return self._counts.rates()[detector]
 
     def configure(self) -> None:
         """Write the settings: levels and period first, then the biases, then enable."""
@@ -421,7 +432,6 @@ class _CountsPort:
         self._lines: deque[tuple[int, ...]] = deque(maxlen=_LINES_KEPT)
         self._seen = 0  # lines received
         self._taken = 0  # number of the line given out last, from 1
-        self._taken_line: tuple[int, ...] = ()
         self._taken_at = 0.0
         self._broken: InstrumentError | None = None
 
@@ -430,14 +440,14 @@ class _CountsPort:
             self._feed.close()
             self._forget()
 
-    def rate(self, detector: int) -> float:
-        """Counts per second of one detector (from 0) in the measurement period due now."""
+    def rates(self) -> tuple[float, ...]:
+        """Counts per second of each detector in a measurement period that began after the call."""
         with self._lock:
             period_s = self._on.measurement_period.get()
             if not self._feed.is_open:
                 self._open()
-                self._clock.sleep(period_s)
-            return self._line_due(period_s)[detector] / period_s
+            self._clock.sleep(2 * period_s)
+            return tuple(count / period_s for count in self._line_due(period_s))
 
     def _open(self) -> None:
         self._forget()
@@ -452,8 +462,6 @@ class _CountsPort:
 
     def _line_due(self, period_s: float) -> tuple[int, ...]:
         due = math.floor((self._clock.now() - self._taken_at) / period_s + 1e-6)
-        if due == 0:
-            return self._taken_line
         wanted = self._taken + due
         with self._news:
             self._news.wait_for(
@@ -468,16 +476,15 @@ class _CountsPort:
                 )
             # more than one line ahead: the device's clock is faster than ours
             self._taken = wanted if self._seen <= wanted + 1 else self._seen - 1
-            self._taken_line = self._lines[self._taken - self._seen - 1]
+            line = self._lines[self._taken - self._seen - 1]
         # re-anchored where a device slower than our clock made us wait
         self._taken_at = max(self._taken_at + due * period_s, self._clock.now() - period_s)
-        return self._taken_line
+        return line
 
     def _forget(self) -> None:
         self._buffer, self._broken = b"", None
         self._lines.clear()
         self._seen = self._taken = 0
-        self._taken_line = ()
 
     def _bytes(self, data: bytes) -> None:
         *lines, self._buffer = (self._buffer + data).split(b"\n")

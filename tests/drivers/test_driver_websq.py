@@ -244,19 +244,15 @@ def test_rates(script: Any, clock: Any) -> None:
     with electronics(control, clock, counts.port, timeout=5.0) as device:
         assert counts.connections == 0  # an unread stream costs nothing
         Counting(counts, clock)
-        # the first read waits one period on the clock
-        assert device.count_rates[0].get() == 100.0
-        assert clock.slept == [pytest.approx(0.1)]
-        # all detectors of that period, without waiting
-        assert [rate.get() for rate in device.count_rates] == [100.0, 110.0, 120.0, 130.0]
-        # which line is read depends on the clock alone
-        for line in range(2, 6):
-            clock.sleep(0.1)
-            assert device.count_rates[1].get() == 100.0 * line + 10.0
+        # lines end at 30, 130, 230 ms: the second is the first that began after the call
+        assert device.count_rates[0].get() == 200.0
+        assert clock.slept == [pytest.approx(0.2)]
+        # each reading measures anew, and which line it reads depends on the clock alone
+        assert [rate.get() for rate in device.count_rates] == [400.0, 610.0, 820.0, 1030.0]
         clock.sleep(0.75)
-        assert device.count_rates[0].get() == 1200.0
+        assert device.measure_rates() == (1900.0, 1910.0, 1920.0, 1930.0)
         clock.sleep(0.05)
-        assert device.count_rates[0].get() == 1300.0
+        assert device.count_rates[0].get() == 2200.0
 
 
 def test_rates_long_unread_and_a_fast_device(script: Any, clock: Any) -> None:
@@ -280,7 +276,7 @@ def test_a_new_period_begins_anew(script: Any, clock: Any) -> None:
     counts = script()
     with electronics(control, clock, counts.port, timeout=5.0) as device:
         Counting(counts, clock)
-        assert device.count_rates[0].get() == 100.0
+        assert device.count_rates[0].get() == 200.0
         device.measurement_period.set(0.5)
         source = Counting(counts, clock, period_s=0.5)
         assert device.count_rates[0].get() == source.n * 10 / 0.5
