@@ -89,11 +89,12 @@ class View:
 
         p = self._last
         top = Table.grid(padding=(0, 2))
-        top.add_row(
-            f"[bold]{p.stage}[/]",
-            ProgressBar(total=max(p.duration_s, 1e-9), completed=p.elapsed_s, width=32),
-            f"{p.elapsed_s:.1f} / {p.duration_s:.1f} s" if p.duration_s else "",
-        )
+        stage = f"[bold]{p.stage}[/]"
+        if p.duration_s:
+            bar = ProgressBar(total=p.duration_s, completed=p.elapsed_s, width=32)
+            top.add_row(stage, bar, f"{p.elapsed_s:.1f} / {p.duration_s:.1f} s")
+        else:
+            top.add_row(stage)
         parts: list[RenderableType] = [top]
         if p.singles_hz:
             labels = list(next(iter(p.singles_hz.values())))

@@ -1,0 +1,88 @@
+"""Every driver of ours, on its twin, passes the conformance checks that any driver must pass."""
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import bellbench
+import pytest
+from bellbench import testing
+from bellbench.bench import BenchConfig, Lab, load_bench
+from bellbench.configs import bundled
+
+BENCHES = ("metro", "metro_tdc1")
+
+
+def with_chaos(bench: str) -> BenchConfig:
+    """The bundled bench with twins that split and glue what they send at random places."""
+    config = load_bench(bench, twin=True)
+    instruments = {
+        name: dataclasses.replace(
+            each, twin_settings=each.twin_settings.model_copy(update={"chaos": True})
+        )
+        if each.twin_settings is not None
+        else each
+        for name, each in config.instruments.items()
+    }
+    return dataclasses.replace(config, instruments=instruments)
+
+
+@pytest.fixture(scope="module", params=BENCHES)
+def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
+    with bellbench.open_bench(with_chaos(request.param), seed=21) as found:
+        yield found
+
+
+def test_pair_source(lab: Lab) -> None:
+    testing.check_pair_source(lab.source)
+
+
+@pytest.mark.parametrize("party", ["alice", "bob"])
+def test_detector_array(lab: Lab, party: str) -> None:
+    testing.check_detector_array(lab.instruments[f"{party}_snspd"])
+
+
+@pytest.mark.parametrize("party", ["alice", "bob"])
+def test_polarization_controller(lab: Lab, party: str) -> None:
+    # half a count of the controller's grid of 1370 counts in 170 deg
+    testing.check_polarization_controller(
+        lab.instruments[f"{party}_paddles"], lab.clock, tolerance=0.07
+    )
+
+
+@pytest.mark.parametrize("party", ["alice", "bob"])
+def test_time_tagger(lab: Lab, party: str) -> None:
+    testing.check_time_tagger(lab.instruments[f"{party}_tagger"], lab.clock)
+
+
+def test_every_signal_can_be_read(lab: Lab) -> None:
+    for name, content in lab.snapshot().items():
+        errors: dict[str, Any] = {
+            signal: entry["error"]
+            for signal, entry in content["signals"].items()
+            if "error" in entry and "takes bench time" not in entry["error"]
+        }
+        assert not errors, (name, errors)
+
+
+def test_power_meter(tmp_path: Path) -> None:
+    world = bundled("worlds")["metro"].read_text(encoding="utf-8")
+    (tmp_path / "world.yaml").write_text(
+        world.replace("elements:", "elements:\n  meter: {kind: power_meter, at: pump, tap: 1 %}")
+    )
+    bench = tmp_path / "bench.yaml"
+    bench.write_text(
+        "bellbench: bench/1\nworld: world.yaml\ntwin: true\ninstruments:\n"
+        "  pump: {driver: thorlabs.cld1015, settings: {current: 90 mA, tec: true,"
+        " temperature: 25 degC, emission: true}}\n"
+        "  meter: {driver: thorlabs.pm100d, settings: {wavelength: 405 nm}}\n"
+    )
+    with bellbench.open_bench(bench, seed=1) as lab:
+        testing.check_power_meter(lab.meter)
+        lab.clock.sleep(0.1)
+        # 1 % of 0.5 W/A x 50 mA
+        assert lab.meter.power.get() == pytest.approx(0.25e-3, rel=0.01)
+        lab.pump.emission.set(False)
+        lab.clock.sleep(0.1)
+        assert lab.meter.power.get() == pytest.approx(0.0, abs=1e-9)
