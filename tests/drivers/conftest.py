@@ -127,8 +127,9 @@ class Script(Server):
                 if len(pending) < len(expected):
                     break
                 pending = pending[len(expected) :]
-                for part in [reply] if isinstance(reply, bytes) else reply:
-                    connection.sendall(part)
+                with contextlib.suppress(OSError):  # it may have heard enough and hung up
+                    for part in [reply] if isinstance(reply, bytes) else reply:
+                        connection.sendall(part)
                 with self.news:
                     self.done += 1
                     self.news.notify_all()
