@@ -19,9 +19,12 @@ from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from ..instruments import ConfigError, TwinError
 from .devices import load_emulator
 from .devices.base import Emulator, Setting
+from .physics.snspd import filter_dead_time
 from .world import BLOCK_PS, World, WorldModel
 
 __all__ = ["TwinSpec", "serve"]
@@ -70,6 +73,8 @@ class _Server:
 
     async def run(self, announce: Callable[[dict[str, object]], None], *, port: int) -> None:
         control = None
+        if self.factor:
+            _load_kernels()
         try:
             for twin in self.twins:
                 emulator = _make(twin, self.world, self.host, lossless=self.factor is None)
@@ -217,6 +222,12 @@ def _make(twin: TwinSpec, world: World, host: str, *, lossless: bool) -> Emulato
     )
     emulator: Emulator = emulator_type(setting, element, settings)
     return emulator
+
+
+def _load_kernels() -> None:
+    # The first clicks would load numba, which takes longer than a reader waits for late ones.
+    none = np.empty(0, np.int64)
+    filter_dead_time(none, none.astype(np.int16), none, none)
 
 
 def _twin_seed(seed: int, name: str) -> int:
