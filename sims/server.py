@@ -11,12 +11,15 @@ closed connection drops its grant.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -67,6 +70,7 @@ class _Server:
         self.emulators: dict[str, Emulator] = {}
         self.addresses: dict[str, str] = {}
         self.clients: list[_Client] = []
+        self.conversations: set[asyncio.Task[None]] = set()
         self.wake = asyncio.Event()
         self.stopping = asyncio.Event()
         self.lag_s = 0.0
@@ -80,9 +84,7 @@ class _Server:
                 emulator = _make(twin, self.world, self.host, lossless=self.factor is None)
                 self.addresses[twin.name] = await emulator.open()
                 self.emulators[twin.name] = emulator
-            control = await asyncio.start_server(
-                self._serve_client, self.host, port, limit=_LINE_LIMIT
-            )
+            control = await asyncio.start_server(self._accept, self.host, port, limit=_LINE_LIMIT)
             for twin in self.twins:
                 announce(
                     {
@@ -95,17 +97,16 @@ class _Server:
             announce({"control": f"{bound[0]}:{bound[1]}", **self._about()})
             blocks = asyncio.create_task(self._paced() if self.factor else self._stepped())
             stop = asyncio.create_task(self.stopping.wait())
-            await asyncio.wait({blocks, stop}, return_when=asyncio.FIRST_COMPLETED)
-            stop.cancel()
-            if blocks.done():
-                blocks.result()
-            blocks.cancel()
-            await asyncio.gather(blocks, stop, return_exceptions=True)
+            try:
+                await asyncio.wait({blocks, stop}, return_when=asyncio.FIRST_COMPLETED)
+                if blocks.done():
+                    blocks.result()
+            finally:
+                await _cancel(blocks, stop)
         finally:
             if control is not None:
                 control.close()
-            for client in self.clients:
-                client.writer.close()
+            await _cancel(*self.conversations)
             for emulator in self.emulators.values():
                 await emulator.close()
 
@@ -117,6 +118,11 @@ class _Server:
             "block_ps": BLOCK_PS,
             "now_ps": self.world.now_ps,
         }
+
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.create_task(self._serve_client(reader, writer))
+        self.conversations.add(task)
+        task.add_done_callback(self.conversations.discard)
 
     async def _serve_client(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
@@ -207,6 +213,12 @@ class _Server:
                 task.cancel()
 
 
+async def _cancel(*tasks: asyncio.Task[Any]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
 def _make(twin: TwinSpec, world: World, host: str, *, lossless: bool) -> Emulator:
     emulator_type: Any = load_emulator(twin.driver)
     element = world.elements.get(twin.element)
@@ -268,29 +280,51 @@ def serve(
     if factor is not None and not factor > 0:
         raise ConfigError(f"the pace must be above 0, not {factor}")
 
-    async def main() -> None:
-        server = _Server(World(model, seed), twins, host=host, factor=factor)
+    server = _Server(World(model, seed), twins, host=host, factor=factor)
+    # zmq needs a loop with add_reader, which Windows' default loop lacks.
+    make_loop = asyncio.SelectorEventLoop if sys.platform == "win32" else None
+    with asyncio.Runner(loop_factory=make_loop) as runner:
+        loop = runner.get_loop()
+
+        def stop() -> None:
+            loop.call_soon_threadsafe(server.stopping.set)
+
         if until_stdin_closes:
-            _call_at_end_of_stdin(asyncio.get_running_loop(), server.stopping.set)
+            _call_at_end_of_stdin(stop)
         try:
-            await server.run(announce, port=control_port)
+            with _before_sigterm(stop):
+                runner.run(server.run(announce, port=control_port))
         except OSError as error:
             raise TwinError(f"cannot serve on {host}: {error}") from error
 
-    _run(main())
+
+@contextlib.contextmanager
+def _before_sigterm(stop: Callable[[], None]) -> Iterator[None]:
+    """Let SIGTERM only call ``stop``; what it did before, it does at the end of the block."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    caught = False
+
+    def note(number: int, frame: FrameType | None) -> None:
+        nonlocal caught
+        caught = True
+        stop()
+
+    before = signal.signal(signal.SIGTERM, note)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    if caught:
+        signal.raise_signal(signal.SIGTERM)
 
 
-def _run(main: Coroutine[Any, Any, None]) -> None:
-    # zmq needs a loop with add_reader, which Windows' default loop lacks.
-    factory = asyncio.SelectorEventLoop if sys.platform == "win32" else None
-    with asyncio.Runner(loop_factory=factory) as runner:
-        runner.run(main)
-
-
-def _call_at_end_of_stdin(loop: asyncio.AbstractEventLoop, stop: Callable[[], None]) -> None:
+def _call_at_end_of_stdin(stop: Callable[[], None]) -> None:
     def wait() -> None:
         while sys.stdin.buffer.read(4096):
             pass
-        loop.call_soon_threadsafe(stop)
+        with contextlib.suppress(RuntimeError):  # the loop has ended by itself
+            stop()
 
     threading.Thread(target=wait, name="stdin-watch", daemon=True).start()
