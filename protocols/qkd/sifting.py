@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -29,13 +29,13 @@ class Events:
     Attributes:
         times_ps: int64, corrected for the delays.
         bases: uint8, 0 for Z and 1 for X.
-        bits: uint8, the outcomes. Secret.
+        bits: uint8, the outcomes. Secret, and not shown.
         horizon_ps: No later event is earlier than this.
     """
 
     times_ps: TimesPs
     bases: Bits
-    bits: Bits
+    bits: Bits = field(repr=False)
     horizon_ps: int
 
 
@@ -204,7 +204,7 @@ class Pairs:
         kept: int64 indices of the peer's events.
         times_ps: Own times.
         bases: uint8.
-        bits: Own outcomes. Secret.
+        bits: Own outcomes. Secret, and not shown.
         coincidences: Number of matched pairs, whatever their bases.
     """
 
@@ -212,7 +212,7 @@ class Pairs:
     kept: Indices
     times_ps: TimesPs
     bases: Bits
-    bits: Bits
+    bits: Bits = field(repr=False)
     coincidences: int
 
 

@@ -221,6 +221,20 @@ def test_pairs_do_not_depend_on_how_streams_are_cut(
     assert np.array_equal(np.concatenate([p.times_ps for p in found]), own.times_ps[i[same]])
 
 
+def test_outcomes_are_not_shown() -> None:
+    times, bits = np.array([10, 20]), np.array([0, 1], np.uint8)
+    held = Events(times, bits, bits, 100)
+    sifter = Sifter(WINDOW, greedy)
+    sifter.add_own(held)
+    sifter.add_peer(times, bits, 100)
+    pairs = sifter.take(final=True)
+    assert pairs is not None
+    assert pairs.bits.tolist() == [0, 1]
+    for shown in (repr(held), repr(pairs)):
+        assert "bases=" in shown
+        assert "bits=" not in shown
+
+
 def test_memory_is_released_as_pairs_are_decided() -> None:
     sifter = Sifter(WINDOW, greedy)
     for step in range(50):
