@@ -245,14 +245,16 @@ class _Party:
         except ProtocolError as error:
             self._abort(str(error))
 
-    def _take(self, envelope: msg.Envelope) -> None:
+    def _take(self, envelope: object) -> None:
+        if not isinstance(envelope, msg.Envelope):
+            raise ProtocolError("what came is no message")
         if type(envelope.number) is not int or envelope.number != self._received_number:
             raise ProtocolError(
-                f"message {envelope.number} of {self.peer} came in place of"
-                f" {self._received_number}: one was lost, repeated or reordered"
+                f"message {self._received_number} of {self.peer} did not come in its turn:"
+                " one was lost, repeated or reordered"
             )
         self._received_number += 1
-        envelope.message.check()
+        envelope.check()
         if isinstance(envelope.message, msg.Abort):
             self._abort(f"{self.peer} aborted: {envelope.message.reason}", tell=False)
             return
@@ -276,7 +278,8 @@ class _Party:
             return
         self.phase = Phase.ABORTED
         if tell:
-            self._post(msg.Abort(reason[:1000]))
+            line = "".join(c if c.isprintable() else " " for c in reason[:1000])
+            self._post(msg.Abort(line))
         self._end(np.zeros(0, dtype=np.uint8), reason)
 
     def _check_transcripts(self, message: msg.Verdict | msg.Confirmation) -> None:
@@ -468,6 +471,10 @@ class Alice(_Party):
                 )
                 if message.parameters != self.parameters:
                     raise ProtocolError("the parties run under different parameters")
+                self._expect(
+                    message.end_ps - message.begin_ps == self.parameters.calibration_ps,
+                    "a calibration of a length",
+                )
                 self._calibration = message
                 self._advance()
             case msg.Announcement():

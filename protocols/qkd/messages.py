@@ -346,8 +346,8 @@ class Abort:
 
     def check(self) -> None:
         """Raise ProtocolError unless well-formed."""
-        if type(self.reason) is not str or len(self.reason) > 1000:
-            raise ProtocolError("the reason of an abort is no short text")
+        if type(self.reason) is not str or len(self.reason) > 1000 or not self.reason.isprintable():
+            raise ProtocolError("the reason of an abort is no short line of text")
 
 
 Message = (
@@ -374,6 +374,13 @@ class Envelope:
 
     number: int
     message: Message
+
+    def check(self) -> None:
+        """Raise ProtocolError unless it holds a message, well-formed."""
+        message: object = self.message
+        if not isinstance(message, Message):
+            raise ProtocolError("what came is no message")
+        message.check()
 
 
 class Transcript:

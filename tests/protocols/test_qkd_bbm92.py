@@ -428,6 +428,47 @@ def test_callers_mistakes_raise(good: tuple[TagBatch, TagBatch]) -> None:
         alice.feed(good[0])
 
 
+@pytest.mark.parametrize(
+    "junk",
+    [
+        "text",
+        Envelope(0, None),  # type: ignore[arg-type]  # wrong on purpose
+        Envelope(0, Parameters),  # type: ignore[arg-type]
+        Envelope(10**5000, messages.Abort("too long a number to print")),
+        Envelope(0, messages.Abort("\x1b[2J cleared your terminal")),
+        Envelope(0, messages.Abort("\ud800")),
+    ],
+)
+def test_what_is_no_message_ends_the_run_without_an_exception(junk: Any) -> None:
+    alice, _ = parties()
+    alice.receive(junk)
+    assert alice.result is not None
+    reason = alice.result.metrics["reason"]
+    assert reason.isprintable()
+    assert "terminal" not in reason
+
+
+def test_a_reason_of_several_lines_reaches_the_peer(good: tuple[TagBatch, TagBatch]) -> None:
+    def fail(*_: TagBatch) -> tuple[Mapping[int, int], Mapping[int, int]]:
+        raise ProtocolError("no peak:\nis the source on?")
+
+    alice = Alice(DETECTORS, PARAMETERS, find_delays=fail, match=match)
+    _, b = exchange(alice, Bob(DETECTORS, PARAMETERS), good)
+    assert b.metrics["reason"].endswith("no peak: is the source on?")
+
+
+def test_a_calibration_segment_of_another_length_is_refused(
+    good: tuple[TagBatch, TagBatch],
+) -> None:
+    def stretch(_: str, envelope: Envelope) -> Iterable[Envelope]:
+        if isinstance(envelope.message, messages.Calibration):
+            longer = dataclasses.replace(envelope.message, end_ps=1 << 60)
+            return (dataclasses.replace(envelope, message=longer),)
+        return (envelope,)
+
+    refused(exchange(*parties(), good, stretch), "a calibration of a length")
+
+
 def test_silence_counts_only_after_the_recording(good: tuple[TagBatch, TagBatch]) -> None:
     alice, _ = parties()
     alice.feed(good[0])
