@@ -17,10 +17,11 @@ Feed a party batches of clicks (:meth:`feed`), messages (:meth:`receive`) and th
 
 Course: (1) Bob reveals the clicks of a calibration segment, Alice finds the delays, and neither
 uses those clicks again. (2) Bob announces times and bases, Alice replies which events are kept
-(coincident, bases equal), and reveals a few at random to monitor the error rate; those are lost.
-(3) All sifted bits form one block of m bits. A random sample of k is compared; above the tolerance
-there is no key. (4) Bob corrects his n = m - k bits with Cascade, (5) a universal hash verifies
-them, (6) a Toeplitz hash compresses them to the length of the finite-key bound.
+(coincident, bases equal, no detector blind), and reveals a few at random to monitor the error
+rate; those are lost. (3) All sifted bits form one block of m bits. A random sample of k is
+compared; above the tolerance there is no key. (4) Bob corrects his n = m - k bits with Cascade,
+(5) a universal hash verifies them, (6) a Toeplitz hash compresses them to the length of the
+finite-key bound.
 
 **The classical channel is assumed to be authentic; nothing here authenticates it.** Digests of
 all messages are compared before a key is accepted, which catches accidents, not an adversary.
@@ -141,7 +142,11 @@ class _Party:
         self.result: Result | None = None
         self._randomness = randomness or SystemRandomness()
         self._clicks = Clicks(
-            detectors, parameters.calibration_ps, parameters.window_ps, self._randomness
+            detectors,
+            parameters.calibration_ps,
+            parameters.window_ps,
+            self._randomness,
+            parameters.dead_time_ps,
         )
         self._finished = False
         self._timeout = timeout_s
@@ -397,6 +402,7 @@ class _Party:
             },
             "disclosed_bits": self._ledger.as_dict(),
             "double_clicks": self._clicks.double_clicks,
+            "blind_events": self._clicks.blind_events,
             "losses": self._clicks.losses,
             "singles": {str(channel): count for channel, count in singles.items()},
             "efficiency_mismatch": {

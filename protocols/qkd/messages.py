@@ -152,7 +152,7 @@ class Delays:
 class Announcement:
     """Bob to Alice: times and bases of his next events; nothing earlier than the horizon follows.
 
-    ``first`` is the index of the first event; ``bases`` are 0 for Z, 1 for X.
+    ``first`` is the index of the first event; ``bases`` are 0 for Z, 1 for X, 2 for neither.
     """
 
     first: int
@@ -165,7 +165,9 @@ class Announcement:
         """Raise ProtocolError unless well-formed."""
         _count("first event", self.first)
         _sorted_times("event times", self.times_ps)
-        _bits("bases", self.bases)
+        _array("bases", self.bases, np.uint8)
+        if self.bases.size and int(self.bases.max()) > 2:
+            raise ProtocolError("bases are other than Z, X and none")
         _time("horizon", self.horizon_ps)
         _flag("final", self.final)
         if self.bases.shape != self.times_ps.shape:

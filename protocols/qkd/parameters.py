@@ -60,6 +60,8 @@ class Parameters:
         leak_efficiency: f at which leak is reserved, ``f h(delta)`` per bit; above 1.
         monitor_fraction: Chance of a sifted bit to be revealed at once and lost to the key.
         resolution_ps: Grid that announced times are rounded to.
+        dead_time_ps: No key from events this soon after another click of the same party; at least
+            the longest time that one of its detectors is blind after a click.
         sample_fraction: Part of the block that is revealed to estimate its errors (k/m).
         verify_bits: Length of the verification tag (t).
 
@@ -74,6 +76,7 @@ class Parameters:
     leak_efficiency: float
     monitor_fraction: float
     resolution_ps: int
+    dead_time_ps: int
     sample_fraction: float
     verify_bits: int
 
@@ -90,6 +93,7 @@ class Parameters:
             "resolution_ps must be 1 or more, at most the window": (
                 1 <= self.resolution_ps <= self.window_ps
             ),
+            "dead_time_ps must be 0 or more": self.dead_time_ps >= 0,
             "sample_fraction must be above 0 and below 1": 0.0 < self.sample_fraction < 1.0,
             "verify_bits must be 1 to 256": 1 <= self.verify_bits <= 256,
         }
@@ -108,6 +112,7 @@ class Parameters:
         leak_efficiency: float = 1.1,
         monitor_fraction: float = 0.02,
         resolution_ps: int = 10,
+        dead_time_ps: int = 50_000,
         expected_bits: int = 100_000,
     ) -> Parameters:
         """Choose sample and tag length for the block expected (Tomamichel-Leverrier bound).
@@ -120,6 +125,7 @@ class Parameters:
             leak_efficiency: See the class.
             monitor_fraction: See the class.
             resolution_ps: See the class.
+            dead_time_ps: See the class; 50 ns suit SNSPDs, avalanche diodes need more.
             expected_bits: Sifted bits of the block, roughly; only the length of the key hangs on
                 it, not its security.
         """
@@ -132,6 +138,7 @@ class Parameters:
             leak_efficiency,
             monitor_fraction,
             resolution_ps,
+            dead_time_ps,
             plan.sample / expected_bits,
             plan.verify,
         )

@@ -13,10 +13,13 @@ from ...instruments import ProtocolError, TagBatch, TimesPs, concatenate
 from .parameters import Detectors
 from .randomness import Randomness
 
-__all__ = ["Clicks", "Events", "Match", "Pairs", "Sifter", "corrected", "join", "tail"]
+__all__ = ["BLIND", "Clicks", "Events", "Match", "Pairs", "Sifter", "corrected", "join", "tail"]
 
 Bits = npt.NDArray[np.uint8]
 Indices = npt.NDArray[np.int64]
+
+#: Basis of an event that gives no key bit, since one of the party's detectors may have been blind.
+BLIND = 2
 
 #: One-to-one matching within a full window: (times a, times b, window) to indices into a and b.
 Match = Callable[[TimesPs, TimesPs, int], tuple[Indices, Indices]]
@@ -28,7 +31,7 @@ class Events:
 
     Attributes:
         times_ps: int64, corrected for the delays.
-        bases: uint8, 0 for Z and 1 for X.
+        bases: uint8, 0 for Z, 1 for X, 2 (``BLIND``) for none.
         bits: uint8, the outcomes. Secret, and not shown.
         horizon_ps: No later event is earlier than this.
     """
@@ -62,26 +65,38 @@ class Clicks:
     too where both clicked, before anything is announced: discarding double clicks would open the
     door to an attacker who makes them.
 
+    An event that begins within the dead time after the click before it has no basis and gives no
+    key: the detector that clicked may still be blind, and whoever knows or caused that click then
+    knows the outcome (Weier et al., New J. Phys. 13, 073024 (2011)). It is matched all the same.
+
     Args:
         detectors: Meaning of the channels; clicks on other channels are ignored.
         calibration_ps: Length of the calibration segment.
         window_ps: Coincidence window, full width.
         randomness: Source of the bits of double clicks.
+        dead_time_ps: Longest time that a detector is blind after a click.
 
     Attributes:
         calibration: The calibration segment, once it is complete.
         singles: Clicks by channel, of the whole recording.
         double_clicks: Number of them so far.
+        blind_events: Number of events without a basis so far.
         losses: Intervals with lost clicks reported by the tagger.
     """
 
     def __init__(
-        self, detectors: Detectors, calibration_ps: int, window_ps: int, randomness: Randomness
+        self,
+        detectors: Detectors,
+        calibration_ps: int,
+        window_ps: int,
+        randomness: Randomness,
+        dead_time_ps: int = 0,
     ) -> None:
         self._detectors = detectors
         self._calibration_ps = calibration_ps
         self._window = window_ps
         self._randomness = randomness
+        self._dead_time = dead_time_ps
         self._end: int | None = None  # watermark of the recording
         self._cut = 0
         self._first: list[TagBatch] = []
@@ -90,9 +105,11 @@ class Clicks:
         self._times: TimesPs = np.zeros(0, dtype=np.int64)
         self._outcomes: Bits = np.zeros(0, dtype=np.uint8)
         self._released = -(1 << 62)
+        self._last = -(1 << 62)  # last click of the events made
         self.calibration: TagBatch | None = None
         self.singles: Counter[int] = Counter(dict.fromkeys(detectors.channels, 0))
         self.double_clicks = 0
+        self.blind_events = 0
         self.losses = 0
         self._last_loss = -(1 << 62)
 
@@ -132,6 +149,8 @@ class Clicks:
     def set_delays(self, delays_ps: Mapping[int, int]) -> None:
         """Subtract these delays from the clicks after the calibration segment."""
         self._delays = dict(delays_ps)
+        if self._dead_time:
+            self._last = self._cut - min(delays_ps.values())  # no click of the segment is later
 
     def take(self, *, final: bool = False) -> Events:
         """Events that can no longer change; with ``final``, all of them.
@@ -160,6 +179,12 @@ class Clicks:
         heads = heads[:closed]
         self._times, self._outcomes = times[end:], outcomes[end:]
         bases, bits = self._decide(outcomes[:end], heads)
+        if heads.size:
+            before = np.maximum(self._last, np.append(self._last, times[heads[1:] - 1]))
+            blind = times[heads] < before + self._dead_time
+            bases[blind] = BLIND
+            self.blind_events += int(np.count_nonzero(blind))
+            self._last = max(self._last, int(times[end - 1]))
         return Events(times[heads], bases, bits, self._released)
 
     def _decide(self, outcomes: Bits, heads: Indices) -> tuple[Bits, Bits]:
@@ -290,7 +315,7 @@ class Sifter:
             or bool(np.any(2 * np.abs(times_a[a] - times_b[b]) > self._window))
         ):
             raise ProtocolError(broken)
-        same = own.bases[a] == peer.bases[b]
+        same = (own.bases[a] == peer.bases[b]) & (own.bases[a] != BLIND)
         kept_a, kept_b = a[same], b[same]
         first = self._first
         self._own, self._peer = tail(own, i), tail(peer, j)

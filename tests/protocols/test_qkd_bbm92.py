@@ -327,6 +327,29 @@ def test_full_intercept_resend_gives_no_key() -> None:
     assert metrics["qber_x"] == pytest.approx(0.25, abs=0.06)
 
 
+def test_blinding_a_detector_with_a_click_shortly_before_gives_no_key() -> None:
+    # 20 ns before each pair a pulse makes Bob's detector Z1 click, which then misses the pair:
+    # every sifted Z bit is 0, and nothing of it shows in the error rate.
+    a, b = recordings(blind_channel_b=2)
+    pulses = np.arange(300, 8300, dtype=np.int64) * SPACING + DELAYS_B[2] - 20_000
+    times = np.concatenate([b.times_ps, pulses])
+    channels = np.concatenate([b.channels, np.full(pulses.size, 2, np.int16)])
+    order = np.argsort(times, kind="stable")
+    attacked = (a, TagBatch(times[order], channels[order], 0, b.end_ps))
+    refused(exchange(*parties(), attacked), "too few bits")
+    # It would have passed unseen.
+    seen = Recorder()
+    open_to_it = parties(dataclasses.replace(PARAMETERS, dead_time_ps=0))
+    assert not exchange(*open_to_it, attacked, seen)[0].metrics["aborted"]
+    known = 0
+    announced = np.concatenate([m.bases for m in seen.of(messages.Announcement)])
+    for sifted, reply in zip(seen.of(messages.Sifted), seen.of(messages.Monitored), strict=True):
+        bases = announced[sifted.kept[sifted.monitored]]
+        assert not np.any(reply.bits[bases == 0])
+        known += int(np.count_nonzero(bases == 0))
+    assert known > 10
+
+
 def test_too_few_bits_give_no_key() -> None:
     results = exchange(*parties(), recordings(pairs=1500))
     metrics = refused(results, "too few bits for a finite key")
@@ -370,7 +393,7 @@ def test_leak_beyond_its_budget_ends_the_run() -> None:
         leak_efficiency=1.0001,
         expected_bits=9000,
     )
-    alice, bob = parties(tight)
+    alice, bob = parties(tight, seed=2)  # whose sample shows fewer errors than there are
     metrics = refused(exchange(alice, bob, recordings(24_000, 0.031, 0)), "reserved")
     assert metrics["leak_bits"] <= metrics["leak_budget_bits"]
     assert metrics["qber_sample"] <= 0.03

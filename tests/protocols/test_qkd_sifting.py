@@ -10,7 +10,7 @@ import pytest
 from bellbench.instruments import Loss, ProtocolError, TagBatch
 from bellbench.protocols.qkd import Detectors, SeededRandomness
 from bellbench.protocols.qkd.estimation import Errors, random_sample, split_sample
-from bellbench.protocols.qkd.sifting import Clicks, Events, Pairs, Sifter
+from bellbench.protocols.qkd.sifting import BLIND, Clicks, Events, Pairs, Sifter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -48,8 +48,8 @@ def cut(batch: TagBatch, at: list[int]) -> list[TagBatch]:
     return [*parts, batch]
 
 
-def clicks(calibration_ps: int = 1) -> Clicks:
-    made = Clicks(DETECTORS, calibration_ps, WINDOW, SeededRandomness(1, "alice"))
+def clicks(calibration_ps: int = 1, dead_time_ps: int = 0) -> Clicks:
+    made = Clicks(DETECTORS, calibration_ps, WINDOW, SeededRandomness(1, "alice"), dead_time_ps)
     made.set_delays(DELAYS)
     return made
 
@@ -106,6 +106,37 @@ def test_events_are_greedy_groups_however_the_stream_is_cut(
     whole = clicks()
     whole.add(batch)
     assert joined([whole.take(final=True)]) == (times, bases, bits)
+
+
+@settings(max_examples=150, deadline=None)
+@given(tags=clicks_at, at=cuts, dead_time=st.integers(0, 60))
+def test_events_soon_after_another_click_have_no_basis(
+    tags: list[tuple[int, int]], at: list[int], dead_time: int
+) -> None:
+    batch = recording([t for t, _ in tags], [c for _, c in tags], 500)
+    open_eyed, stream = clicks(), clicks(dead_time_ps=dead_time)
+    open_eyed.add(batch)
+    reference = open_eyed.take(final=True)
+    parts = []
+    for part in cut(batch, at):
+        stream.add(part)
+        if not parts:  # as in a run: the delays after the calibration
+            stream.set_delays(DELAYS)
+        parts.append(stream.take())
+    parts.append(stream.take(final=True))
+    times, bases, bits = joined(parts)
+    assert times == reference.times_ps.tolist()
+    assert bits == reference.bits.tolist()
+    # The calibration ends at 1 ps, 5 ps in the time of the fastest channel; it may hold clicks.
+    every_click = [t - DELAYS[c] for t, c in tags if c in DELAYS and t > 0]
+    blind = [
+        dead_time > 0 and (t < 5 + dead_time or any(t - dead_time < x < t for x in every_click))
+        for t in times
+    ]
+    assert bases == [
+        BLIND if b else x for x, b in zip(reference.bases.tolist(), blind, strict=True)
+    ]
+    assert stream.blind_events == sum(blind)
 
 
 def test_double_clicks_are_fair_coins() -> None:
