@@ -199,24 +199,30 @@ def run_experiment(
         BellbenchError: where the bench fails. An exchange that is aborted is no error.
     """
     began = time.monotonic()
-    show(Progress("opening the bench, waiting for its set points"))
-    with open_bench(config.bench, seed=seed) as lab, RunFolder(out, config.name) as folder:
+    # The folder before the bench: no laser is switched on for a run that cannot be kept, and what
+    # fails while the bench opens and ends stands in the folder, too.
+    with RunFolder(out, config.name) as folder:
         folder.write_yaml("bench.yaml", config.bench.resolved())
         folder.write_yaml(
             "experiment.yaml",
             config.file.model_dump(mode="json") | {"bench": "bench.yaml"},
         )
         folder.write_json("versions.json", versions())
-        folder.write_json("snapshot.json", lab.snapshot())
-        exchange = _Exchange(config, lab, show)
-        exchange.run()
-        metrics = exchange.metrics(wall_s=time.monotonic() - began)
-        for party in (exchange.alice, exchange.bob):
-            assert party.result is not None
-            if party.result.key.size:
-                folder.write_secret(f"{party.name}.key", np.packbits(party.result.key).tobytes())
-        exchange.draw(folder.path)
-        folder.write_json("metrics.json", metrics)
+        show(Progress("opening the bench, waiting for its set points"))
+        with open_bench(config.bench, seed=seed) as lab:
+            folder.write_json("snapshot.json", lab.snapshot())
+            exchange = _Exchange(config, lab, show)
+            exchange.run()
+            metrics = exchange.metrics(wall_s=time.monotonic() - began)
+            for party in (exchange.alice, exchange.bob):
+                assert party.result is not None
+                if party.result.key.size:
+                    folder.write_secret(
+                        f"{party.name}.key", np.packbits(party.result.key).tobytes()
+                    )
+            with folder.writing():
+                exchange.draw(folder.path)
+            folder.write_json("metrics.json", metrics)
     return Outcome(metrics, folder.path)
 
 
@@ -311,25 +317,23 @@ class _Exchange:
         file = self._config.file
         end_ps = round((file.calibration + file.duration) * 1e12)
         taggers = [party.tagger for party in self._parties]
-        try:
-            for tagger in taggers:
-                tagger.start()
-            reached = [0, 0]
-            while min(reached) < end_ps and self.alice.result is None:
-                self._lab.clock.sleep(_STEP_S)
-                for i, (tagger, protocol) in enumerate(
-                    zip(taggers, (self.alice, self.bob), strict=True)
-                ):
-                    batch = tagger.read().split(end_ps)[0]
-                    if reached[i] < end_ps:
-                        self._count(i, batch)
-                        protocol.feed(batch)
-                    reached[i] = max(reached[i], batch.end_ps)
-                self._channel.run()
-                self._report(min(reached) * 1e-12)
-        finally:
-            for tagger in taggers:
-                tagger.stop()
+        for tagger in taggers:
+            tagger.start()
+        reached = [0, 0]
+        while min(reached) < end_ps and self.alice.result is None:
+            self._lab.clock.sleep(_STEP_S)
+            for i, (tagger, protocol) in enumerate(
+                zip(taggers, (self.alice, self.bob), strict=True)
+            ):
+                batch = tagger.read().split(end_ps)[0]
+                if reached[i] < end_ps:
+                    self._count(i, batch)
+                    protocol.feed(batch)
+                reached[i] = max(reached[i], batch.end_ps)
+            self._channel.run()
+            self._report(min(reached) * 1e-12)
+        for tagger in taggers:
+            tagger.stop()  # after an error the bench does, by their safe state
         self._show(dataclasses.replace(self._progress(file.duration), stage="distilling the key"))
         self.alice.finish()
         self.bob.finish()

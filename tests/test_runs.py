@@ -36,7 +36,7 @@ def test_two_runs_of_one_second_do_not_meet(tmp_path: Path) -> None:
 def test_keys_are_written_for_the_user_alone_and_never_over_another(tmp_path: Path) -> None:
     with RunFolder(tmp_path, "x") as folder:
         folder.write_secret("alice.key", b"\x01\x02")
-        with pytest.raises(FileExistsError):
+        with pytest.raises(BellbenchError, match=r"cannot write .*alice\.key: File exists"):
             folder.write_secret("alice.key", b"\x03")
     key = folder.path / "alice.key"
     assert key.read_bytes() == b"\x01\x02"
