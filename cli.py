@@ -15,6 +15,7 @@ from .instruments import BellbenchError, ConfigError, parse_quantity
 from .tags_cli import app as tags_app
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import FrameType
 
 app = typer.Typer(
@@ -27,6 +28,9 @@ app = typer.Typer(
 twin_app = typer.Typer(help="Twins that other programs can talk to.", no_args_is_help=True)
 app.add_typer(twin_app, name="twin")
 app.add_typer(tags_app, name="tags")
+
+#: Signals that stop a run, where the system has them.
+_STOPS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")
 
 Seed = Annotated[int | None, typer.Option(help="Seed of the twins' world.", min=0, max=2**63 - 1)]
 
@@ -105,6 +109,16 @@ def serve(
     until_stdin_closes: Annotated[bool, typer.Option(hidden=True)] = False,
 ) -> None:
     """Serve a bench's twins; prints each address as a line of JSON, the control port last."""
+    if until_stdin_closes:
+        # A Ctrl-C or a stopping service reaches the whole process group; the parent then still
+        # needs its twins, to bring them to safety, and ends this process by its standard input.
+        for name in _STOPS:
+            _on_signal(name, signal.SIG_IGN)
+    else:
+        # asyncio ends well by its own handler of SIGINT, the world by its own of SIGTERM
+        _on_signal("SIGINT", signal.default_int_handler)
+        for name in ("SIGHUP", "SIGBREAK"):
+            _on_signal(name, _terminate)
     from .bench import load_bench
     from .sims.server import serve as serve_world
 
@@ -129,25 +143,42 @@ def serve(
 
 def main() -> None:
     """Run the command line; errors of ours end it with their text, not with a traceback."""
-    signal.signal(signal.SIGTERM, _terminate)
+    for name in _STOPS:
+        _on_signal(name, _stop)
     try:
         app()
     except ConfigError as error:
         _fail(error, 2)
     except BellbenchError as error:
         _fail(error, 1)
-    except BrokenPipeError:
-        sys.stderr.close()  # the reader of our output has left; nothing to say to nobody
-        sys.exit(1)
+    except SystemExit as error:
+        if notes := getattr(error, "__notes__", []):
+            print("bellbench:", "\n".join(notes), file=sys.stderr)
+        raise
 
 
 def _fail(error: BellbenchError, code: int) -> None:
-    print(f"bellbench: {error}", file=sys.stderr)
-    for note in getattr(error, "__notes__", []):
-        print(note, file=sys.stderr)
+    print("\n".join([f"bellbench: {error}", *getattr(error, "__notes__", [])]), file=sys.stderr)
     sys.exit(code)
 
 
+def _on_signal(
+    name: str, handler: Callable[[int, FrameType | None], None] | signal.Handlers
+) -> None:
+    number = getattr(signal, name, None)
+    if number is not None and signal.getsignal(number) != signal.SIG_IGN:  # as under nohup
+        signal.signal(number, handler)
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    # As an exception, so that open benches bring their instruments to safety on the way out; a
+    # second signal must not cut that short.
+    for name in _STOPS:
+        _on_signal(name, signal.SIG_IGN)
+    error = SystemExit(128 + number)
+    error.add_note(f"stopped by {signal.Signals(number).name}")
+    raise error
+
+
 def _terminate(number: int, frame: FrameType | None) -> None:
-    # As an exception, so that open benches bring their instruments to safety on the way out.
-    raise SystemExit(128 + number)
+    signal.raise_signal(signal.SIGTERM)

@@ -301,7 +301,8 @@ def serve(
 @contextlib.contextmanager
 def _before_sigterm(stop: Callable[[], None]) -> Iterator[None]:
     """Let SIGTERM only call ``stop``; what it did before, it does at the end of the block."""
-    if threading.current_thread() is not threading.main_thread():
+    ignored = signal.getsignal(signal.SIGTERM) == signal.SIG_IGN
+    if ignored or threading.current_thread() is not threading.main_thread():
         yield
         return
     caught = False
