@@ -232,12 +232,22 @@ def open_bench(
         if name not in config.instruments:
             raise ConfigError(f"no instrument {name!r}{nearest(name, config.instruments)}")
     world = _enter_world(config, given, seed)
+    twins = {c.name for c in config.instruments.values() if c.is_twin or c.is_remote_twin}
+    twins -= given.keys()
     try:
         clock = SystemClock() if world is None else world.clock
         where = _addresses(config, given, world)
         instruments = _build(config.instruments.values(), where, clock)
         devices = [
-            Device(c.name, instruments[c.name], c.driver, where[c.name], c.on_exit, c.parts)
+            Device(
+                c.name,
+                instruments[c.name],
+                c.driver,
+                where[c.name],
+                c.on_exit,
+                c.parts,
+                twin=c.name in twins,
+            )
             for c in config.instruments.values()
         ]
         parties = {p.name: _party(p, instruments) for p in config.parties.values()}
@@ -245,7 +255,6 @@ def open_bench(
         if world is not None:
             world.close()
         raise
-    twins = {c.name for c in config.instruments.values() if c.is_twin or c.is_remote_twin}
     lab = Lab(
         devices,
         parties,
@@ -253,7 +262,7 @@ def open_bench(
         world=world,
         seed=None if world is None else world.seed,
         seeded=seed is not None,
-        all_twins=all(d.name in twins - given.keys() or d.parts for d in devices),
+        all_twins=all(d.twin or d.parts for d in devices),
         settle_timeout=config.settle_timeout,
     )
     lab.open()

@@ -37,6 +37,11 @@ class Configurable(Instrument, Protocol):
 class Joined(Protocol):
     """A world that is joined, for as long as the lab is open."""
 
+    @property
+    def ended(self) -> str:
+        """How it ended, in words, where it is known to; no twin in it answers any more then."""
+        ...
+
     def close(self) -> None:
         """Leave it, or end it where it was started for this lab."""
         ...
@@ -53,6 +58,7 @@ class Device:
         address: Address it is opened at; empty for a composite.
         on_exit: ``off``, ``leave`` or ``safe``; a composite's parts have their own.
         parts: Names of its parts by role; empty unless it is a composite.
+        twin: Whether it lives in the lab's world.
     """
 
     name: str
@@ -61,6 +67,7 @@ class Device:
     address: str
     on_exit: str
     parts: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    twin: bool = False
 
 
 @dataclass(frozen=True)
@@ -245,6 +252,8 @@ class Lab:
 
     def abandon(self, error: BaseException) -> None:
         """Bring everything to its safe state because of ``error``; failures become its notes."""
+        if self._world is not None and self._world.ended and self._world.ended not in str(error):
+            error.add_note(self._world.ended)
         self._attach(error, self._shut_down(True))
 
     def __enter__(self) -> Self:
@@ -265,7 +274,10 @@ class Lab:
         if self._closed:
             return []
         failures: list[tuple[str, BaseException]] = []
+        gone = self._gone() if error else set()
         for device in reversed(self._opened):
+            if device.name in gone:
+                continue
             if error:
                 _attempt(failures, f"{device.name} safe", device.instrument.safe)
             elif device.parts or device.on_exit == "leave":
@@ -276,10 +288,23 @@ class Lab:
                 _attempt(failures, f"{device.name} off", device.instrument.off)
         return failures + self._disconnect()
 
+    def _gone(self) -> set[str]:
+        """Names of the twins that died with their world; nobody is left to be made safe."""
+        if self._world is None or not self._world.ended:
+            return set()
+        gone = {device.name for device in self._devices.values() if device.twin}
+        for device in self._devices.values():  # parts come before what is made of them
+            if device.parts and gone.issuperset(device.parts.values()):
+                gone.add(device.name)
+        return gone
+
     def _disconnect(self) -> list[tuple[str, BaseException]]:
         failures: list[tuple[str, BaseException]] = []
+        gone = self._gone()
         for device in reversed(self._opened):
-            _attempt(failures, f"{device.name} close", device.instrument.close)
+            # of a twin that is gone only our own end is left to close
+            heard = [] if device.name in gone else failures
+            _attempt(heard, f"{device.name} close", device.instrument.close)
         if self._world is not None:
             _attempt(failures, "world close", self._world.close)
         self._closed = True

@@ -88,9 +88,15 @@ class StepClock:
         self._targets: list[int] = []
         self._held: tuple[list[str], float, float] | None = None  # by whom, since, until
         self._failure = ""
+        self._ended = ""
         self._why = why
         control.send({"op": "grant", "until_ps": now_ps})  # from here on the world waits for us
         threading.Thread(target=self._listen, name="step-clock", daemon=True).start()
+
+    @property
+    def ended(self) -> str:
+        """How the world ended, in words; empty while it lives."""
+        return self._ended
 
     def now(self) -> float:
         """Seconds of world time."""
@@ -138,9 +144,11 @@ class StepClock:
     def _listen(self) -> None:
         while True:
             message = self._control.receive()
+            why = self._why() if message is None else ""
             with self._changed:
                 if message is None:
-                    self._failure = f"the world at {self._control.peer} has ended{self._why()}"
+                    self._ended = f"the world at {self._control.peer} has ended{why}"
+                    self._failure = self._ended
                 elif message["event"] == "reached":
                     self._now_ps = max(self._now_ps, message["now_ps"])
                     self._held = None
@@ -196,10 +204,16 @@ class World:
             else PacedClock(hello["now_ps"] * 1e-12, hello["factor"])
         )
 
+    @property
+    def ended(self) -> str:
+        """How the world ended, in words, where it is known to; no twin answers any more then."""
+        if self._process is not None and self._process.ended:
+            return f"the world at {self._control.peer} has ended{self._last_words()}"
+        return self.clock.ended if isinstance(self.clock, StepClock) else ""
+
     def _last_words(self) -> str:
-        """What a world that has died said last, for an error."""
-        said = self._process.said() if self._process is not None else ""
-        return f"; it said:\n{said}" if said else ""
+        """How a world that has died went, for an error."""
+        return "" if self._process is None else self._process.last_words()
 
     def close(self) -> None:
         """Leave the world; a world started by :func:`start_world` ends."""
@@ -279,6 +293,22 @@ class _Child:
         self._process.wait()
         said = self.said() or f"nothing; exit code {self._process.returncode}"
         raise TwinError(f"the world did not start. It said:\n{said}")
+
+    @property
+    def ended(self) -> bool:
+        """Whether the process has ended."""
+        return self._process.poll() is not None
+
+    def last_words(self) -> str:
+        """How it ended, and what it said last; empty while it runs."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            code = self._process.wait(timeout=2)
+            how = f" (exit code {code})"
+            if code < 0:
+                how = f" (killed by signal {-code}{', perhaps for want of memory' * (code == -9)})"
+            said = self.said()
+            return f"{how}; it said:\n{said}" if said else how
+        return ""
 
     def said(self) -> str:
         """The last lines it wrote to standard error, once it has ended."""

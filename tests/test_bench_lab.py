@@ -91,6 +91,7 @@ class Fake:
 class World:
     log: list[str]
     failure: BaseException | None = None
+    ended: str = ""
 
     def close(self) -> None:
         self.log.append("world close")

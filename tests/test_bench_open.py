@@ -92,6 +92,7 @@ class World:
         self.addresses = dict(addresses)
         self.seed = seed
         self.stepped = True
+        self.ended = ""
         self.clock = Clock()
 
     def close(self) -> None:
