@@ -484,7 +484,7 @@ class _Exchange:
                 names=("Alice", "Bob"),
                 title=f"{name}: calibration, {file.calibration:g} s",
             )
-        history = self.alice.monitor_history
+        history = self.alice.error_history
         if history:
             times, errors, bits = _binned(history, file.calibration, file.duration)
             plots.plot_qber(
@@ -493,7 +493,7 @@ class _Exchange:
                 errors,
                 bits,
                 tolerance=file.key.qber_tolerance,
-                title=f"{name}: bits revealed to watch the error rate",
+                title=f"{name}: bits revealed to watch and to estimate the error rate",
             )
 
 
@@ -513,12 +513,12 @@ def _visibility(matrix: npt.NDArray[Any]) -> dict[str, float | None]:
 def _binned(
     history: list[tuple[float, Errors]], start_s: float, duration_s: float
 ) -> tuple[npt.NDArray[Any], dict[str, npt.NDArray[Any]], dict[str, npt.NDArray[Any]]]:
-    """Sum the monitored bits into some ten intervals of the exchange."""
+    """Sum the revealed bits into some ten intervals of the exchange."""
     bins = 10
     errors = {basis: np.zeros(bins, np.int64) for basis in ("Z", "X")}
     bits = {basis: np.zeros(bins, np.int64) for basis in ("Z", "X")}
-    for end_s, counted in history:
-        k = min(max(int((end_s - start_s) / duration_s * bins), 0), bins - 1)
+    for middle_s, counted in history:
+        k = min(max(int((middle_s - start_s) / duration_s * bins), 0), bins - 1)
         for i, basis in enumerate(("Z", "X")):
             errors[basis][k] += counted.wrong[i]
             bits[basis][k] += counted.compared[i]

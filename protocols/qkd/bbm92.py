@@ -35,6 +35,7 @@ given up.
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -65,6 +66,9 @@ Indices = npt.NDArray[np.int64]
 #: BellbenchError where the clicks show none.
 FindDelays = Callable[[TagBatch, TagBatch], tuple[Mapping[int, int], Mapping[int, int]]]
 
+
+#: Stretches in which revealed bits are counted, in ps.
+_STRETCH = 10**11
 
 _UNVERIFIED = "verification failed: the corrected blocks differ"
 
@@ -137,8 +141,6 @@ class _Party:
         #: Coincidences of the calibration segment by outcome, rows Alice, columns Bob (order
         #: Z0 Z1 X0 X1); None before.
         self.calibration_matrix: Indices | None = None
-        #: Monitored bits over time: (end of the stretch in s, own clock or announced, errors).
-        self.monitor_history: list[tuple[float, Errors]] = []
         self.result: Result | None = None
         self._randomness = randomness or SystemRandomness()
         self._clicks = Clicks(
@@ -160,9 +162,12 @@ class _Party:
         self._received_before = b""
         self._coincidences = 0
         self._sifted = 0
+        # Sifted and not revealed, with the times announced for them.
         self._bits: list[Bits] = []
         self._bases: list[Bits] = []
+        self._times: list[Indices] = []
         self._monitor = Errors()
+        self._history: dict[int, Errors] = {}
         # The block, from the end of sifting on.
         self._block = np.zeros(0, dtype=np.uint8)
         self._ledger = LeakLedger(0)
@@ -236,6 +241,19 @@ class _Party:
             self._clicks.double_clicks,
         )
 
+    @property
+    def error_history(self) -> list[tuple[float, Errors]]:
+        """Errors of the revealed bits over time: monitored ones, and at the end the sample.
+
+        Each entry is the middle of a stretch of 0.1 s, in s by the announced times (Alice's
+        clock), and the bits revealed of it. Both parties hold the same history, and it is public:
+        the times were announced for every event, the bits were revealed.
+        """
+        return [
+            ((stretch + 0.5) * _STRETCH * 1e-12, errors)
+            for stretch, errors in sorted(self._history.items())
+        ]
+
     # What parties do.
 
     def _advance(self) -> None:
@@ -291,23 +309,27 @@ class _Party:
         if message.sent != self._received_before or message.received != self._sent.digest():
             raise ProtocolError("messages were altered on the way: the transcripts differ")
 
-    def _monitored(self, end_ps: int, mine: Bits, theirs: Bits, bases: Bits) -> None:
-        errors = Errors.count(mine, theirs, bases)
-        self._monitor = self._monitor + errors
-        if mine.size:
-            self.monitor_history.append((end_ps * 1e-12, errors))
+    def _compared(self, mine: Bits, theirs: Bits, bases: Bits, times_ps: Indices) -> Errors:
+        """Count the errors among revealed bits, sorted by time, and note when they were."""
+        stretches, starts = np.unique(times_ps // _STRETCH, return_index=True)
+        pieces = itertools.pairwise([*starts.tolist(), mine.size])
+        for stretch, (begin, end) in zip(stretches.tolist(), pieces, strict=True):
+            errors = Errors.count(mine[begin:end], theirs[begin:end], bases[begin:end])
+            self._history[stretch] = self._history.get(stretch, Errors()) + errors
+        return Errors.count(mine, theirs, bases)
 
-    def _make_block(self) -> Bits:
-        """Form the block from the sifted bits and fix its lengths; returns the block's bases."""
+    def _make_block(self) -> tuple[Bits, Indices]:
+        """Form the block from the sifted bits and fix its lengths; returns its bases and times."""
         empty = np.zeros(0, dtype=np.uint8)
         self._block = np.concatenate([*self._bits, empty])
         bases = np.concatenate([*self._bases, empty])
-        self._bits, self._bases = [], []
+        times = np.concatenate([*self._times, np.zeros(0, dtype=np.int64)])
+        self._bits, self._bases, self._times = [], [], []
         self._m = self._block.size
         self._k = self.parameters.sample_bits(self._m)
         self._bound = self.parameters.key_bound(self._m)
         self._ledger = LeakLedger(self.parameters.leak_budget(self._m))
-        return bases
+        return bases, times
 
     def _judge_sample(self) -> bool:
         """Compare the sample to the tolerance and the bound to zero; False after an abort."""
@@ -454,8 +476,10 @@ class Alice(_Party):
         self._calibration: msg.Calibration | None = None
         self._announced = 0
         self._peer_final = False
-        self._awaited: deque[tuple[int, Bits, Bits]] = deque()  # end, bits, bases monitored
-        self._sampled = (np.zeros(0, dtype=np.uint8), np.zeros(0, dtype=np.uint8))
+        # Revealed bits, bases, times that Bob has not answered yet: monitored ones, the sample.
+        self._awaited: deque[tuple[Bits, Bits, Indices]] = deque()
+        none = np.zeros(0, dtype=np.uint8)
+        self._sampled = (none, none, np.zeros(0, dtype=np.int64))
         self._reference: Reference | None = None
         self._cascade_key = 0
         self._amplification_seed: Bits | None = None
@@ -492,15 +516,15 @@ class Alice(_Party):
                 self._sift()
             case msg.Monitored():
                 self._expect(bool(self._awaited), "monitor bits")
-                end_ps, mine, bases = self._awaited.popleft()
+                mine, bases, times = self._awaited.popleft()
                 self._expect(message.bits.shape == mine.shape, "a number of monitor bits")
-                self._monitored(end_ps, mine, message.bits, bases)
+                self._monitor += self._compared(mine, message.bits, bases, times)
             case msg.SampleReply():
                 self._expect(self.phase is Phase.ESTIMATING and not self._awaited, "a sample")
-                mine, bases = self._sampled
+                mine, bases, times = self._sampled
                 self._expect(message.bits.shape == mine.shape, "a number of sample bits")
                 self._ledger.write("bob", "sample", message.bits.size)
-                self._sample = Errors.count(mine, message.bits, bases)
+                self._sample = self._compared(mine, message.bits, bases, times)
                 if self._judge_sample():
                     self.phase = Phase.RECONCILING
                     self._reference = Reference(
@@ -568,9 +592,9 @@ class Alice(_Party):
         self._coincidences += pairs.coincidences
         self._bits.append(pairs.bits[~reveal])
         self._bases.append(pairs.bases[~reveal])
-        mine, bases = pairs.bits[reveal], pairs.bases[reveal]
-        end_ps = int(pairs.times_ps[-1]) if n else 0
-        self._awaited.append((end_ps, mine, bases))
+        self._times.append(pairs.times_ps[~reveal])
+        mine = pairs.bits[reveal]
+        self._awaited.append((mine, pairs.bases[reveal], pairs.times_ps[reveal]))
         self._post(
             msg.Sifted(
                 pairs.upto, pairs.kept, np.flatnonzero(reveal), mine, pairs.coincidences, final
@@ -580,13 +604,13 @@ class Alice(_Party):
             self._estimate()
 
     def _estimate(self) -> None:
-        bases = self._make_block()
+        bases, times = self._make_block()
         self.phase = Phase.ESTIMATING
         if self._m - self._k < 1 or self._k < 1:
             raise ProtocolError(f"too few bits for a finite key: {self._m} sifted")
         positions = random_sample(self._m, self._k, self._randomness)
         mine, self._block = split_sample(self._block, positions)
-        self._sampled = (mine, bases[positions])
+        self._sampled = (mine, bases[positions], times[positions])
         key = self._randomness.words("cascade", 0, 2)
         self._cascade_key = int(key[0]) | int(key[1]) << 64
         self._ledger.write("alice", "sample", mine.size)
@@ -737,16 +761,16 @@ class Bob(_Party):
         self._sifted += message.kept.size
         self._coincidences += message.coincidences
         reveal = message.monitored
-        end_ps = int(times[-1]) if times.size else 0
-        self._monitored(end_ps, bits[reveal], message.bits, bases[reveal])
+        self._monitor += self._compared(bits[reveal], message.bits, bases[reveal], times[reveal])
         self._post(msg.Monitored(bits[reveal]))
-        self._bits.append(split_sample(bits, reveal)[1])
-        self._bases.append(split_sample(bases, reveal)[1])
+        self._bits.append(np.delete(bits, reveal))
+        self._bases.append(np.delete(bases, reveal))
+        self._times.append(np.delete(times, reveal))
         if message.final:
             self.phase = Phase.ESTIMATING
 
     def _compare(self, message: msg.Sample) -> None:
-        bases = self._make_block()
+        bases, times = self._make_block()
         length = self._bound.length if self._bound else 0
         self._expect(message.block == self._m, "a block length")
         self._expect(message.positions.size == self._k, "a sample size")
@@ -755,7 +779,8 @@ class Bob(_Party):
         mine, self._block = split_sample(self._block, message.positions)
         self._ledger.write("alice", "sample", message.bits.size)
         self._ledger.write("bob", "sample", mine.size)
-        self._sample = Errors.count(mine, message.bits, bases[message.positions])
+        at = message.positions
+        self._sample = self._compared(mine, message.bits, bases[at], times[at])
         self._post(msg.SampleReply(mine))
         if self._judge_sample():
             self.phase = Phase.RECONCILING

@@ -227,7 +227,7 @@ class Pairs:
     Attributes:
         upto: All events of the peer below this index are decided.
         kept: int64 indices of the peer's events.
-        times_ps: Own times.
+        times_ps: The times that the peer announced, public.
         bases: uint8.
         bits: Own outcomes. Secret, and not shown.
         coincidences: Number of matched pairs, whatever their bases.
@@ -323,7 +323,7 @@ class Sifter:
         return Pairs(
             self._first,
             kept_b + first,
-            own.times_ps[kept_a],
+            peer.times_ps[kept_b],
             own.bases[kept_a],
             own.bits[kept_a],
             int(a.size),

@@ -296,18 +296,49 @@ def test_system_randomness_gives_fresh_seeds(good: tuple[TagBatch, TagBatch]) ->
 
 def test_monitor_and_calibration_show_the_error_rate() -> None:
     alice, bob = parties(dataclasses.replace(PARAMETERS, monitor_fraction=0.3))
-    exchange(alice, bob, recordings(qber=0.04))
-    for party in (alice, bob):
-        total = sum((errors for _, errors in party.monitor_history), start=Errors())
-        assert total.qber() == pytest.approx(0.04, abs=0.025)
-        assert party.progress.qber_z == total.qber(0)
-        ends = [end for end, _ in party.monitor_history]
-        assert ends == sorted(ends)
+    results = exchange(alice, bob, recordings(qber=0.04))
+    for party, result in zip((alice, bob), results, strict=True):
+        assert party.progress.qber_z == pytest.approx(0.04, abs=0.03)
+        assert result.metrics["monitor_bits"] == pytest.approx(
+            0.3 * result.metrics["sifted_bits"], rel=0.1
+        )
         matrix = party.calibration_matrix
         assert matrix is not None
         assert matrix.sum() > 120
         assert matrix[0, 1] + matrix[1, 0] < 0.2 * matrix[:2, :2].sum()
         assert 0.3 < matrix[:2, 2:].sum() / matrix[:2, :2].sum() < 3
+
+
+def test_the_history_of_errors_holds_every_revealed_bit_at_its_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(bbm92, "_STRETCH", 500 * SPACING)
+    # Bob's detectors X0 and X1 are exchanged in the fifth stretch.
+    a, b = recordings(qber=0.0)
+    stretch = (b.times_ps - 70_000) // (500 * SPACING)
+    channels = np.where((stretch == 4) & (b.channels > 2), 7 - b.channels, b.channels)
+    shift = np.array([0, *DELAYS_B.values()])
+    b = dataclasses.replace(
+        b,
+        channels=channels.astype(np.int16),
+        times_ps=b.times_ps - shift[b.channels] + shift[channels],
+    )
+    histories = []
+    for parts in (([], []), ([0.1, 0.24, 0.25, 0.8], [0.5])):
+        alice, bob = parties()
+        results = exchange(alice, bob, (a, b), parts=parts)
+        assert alice.error_history == bob.error_history
+        histories.append(alice.error_history)
+        total = sum((errors for _, errors in alice.error_history), start=Errors())
+        metrics = results[0].metrics
+        assert sum(total.compared) == metrics["monitor_bits"] + metrics["sample_bits"]
+        assert total.qber() == metrics["qber"]
+    assert histories[0] == histories[1]
+    middles = [round(at * 1e12) for at, _ in histories[0]]
+    assert middles == [(2 * i + 1) * 250 * SPACING for i in range(17)]
+    for i, (_, errors) in enumerate(histories[0]):
+        assert min(errors.compared) > 10
+        assert errors.wrong == ((0, errors.compared[1]) if i == 4 else (0, 0))
 
 
 def refused(results: tuple[bbm92.Result, bbm92.Result], reason: str) -> dict[str, Any]:

@@ -117,7 +117,7 @@ def test_events_soon_after_another_click_have_no_basis(
     open_eyed, stream = clicks(), clicks(dead_time_ps=dead_time)
     open_eyed.add(batch)
     reference = open_eyed.take(final=True)
-    parts = []
+    parts: list[Events] = []
     for part in cut(batch, at):
         stream.add(part)
         if not parts:  # as in a run: the delays after the calibration
@@ -249,7 +249,7 @@ def test_pairs_do_not_depend_on_how_streams_are_cut(
     assert np.array_equal(np.concatenate([p.kept for p in found]), j[same])
     assert np.array_equal(np.concatenate([p.bits for p in found]), own.bits[i[same]])
     assert np.array_equal(np.concatenate([p.bases for p in found]), own.bases[i[same]])
-    assert np.array_equal(np.concatenate([p.times_ps for p in found]), own.times_ps[i[same]])
+    assert np.array_equal(np.concatenate([p.times_ps for p in found]), peer.times_ps[j[same]])
 
 
 def test_outcomes_are_not_shown() -> None:
