@@ -216,7 +216,7 @@ def run_experiment(
             metrics = exchange.metrics(wall_s=time.monotonic() - began)
             for party in (exchange.alice, exchange.bob):
                 assert party.result is not None
-                if party.result.key.size:
+                if not metrics["aborted"]:  # one party may hold a key that the other gave up
                     folder.write_secret(
                         f"{party.name}.key", np.packbits(party.result.key).tobytes()
                     )
@@ -392,12 +392,13 @@ class _Exchange:
     # -- what is left of it
 
     def metrics(self, *, wall_s: float) -> dict[str, Any]:
-        """Return the public figures of the run, fit for JSON."""
+        """Return the figures of the run, fit for JSON."""
+        from .protocols import qkd
+
         assert self.alice.result is not None
         assert self.bob.result is not None
-        told = self.alice.result.metrics
-        reason = told["reason"] or self.bob.result.metrics["reason"]
-        key_bits = told["secret_key_bits"] if not reason else 0
+        told = qkd.joint_result(self.alice.result, self.bob.result).metrics
+        key_bits = told["secret_key_bits"]
         matrix = self.alice.calibration_matrix
         visibility = None if matrix is None else _visibility(matrix)
         duration = self._config.file.duration
@@ -456,8 +457,8 @@ class _Exchange:
                 party.name: {label: delays[channel] for channel, label in party.channels.items()}
                 for party, delays in zip(self._parties, self._calibration.delays, strict=True)
             },
-            "aborted": bool(reason),
-            "reason": reason,
+            "aborted": told["aborted"],
+            "reason": told["reason"],
         }
 
     def draw(self, folder: Path) -> None:

@@ -57,7 +57,16 @@ from .randomness import Randomness, SystemRandomness, random_bits
 from .sifting import Clicks, Events, Match, Sifter, corrected, join, tail
 from .verify import tag_seed_bits, verification_tag
 
-__all__ = ["Alice", "Bob", "Channel", "FindDelays", "Phase", "Progress", "Result"]
+__all__ = [
+    "Alice",
+    "Bob",
+    "Channel",
+    "FindDelays",
+    "Phase",
+    "Progress",
+    "Result",
+    "joint_result",
+]
 
 Bits = npt.NDArray[np.uint8]
 Indices = npt.NDArray[np.int64]
@@ -96,6 +105,25 @@ class Result:
 
     key: Bits = field(repr=False)
     metrics: dict[str, Any]
+
+
+def joint_result(alice: Result, bob: Result) -> Result:
+    """What a run amounts to for one who sees both parties: a key only where both hold it.
+
+    Whoever speaks last cannot know whether the message came: Alice may hold a key where Bob gave
+    up. The result is then Bob's, without a key and with his reason.
+
+    Raises:
+        ProtocolError: where both accepted, but not the same key; neither may then be used.
+    """
+    if not alice.key.size or not bob.key.size:
+        return bob if alice.key.size else alice
+    if not np.array_equal(alice.key, bob.key):
+        raise ProtocolError(
+            "the parties accepted different keys, which verification misses with chance 2^-t:"
+            " throw both away; if it happens again it is a fault of Bellbench"
+        )
+    return alice
 
 
 @dataclass(frozen=True)

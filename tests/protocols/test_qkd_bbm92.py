@@ -21,6 +21,7 @@ from bellbench.protocols.qkd import (
     SeededRandomness,
     SystemRandomness,
     bbm92,
+    joint_result,
     messages,
 )
 from bellbench.protocols.qkd.cascade import Corrector
@@ -533,6 +534,29 @@ def test_silence_counts_only_after_the_recording(good: tuple[TagBatch, TagBatch]
         alice.tick(now)
         reasons.append(alice.result.metrics["reason"] if alice.result else "")
     assert reasons == ["", "no message from bob for 60 s"]
+
+
+def test_a_key_counts_only_where_both_hold_the_same(good: tuple[TagBatch, TagBatch]) -> None:
+    a, b = exchange(*parties(), good)
+    assert joint_result(a, b) is a
+
+    def spoil(_: str, envelope: Envelope) -> Iterable[Envelope]:
+        if isinstance(envelope.message, messages.Confirmation):
+            message = dataclasses.replace(envelope.message, sent=bytes(32))
+            return (dataclasses.replace(envelope, message=message),)
+        return (envelope,)
+
+    a, b = exchange(*parties(), good, spoil)
+    assert a.key.size > 0
+    assert not a.metrics["aborted"]
+    joint = joint_result(a, b)
+    assert joint.key.size == 0
+    assert joint.metrics["secret_key_bits"] == 0
+    assert joint.metrics["epsilon"] is None
+    assert "transcripts differ" in joint.metrics["reason"]
+
+    with pytest.raises(ProtocolError, match="different keys"):
+        joint_result(a, dataclasses.replace(a, key=1 - a.key))
 
 
 def altered(value: Any, data: st.DataObject) -> Any:

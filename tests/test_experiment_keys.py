@@ -1,0 +1,36 @@
+"""Key files of a run: only where both parties hold the key."""
+
+import dataclasses
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from bellbench.experiments import load_experiment, run_experiment
+from bellbench.protocols import qkd
+from bellbench.protocols.qkd.messages import Confirmation, Envelope
+
+
+def spoil(_: str, envelope: Envelope) -> Iterable[Envelope]:
+    """Alter Alice's last message: she has accepted by then, Bob gives up."""
+    if isinstance(envelope.message, Confirmation):
+        envelope = dataclasses.replace(envelope, message=Confirmation(bytes(32), bytes(32)))
+    return (envelope,)
+
+
+def test_a_key_that_only_one_party_accepted_is_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Spoiling(qkd.Channel):
+        def __init__(self, alice: Any, bob: Any) -> None:
+            super().__init__(alice, bob, spoil)
+
+    monkeypatch.setattr(qkd, "Channel", Spoiling)
+    outcome = run_experiment(load_experiment("bbm92_metro", duration=0.7), seed=3, out=tmp_path)
+    assert outcome.metrics["aborted"]
+    assert "transcripts differ" in outcome.metrics["reason"]
+    assert outcome.metrics["leak_bits"] > 0
+    assert outcome.metrics["secret_key_bits"] == 0
+    assert outcome.metrics["epsilon"] is None
+    assert outcome.folder.is_dir()
+    assert not list(outcome.folder.glob("*.key"))
