@@ -56,6 +56,7 @@ class KeyTerms(_Model):
     monitor_fraction: Annotated[float, Unit("1"), Field(ge=0, lt=1)] = 0.02
     expected_sifted_rate: Annotated[float, Unit("Hz"), Field(gt=0)]
     time_grid: Time = 10e-12
+    dead_time: Annotated[float, Unit("s"), Field(ge=0)] = 50e-9
 
 
 class ExperimentFile(_Model):
@@ -97,6 +98,7 @@ class ExperimentConfig:
             leak_efficiency=key.leak_efficiency,
             monitor_fraction=key.monitor_fraction,
             resolution_ps=round(key.time_grid * 1e12),
+            dead_time_ps=round(key.dead_time * 1e12),
             expected_bits=max(1, round(key.expected_sifted_rate * file.duration)),
         )
 
@@ -407,6 +409,7 @@ class _Exchange:
             "experiment": self._config.name,
             "seed": self._lab.seed,
             "randomness": told["randomness"],
+            "all_twins": self._lab.all_twins,
             "duration_s": duration,
             "wall_s": round(wall_s, 3),
             "tags": self._tags,
@@ -443,6 +446,11 @@ class _Exchange:
             "authentication": told["authentication"],
             "double_clicks": {
                 party.name: party.result.metrics["double_clicks"]
+                for party in (self.alice, self.bob)
+                if party.result is not None
+            },
+            "blind_events": {
+                party.name: party.result.metrics["blind_events"]
                 for party in (self.alice, self.bob)
                 if party.result is not None
             },
@@ -529,6 +537,7 @@ def _binned(
 
 def summary(outcome: Outcome) -> RenderableType:
     """Return the figures of a run as a table for a person."""
+    from rich.markup import escape
     from rich.table import Table
 
     m = outcome.metrics
@@ -550,7 +559,7 @@ def summary(outcome: Outcome) -> RenderableType:
     f_ec = "-" if m["f_ec"] is None else f"{m['f_ec']:.3f}"
     table.add_row("leak, f", f"{m['leak_bits']:,} of {m['leak_budget_bits']:,} bits, {f_ec}")
     if m["aborted"]:
-        table.add_row("[bold red]aborted[/]", f"[bold]{m['reason']}[/]")
+        table.add_row("[bold red]aborted[/]", f"[bold]{escape(m['reason'])}[/]")
     else:
         table.add_row(
             "[bold green]secret key[/]",
@@ -559,4 +568,6 @@ def summary(outcome: Outcome) -> RenderableType:
         )
     if m["randomness"] == "seeded":
         table.add_row("note", "seeded run on twins: the key is reproducible, hence no secret")
+    elif m["all_twins"]:
+        table.add_row("note", "clicks of twins follow from the world's seed: the key is no secret")
     return table

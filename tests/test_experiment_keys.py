@@ -1,14 +1,16 @@
-"""Key files of a run: only where both parties hold the key."""
+"""What a run keeps and says of its key: files only where both hold it, reasons as they are."""
 
 import dataclasses
+import io
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from bellbench.experiments import load_experiment, run_experiment
+from bellbench.experiments import Outcome, load_experiment, run_experiment, summary
 from bellbench.protocols import qkd
 from bellbench.protocols.qkd.messages import Confirmation, Envelope
+from rich.console import Console
 
 
 def spoil(_: str, envelope: Envelope) -> Iterable[Envelope]:
@@ -34,3 +36,17 @@ def test_a_key_that_only_one_party_accepted_is_not_kept(
     assert outcome.metrics["epsilon"] is None
     assert outcome.folder.is_dir()
     assert not list(outcome.folder.glob("*.key"))
+
+
+def test_a_reason_with_markup_is_shown_as_it_is(tmp_path: Path) -> None:
+    metrics: dict[str, Any] = dict.fromkeys(
+        ("car", "visibility_z", "visibility_x", "qber_z", "qber_x", "f_ec")
+    )
+    metrics |= dict.fromkeys(("coincidences", "sifted_bits", "leak_bits", "leak_budget_bits"), 0)
+    metrics |= {"singles_hz": {}, "aborted": True, "reason": "bob aborted: [/] [red]x"}
+    metrics |= {"randomness": "system", "all_twins": True}
+    console = Console(record=True, width=120, file=io.StringIO())
+    console.print(summary(Outcome(metrics, tmp_path)))
+    shown = console.export_text()
+    assert "bob aborted: [/] [red]x" in shown
+    assert "the key is no secret" in shown
