@@ -53,7 +53,7 @@ def random_sample(m: int, k: int, randomness: Randomness) -> Indices:
     """
     for attempt in range(100):
         words = randomness.words("sample", attempt * m, m)
-        order = np.argsort(words, kind="stable")
+        order = np.argsort(words)
         if not np.any(np.diff(words[order]) == 0):
             return np.sort(order[:k]).astype(np.int64)
     raise RuntimeError("the random source repeats itself: 64-bit words collided 100 times")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import numpy.typing as npt
 import pytest
 from bellbench.instruments import ProtocolError
-from bellbench.protocols.qkd.cascade import PASSES, Corrector, Reference
+from bellbench.protocols.qkd.cascade import PASSES, Corrector, Reference, _Frame
 from bellbench.protocols.qkd.finite_key import binary_entropy
+from bellbench.protocols.qkd.randomness import philox_words
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -29,6 +32,17 @@ def reconcile(alice: Bits, bob: Bits, rate: float, key: int) -> tuple[Corrector,
         leak, rounds = leak + parities.size, rounds + 1
         corrector.accept(parities)
     return corrector, leak, rounds
+
+
+@pytest.mark.parametrize("n", [16, 17, 1000, 1024, 1025])
+def test_passes_sort_the_places_by_the_words_of_philox(n: int) -> None:
+    frame = _Frame(n, 0.05, key=77)
+    assert frame.order(0).tolist() == list(range(n))
+    step = 2 ** math.ceil(math.log2(n))
+    for index in (1, 2, PASSES - 1):
+        words = philox_words(77, index * n, n).tolist()
+        expected = sorted(range(n), key=lambda place: words[place] // step * step + place)
+        assert frame.order(index).tolist() == expected
 
 
 @pytest.mark.parametrize("rate", [0.01, 0.03, 0.08])
