@@ -54,7 +54,7 @@ from .finite_key import KeyBound, binary_entropy
 from .ledger import LeakLedger
 from .parameters import BASES, Detectors, Parameters
 from .randomness import Randomness, SystemRandomness, random_bits
-from .sifting import Clicks, Events, Match, Sifter, corrected, join, tail
+from .sifting import Clicks, Events, Match, Sifter, corrected, join, no_events, tail
 from .verify import tag_seed_bits, verification_tag
 
 __all__ = [
@@ -403,9 +403,14 @@ class _Party:
         self._end(key, "")
 
     def _end(self, key: Bits, reason: str) -> None:
+        self._forget()
+        self.result = Result(key, self._metrics(key.size, reason))
+
+    def _forget(self) -> None:
+        """Let go of what the key could be made from again, the seed being public."""
         self._block = np.zeros(0, dtype=np.uint8)
         self._bits = []
-        self.result = Result(key, self._metrics(key.size, reason))
+        self._clicks.forget()
 
     def _metrics(self, key_bits: int, reason: str) -> dict[str, Any]:
         n = self._m - self._k
@@ -660,6 +665,11 @@ class Alice(_Party):
         self.phase = Phase.VERIFYING
         self._post(msg.Verification(seed, tag, self._amplification_seed))
 
+    def _forget(self) -> None:
+        super()._forget()
+        self._reference = None
+        self._sifter = Sifter(self.parameters.window_ps, self._match)
+
     def _confirm(self, verdict: msg.Verdict) -> None:
         self._verified = verdict.equal
         self._ledger.write("bob", "verdict", 1)
@@ -700,8 +710,7 @@ class Bob(_Party):
         self._decided = 0
         self._final_sent = False
         # Announced events that Alice has not decided yet, with their outcomes.
-        none = np.zeros(0, dtype=np.uint8)
-        self._pending = Events(np.zeros(0, dtype=np.int64), none, none, 0)
+        self._pending = no_events(0)
         self._corrector: Corrector | None = None
         self._amplification_seed: Bits | None = None
 
@@ -840,6 +849,11 @@ class Bob(_Party):
             self._abort(_UNVERIFIED)
             return
         self._amplification_seed = message.amplification_seed
+
+    def _forget(self) -> None:
+        super()._forget()
+        self._corrector = None
+        self._pending = no_events(0)
 
 
 class Channel:

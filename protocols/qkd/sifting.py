@@ -13,7 +13,18 @@ from ...instruments import ProtocolError, TagBatch, TimesPs, concatenate
 from .parameters import Detectors
 from .randomness import Randomness
 
-__all__ = ["BLIND", "Clicks", "Events", "Match", "Pairs", "Sifter", "corrected", "join", "tail"]
+__all__ = [
+    "BLIND",
+    "Clicks",
+    "Events",
+    "Match",
+    "Pairs",
+    "Sifter",
+    "corrected",
+    "join",
+    "no_events",
+    "tail",
+]
 
 Bits = npt.NDArray[np.uint8]
 Indices = npt.NDArray[np.int64]
@@ -146,6 +157,12 @@ class Clicks:
             self._first = []
         self._later.append(batch)
 
+    def forget(self) -> None:
+        """Let go of all outcomes but the calibration's; nothing can be taken any more."""
+        self._times = np.zeros(0, dtype=np.int64)
+        self._outcomes = np.zeros(0, dtype=np.uint8)
+        self._first, self._later = [], []
+
     def set_delays(self, delays_ps: Mapping[int, int]) -> None:
         """Subtract these delays from the clicks after the calibration segment."""
         self._delays = dict(delays_ps)
@@ -255,8 +272,7 @@ class Sifter:
     def __init__(self, window_ps: int, match: Match) -> None:
         self._window = window_ps
         self._match = match
-        empty, none = np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.uint8)
-        self._own = Events(empty, none, none, -(1 << 62))
+        self._own = no_events(-(1 << 62))
         self._peer = self._own  # the peer's outcomes stay unknown: its bits are all zero
         self._first = 0  # index of the first peer event held
         self._tried = -(1 << 62)
@@ -328,6 +344,12 @@ class Sifter:
             own.bits[kept_a],
             int(a.size),
         )
+
+
+def no_events(horizon_ps: int) -> Events:
+    """No event up to the horizon."""
+    none = np.zeros(0, dtype=np.uint8)
+    return Events(np.zeros(0, dtype=np.int64), none, none, horizon_ps)
 
 
 def join(a: Events, b: Events) -> Events:

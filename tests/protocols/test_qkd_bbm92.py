@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -267,6 +268,28 @@ def test_key_and_metrics_do_not_depend_on_the_batches(
         assert not one.metrics["aborted"]
         assert np.array_equal(one.key, other.key)
         assert one.metrics == other.metrics
+
+
+def largest_bits(thing: object, seen: dict[int, object]) -> int:
+    """Size of the largest array of bytes that a party still holds, its result aside."""
+    if id(thing) in seen or isinstance(thing, bbm92.Result):
+        return 0
+    seen[id(thing)] = thing
+    if isinstance(thing, np.ndarray):
+        own = thing.size if thing.dtype == np.uint8 else 0
+        return max(own, largest_bits(thing.base, seen))
+    if isinstance(thing, (list, tuple, deque)):
+        return max((largest_bits(part, seen) for part in thing), default=0)
+    return largest_bits(list(getattr(thing, "__dict__", {}).values()), seen)
+
+
+def test_after_the_end_only_the_result_holds_the_key(good: tuple[TagBatch, TagBatch]) -> None:
+    alice, bob = parties()
+    a, b = exchange(alice, bob, good)
+    for party, result in ((alice, a), (bob, b)):
+        sample = result.metrics["sample_bits"]
+        assert result.metrics["block_bits"] - sample > sample
+        assert 0 < largest_bits(party, {}) <= sample, party.name
 
 
 def test_seeds_decide_the_key(good: tuple[TagBatch, TagBatch]) -> None:
