@@ -1,6 +1,6 @@
 """Toeplitz hashing over GF(2): privacy amplification and verification both use it.
 
-A uniformly random Toeplitz matrix is a dual-universal hash with collision probability exactly
+Uniformly random Toeplitz matrices are a universal_2 family with collision probability exactly
 ``2^-l`` (Krawczyk, CRYPTO '94; Mansour, Nisan, Tiwari 1993): for ``x != 0`` the product ``T x`` is
 uniform. The seed is public, but must be drawn after the quantum phase, fresh for each block.
 """

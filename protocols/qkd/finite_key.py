@@ -57,7 +57,7 @@ def leak_budget(n: int, delta: float, f_ec: float) -> int:
 def estimation_epsilon(nu: float, m: int, k: int) -> float:
     """TL eq. (56): bound on missing an error rate ``nu`` above the one of the sample.
 
-    A Serfling tail for ``k`` of ``m`` bits drawn without replacement.
+    Twice the root of a Serfling tail for ``k`` of ``m`` bits drawn without replacement.
     """
     n = m - k
     return 2.0 * math.exp(-n * k * k * nu * nu / (m * (k + 1)))
