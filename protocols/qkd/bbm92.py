@@ -100,7 +100,8 @@ class Result:
 
     Attributes:
         key: Secret key bits, uint8 zeros and ones; empty where the run was aborted. Not shown.
-        metrics: Public figures of the run, fit for JSON.
+        metrics: Figures of the run, fit for JSON. None is the key; ``singles`` and what follows
+            from them count outcomes and are not public (``docs/security-notes.md``).
     """
 
     key: Bits = field(repr=False)
