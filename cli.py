@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import secrets
 import signal
 import sys
@@ -64,7 +65,11 @@ def run(
     from .experiments import load_experiment, run_experiment, summary
     from .live import View
 
-    console = Console(stderr=as_json)
+    class Output(Console):
+        def on_broken_pipe(self) -> None:  # by itself it ends the program without a word
+            raise BellbenchError("nobody reads the output any more")
+
+    console = Output(stderr=as_json)
     config = load_experiment(experiment, twin=twin, duration=duration)
     where = "twins" if config.bench.twin else "instruments"
     title = f"{config.name} on {where}" + (f", seed {seed}" if seed is not None else "")
@@ -146,7 +151,11 @@ def main() -> None:
     for name in _STOPS:
         _on_signal(name, _stop)
     try:
-        app()
+        try:
+            app()
+        finally:
+            if sys.stdout is not None:  # None where it was closed before the start
+                sys.stdout.flush()  # what a full disk refuses is told here, not as Python ends
     except ConfigError as error:
         _fail(error, 2)
     except BellbenchError as error:
@@ -155,6 +164,10 @@ def main() -> None:
         if notes := getattr(error, "__notes__", []):
             print("bellbench:", "\n".join(notes), file=sys.stderr)
         raise
+    except OSError as error:
+        # such as an output that cannot be written; what is still unwritten has nowhere to go
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _fail(BellbenchError(f"cannot read or write: {error}"), 1)
 
 
 def _fail(error: BellbenchError, code: int) -> None:

@@ -222,9 +222,9 @@ def run_experiment(
                     folder.write_secret(
                         f"{party.name}.key", np.packbits(party.result.key).tobytes()
                     )
+            folder.write_json("metrics.json", metrics)
             with folder.writing():
                 exchange.draw(folder.path)
-            folder.write_json("metrics.json", metrics)
     return Outcome(metrics, folder.path)
 
 
