@@ -2,10 +2,10 @@
 
 SCPI in ZeroMQ REQ/REP, DLT commands in REQ/REP with JSON answers, tags as int64 ps on PAIR sockets.
 Sources: IDQ's example code, the Time Controller manual. Not known from a real unit, and chosen
-here: a refused command is answered with the error's text, which also goes to ``SYST:ERR?``; a
-good setting is answered with an empty message. Histograms, combiners other than the preset's
-forwarding (``TSCO5`` ... ``TSCO8`` carry ``DELA1`` ... ``DELA4``), generators and ``start-save``
-are not served.
+here: a refused command is answered with ``error: `` and the error's text, which also goes to
+``SYST:ERR?``; a good setting is answered with an empty message. Histograms, combiners other than
+the preset's forwarding (``TSCO5`` ... ``TSCO8`` carry ``DELA1`` ... ``DELA4``), generators and
+``start-save`` are not served.
 """
 
 from __future__ import annotations

@@ -300,7 +300,7 @@ class Interpreter:
         reset: Brings the device to its ``*RST`` state.
         clear: What ``*CLS`` clears besides the error queue and the event status.
         joiner: Stands between the replies of one message.
-        answer_errors: Reply with the error, too, for devices that answer every message.
+        answer_errors: Reply ``error: `` and its text, for devices that answer every message.
     """
 
     def __init__(
@@ -376,7 +376,7 @@ class Interpreter:
             except ScpiError as error:
                 self.fail(error.code)
                 if self._answer_errors:
-                    replies.append(str(error))
+                    replies.append(f"error: {error}")
                 if error.code > -200:
                     break
             else:

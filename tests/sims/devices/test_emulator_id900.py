@@ -152,7 +152,7 @@ def test_settings_answer_an_empty_message_and_queries_a_value(make: Any) -> None
 )
 def test_refusals_are_answered_and_queued(make: Any, command: str, error: str) -> None:
     bench = make()
-    assert bench.ask(command) == error
+    assert bench.ask(command) == f"error: {error}"
     assert bench.ask("SYST:ERR?") == error
     assert bench.ask("SYST:ERR?") == '+0,"No error"'
 
@@ -180,7 +180,7 @@ def test_a_record_from_play_to_stop(make: Any) -> None:
     assert not bench.element.recording
     assert bench.ask("REC:PLAY") == ""
     assert bench.ask("REC:STAGe?") == "PLAYING"
-    assert bench.ask("REC:PLAY") == '-221,"Settings conflict"'
+    assert bench.ask("REC:PLAY") == 'error: -221,"Settings conflict"'
     assert not bench.element.recording
     # Zero is 123 ns after the block's begin; what is earlier, or not enabled, is not recorded.
     bench.step(fill=bench.clicks((1, 122_999), (1, 123_000), (2, 130_000), (3, 500_000)))
@@ -459,7 +459,7 @@ def test_hostile_clients_are_survived(make: Any) -> None:
             client.sendall(bytes(range(256)) * 64)
         socket.create_connection((bench.host, port), 5).close()
     bench.control.send(bytes(range(256)))
-    assert bench.control.recv().startswith(b"-10")
+    assert bench.control.recv().startswith(b"error: -10")
     bench.dlt.send(b"\xff\xfe")
     assert "error" in json.loads(bench.dlt.recv())
     big = bench.request(bench.port)
