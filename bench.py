@@ -734,5 +734,8 @@ def _resolved(config: InstrumentConfig) -> dict[str, Any]:
         return content | {"parts": dict(config.parts)}
     content["on_exit"] = config.on_exit
     if config.twin_settings is not None:
-        content["twin"] = {"element": config.element, **_dump(config.twin_settings)}
+        content["twin"] = _dump(config.twin_settings)
+        # A real instrument's own name need not be an element of the world.
+        if config.is_twin or config.element != config.name:
+            content["twin"] = {"element": config.element, **content["twin"]}
     return content
