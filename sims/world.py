@@ -111,7 +111,7 @@ def _check_order(model: WorldModel, i: int) -> list[tuple[Location, str]]:
     else:
         snspd = next(
             m
-            for m in (model.elements[n] for n in model.paths[i][1:])
+            for m in map(model.elements.get, model.paths[i][1:])
             if isinstance(m, el.SnspdModel)
         )
         if len(snspd.detectors) != len(pol.OUTCOMES):
