@@ -48,6 +48,7 @@ __all__ = [
     "Party",
     "PartyConfig",
     "check_bench",
+    "check_world",
     "load_bench",
     "open_bench",
 ]
@@ -201,6 +202,16 @@ def check_bench(bench: str | Path) -> list[ConfigError]:
     return []
 
 
+def check_world(world: str | Path) -> list[ConfigError]:
+    """Return every mistake in a world file; empty where there is none."""
+    try:
+        report = Report(read_config(find_config(world, "worlds"), "world"))
+    except ConfigError as error:
+        return [error]
+    _validate_world(report)
+    return report.errors
+
+
 def open_bench(
     bench: str | Path | BenchConfig,
     *,
@@ -331,8 +342,6 @@ class _Loader:
     # -- the world
 
     def _world(self) -> WorldModel | None:
-        from .sims.world import WorldModel, check_layout
-
         content = self.document.data.get("world")
         base: Loc = ()
         if content is None:
@@ -350,11 +359,7 @@ class _Loader:
         else:
             self.report.add(("world",), f"expected a name or a path, got {content!r}")
             return None
-        before = len(report.errors)
-        model = report.validate(WorldModel, base)
-        for loc, message in [] if model is None else check_layout(model):
-            report.add((*base, *loc), message)
-        return model if len(report.errors) == before else None
+        return _validate_world(report, base)
 
     # -- instruments
 
@@ -597,6 +602,17 @@ class _Loader:
             driver = self.document.data["instruments"][name]["driver"]
             message = f"{name} ({driver}) is no {wanted}{nearest(name, fitting)}"
             self.report.add(loc, message)
+
+
+def _validate_world(report: Report, base: Loc = ()) -> WorldModel | None:
+    """Return the world at ``base``, or None and its mistakes in the report."""
+    from .sims.world import WorldModel, check_layout
+
+    before = len(report.errors)
+    model = report.validate(WorldModel, base)
+    for loc, message in [] if model is None else check_layout(model):
+        report.add((*base, *loc), message)
+    return model if len(report.errors) == before else None
 
 
 def missing_members(instrument: object, role: type) -> list[str]:

@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field
 
-from .bench import BenchConfig, check_bench, load_bench, open_bench
-from .configs import ConfigErrors, Report, bundled, find_config, read, read_config
+from .bench import BenchConfig, check_bench, check_world, load_bench, open_bench
+from .configs import ConfigErrors, Report, find_config, read, read_config
 from .instruments import BellbenchError, ConfigError, TagBatch, Unit
 from .live import Progress
 from .runs import RunFolder, versions
@@ -39,8 +39,8 @@ __all__ = [
 _STEP_S = 0.1
 _OUTCOME = {"H": ("Z", 0), "V": ("Z", 1), "D": ("X", 0), "A": ("X", 1)}
 _LABELS = tuple(_OUTCOME)
-Fraction = Annotated[float, Unit("1"), Field(gt=0, lt=1)]
-Time = Annotated[float, Unit("s"), Field(gt=0)]
+#: Longest exchange, s: its times are int64 picoseconds, which end after 9e6 s.
+_LONGEST_S = 1e6
 
 
 class _Model(BaseModel):
@@ -50,13 +50,13 @@ class _Model(BaseModel):
 class KeyTerms(_Model):
     """Terms of the key, fixed before the data; see :class:`bellbench.protocols.qkd.Parameters`."""
 
-    qber_tolerance: Fraction = 0.03
-    epsilon: Fraction = 1e-10
+    qber_tolerance: Annotated[float, Unit("1"), Field(gt=0, lt=0.5)] = 0.03
+    epsilon: Annotated[float, Unit("1"), Field(ge=1e-60, lt=1)] = 1e-10
     leak_efficiency: Annotated[float, Unit("1"), Field(gt=1)] = 1.1
     monitor_fraction: Annotated[float, Unit("1"), Field(ge=0, lt=1)] = 0.02
-    expected_sifted_rate: Annotated[float, Unit("Hz"), Field(gt=0)]
-    time_grid: Time = 10e-12
-    dead_time: Annotated[float, Unit("s"), Field(ge=0)] = 50e-9
+    expected_sifted_rate: Annotated[float, Unit("Hz"), Field(gt=0, le=1e9)]
+    time_grid: Annotated[float, Unit("s"), Field(ge=1e-12)] = 10e-12
+    dead_time: Annotated[float, Unit("s"), Field(ge=0, le=1e-3)] = 50e-9
 
 
 class ExperimentFile(_Model):
@@ -66,11 +66,11 @@ class ExperimentFile(_Model):
     protocol: Literal["bbm92"]
     bench: str
     """Bundled name, or a path relative to this file."""
-    duration: Time
+    duration: Annotated[float, Unit("s"), Field(gt=0, le=_LONGEST_S)]
     """Length of the key exchange, in bench time, after the calibration."""
-    calibration: Time = 1.0
+    calibration: Annotated[float, Unit("s"), Field(ge=0.01, le=1000)] = 1.0
     """Clicks sacrificed to find the delays of the channels."""
-    coincidence_window: Time = 300e-12
+    coincidence_window: Annotated[float, Unit("s"), Field(ge=1e-12, le=1e-6)] = 300e-12
     """Full width."""
     key: KeyTerms
 
@@ -128,20 +128,25 @@ def load_experiment(
     document = read_config(path, "experiment")
     report = Report(document)
     file = report.validate(ExperimentFile)
+    if file is not None and file.key.time_grid > file.coincidence_window:
+        report.add(("key", "time_grid"), "is wider than the coincidence_window")
     report.check()
     assert file is not None
+    if duration is not None:
+        if not 0 < duration <= _LONGEST_S:
+            raise ConfigError(
+                f"{duration:g} s is out of range: above 0, at most {_LONGEST_S:g} s",
+                place="--duration",
+            )
+        file = file.model_copy(update={"duration": duration})
     try:
         bench = load_bench(find_config(file.bench, "benches", beside=path), twin=twin)
     except ConfigErrors:
         raise
     except ConfigError as error:
-        if error.place:
-            raise
         report.add(("bench",), str(error))
         report.check()
         raise
-    if duration is not None:
-        file = file.model_copy(update={"duration": duration})
     config = ExperimentConfig(path.stem, path, file, bench)
     for party in ("alice", "bob"):
         missing = (
@@ -164,22 +169,18 @@ def load_experiment(
 
 
 def check_file(name: str | Path) -> list[ConfigError]:
-    """Return every mistake of a bench or experiment file and the files it names."""
+    """Return every mistake of a bench, experiment or world file and the files it names."""
     try:
-        text = str(name)
-        if text in bundled("experiments") and text not in bundled("benches"):
-            load_experiment(text)
-            return []
-        path = find_config(name, "benches")
-        header = str(read(path).data.get("bellbench", ""))
-        if header.partition("/")[0] == "experiment":
+        path = find_config(name, "benches", "experiments", "worlds")
+        kind = str(read(path).data.get("bellbench", "")).partition("/")[0]
+        if kind == "experiment":
             load_experiment(path)
             return []
     except ConfigErrors as errors:
         return errors.errors
     except ConfigError as error:
         return [error]
-    return check_bench(name)
+    return check_world(path) if kind == "world" else check_bench(path)
 
 
 def run_experiment(

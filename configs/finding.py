@@ -19,12 +19,12 @@ def bundled(folder: str) -> dict[str, Path]:
     return {path.stem: path for path in sorted(paths) if path.suffix == ".yaml"}
 
 
-def find_config(name: str | Path, folder: str, *, beside: Path | None = None) -> Path:
+def find_config(name: str | Path, *folders: str, beside: Path | None = None) -> Path:
     """Return the path of a configuration file.
 
     Args:
         name: A bare name is a bundled file; with a folder or ``.yaml`` it is a path.
-        folder: ``benches``, ``worlds`` or ``experiments``.
+        folders: ``benches``, ``worlds`` or ``experiments``; of several the first that has it.
         beside: The file that names it; relative paths are relative to that file.
 
     Raises:
@@ -35,11 +35,13 @@ def find_config(name: str | Path, folder: str, *, beside: Path | None = None) ->
     bare = path.name == text and path.suffix not in (".yaml", ".yml")
     if isinstance(name, Path) or not bare:
         return path if beside is None else beside.parent / path
-    files = bundled(folder)
+    files: dict[str, Path] = {}
+    for folder in reversed(folders):
+        files |= bundled(folder)
     if text not in files:
         raise ConfigError(
-            f"no bundled file {text!r} in {folder} (one of your own is named with its ending,"
-            f" .yaml){nearest(text, files)}"
+            f"no bundled file {text!r} in {', '.join(folders)} (one of your own is named with its"
+            f" ending, .yaml){nearest(text, files)}"
         )
     return files[text]
 
