@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from ..instruments import ConfigError
+from ..instruments import ConfigError, Unit
 from .documents import Document, Loc, describe
 
 __all__ = ["ConfigErrors", "Report", "nearest"]
@@ -139,6 +139,9 @@ class Report:
             self.add(loc, item["msg"].partition(", ")[2])
         else:
             words = item["msg"].replace("Input should", "should").replace("Value should", "should")
+            limit = next((context[k] for k in ("gt", "ge", "lt", "le") if k in context), None)
+            if limit:  # pydantic writes 0.000000000001, and knows no unit
+                words = f"{words.rpartition(' ')[0]} {limit:g}{_unit_at(model, steps)}"
             self.add(loc, f"{words[0].lower()}{words[1:]}, got {describe(value)}")
 
 
@@ -206,6 +209,14 @@ def _model_at(annotation: Any, steps: Sequence[str | int]) -> type[BaseModel] | 
     if isinstance(origin, type) and issubclass(origin, Mapping):
         return _model_at(arguments[1], steps[1:])
     return _model_at(arguments[0], steps[1:])
+
+
+def _unit_at(model: type[BaseModel], steps: Sequence[str | int]) -> str:
+    """Return the unit of the quantity at ``steps``, with a blank before it; empty where none."""
+    owner = _model_at(model, steps[:-1])
+    info = owner.model_fields.get(str(steps[-1])) if owner is not None and steps else None
+    units = [m.unit for m in info.metadata if isinstance(m, Unit)] if info is not None else []
+    return f" {units[0]}" if units and units[0] != "1" else ""
 
 
 def _answers_to(member: Any, tag: str | int) -> bool:
