@@ -128,19 +128,19 @@ class PM100DEmulator:
             return self._ranges_w[0], self._ranges_w[-1], self._ranges_w[-1]
 
         sensor = f"{settings.head},{settings.head_serial_number},{settings.head_calibration}"
-        power_range = "SENSe[1]:POWer[:DC]:RANGe"
-        zero = "SENSe[1]:CORRection:COLLect:ZERO"
+        power_range = "[SENSe[1]:]POWer[:DC]:RANGe"
+        zero = "[SENSe[1]:]CORRection:COLLect:ZERO"
         return [
             query("SYSTem:SENSor:IDN?", lambda: f"{sensor},{_SENSOR}"),
             *numeric(
-                "SENSe[1]:CORRection:WAVelength",
+                "[SENSe[1]:]CORRection:WAVelength",
                 lambda: _nm(self._registers.wavelength_m),
                 lambda value: put("wavelength_m", value * 1e-9),
                 wavelength_bounds_nm,
                 ("NM",),
             ),
             *numeric(
-                "SENSe[1]:AVERage[:COUNt]",
+                "[SENSe[1]:]AVERage[:COUNt]",
                 lambda: self._registers.averages,
                 lambda value: put("averages", round(value)),
                 lambda: (1, _HIGHEST_COUNT, 1),
@@ -151,7 +151,7 @@ class PM100DEmulator:
                 f"{power_range}[:UPPer]", self._range_w, self._set_range, range_bounds, ("W",)
             ),
             *choice(
-                "SENSe[1]:POWer[:DC]:UNIT",
+                "[SENSe[1]:]POWer[:DC]:UNIT",
                 ("W", "DBM"),
                 lambda: self._registers.unit,
                 lambda word: put("unit", word),
