@@ -17,6 +17,7 @@ DRIVERS: dict[str, str] = {
     "s_fifteen.tdc1": ".s_fifteen.tdc1:SFifteenTDC1",
     "single_quantum.websq": ".single_quantum.websq:SingleQuantumWebSQ",
     "spdc_source": ".spdc_source:SPDCSource",
+    "stanford.dg645": ".stanford.dg645:StanfordDG645",
     "thorlabs.cld1015": ".thorlabs.cld1015:ThorlabsCLD1015",
     "thorlabs.mpc320": ".thorlabs.mpc320:ThorlabsMPC320",
     "thorlabs.pm100d": ".thorlabs.pm100d:ThorlabsPM100D",

@@ -11,6 +11,8 @@ from .errors import (
     TwinError,
 )
 from .roles import (
+    DelayGenerator,
+    DelayGeneratorInfo,
     DetectorArray,
     Identity,
     Instrument,
@@ -31,6 +33,8 @@ __all__ = [
     "Clock",
     "ConfigError",
     "Deadline",
+    "DelayGenerator",
+    "DelayGeneratorInfo",
     "DetectorArray",
     "Identity",
     "Instrument",

@@ -7,7 +7,7 @@ temperatures degrees Celsius, rates Hz.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -15,6 +15,8 @@ from .signals import Readable, Settable
 from .tags import TagBatch
 
 __all__ = [
+    "DelayGenerator",
+    "DelayGeneratorInfo",
     "DetectorArray",
     "Identity",
     "Instrument",
@@ -206,4 +208,90 @@ class PowerMeter(Protocol):
     @property
     def wavelength(self) -> Settable[float]:
         """Wavelength the reading is corrected for, m."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class DelayGeneratorInfo:
+    """Capability of a delay generator: what it can time.
+
+    Attributes:
+        channels: Names of the edges that can be delayed.
+        outputs: Each output and the two channels it is active between; ``T0`` is the trigger.
+        trigger_sources: What :attr:`DelayGenerator.trigger_source` takes.
+        resolution_s: Grid of the delays.
+        max_delay_s: Longest delay from the trigger.
+        dead_time_s: After the last edge of a cycle, how long triggers are still ignored.
+    """
+
+    channels: tuple[str, ...]
+    outputs: Mapping[str, tuple[str, str]]
+    trigger_sources: tuple[str, ...]
+    resolution_s: float
+    max_delay_s: float
+    dead_time_s: float
+
+
+@runtime_checkable
+class DelayGenerator(Protocol):
+    """Answers each trigger with a cycle of edges at set delays; a burst is a train of cycles.
+
+    A trigger that comes while a cycle or a burst is running is ignored.
+    """
+
+    @property
+    def info(self) -> DelayGeneratorInfo:
+        """Capabilities; known before opening."""
+        ...
+
+    @property
+    def delays(self) -> Mapping[str, Settable[float]]:
+        """Delay of each channel from the start of the cycle, s."""
+        ...
+
+    @property
+    def amplitudes(self) -> Mapping[str, Settable[float]]:
+        """Height of each output's step, V."""
+        ...
+
+    @property
+    def positive(self) -> Mapping[str, Settable[bool]]:
+        """Whether each output goes up, and not down, while it is active."""
+        ...
+
+    @property
+    def trigger_source(self) -> Settable[str]:
+        """What starts a cycle: one of ``info.trigger_sources``.
+
+        ``internal`` is its own clock, ``single`` is :meth:`trigger`, so setting ``single`` stops
+        a running train.
+        """
+        ...
+
+    @property
+    def trigger_rate(self) -> Settable[float]:
+        """Rate of the internal trigger, Hz."""
+        ...
+
+    @property
+    def burst(self) -> Settable[bool]:
+        """Whether a trigger starts a burst of cycles instead of one."""
+        ...
+
+    @property
+    def burst_count(self) -> Settable[int]:
+        """Cycles in a burst."""
+        ...
+
+    @property
+    def burst_period(self) -> Settable[float]:
+        """Time from one cycle of a burst to the next, s."""
+        ...
+
+    def trigger(self) -> None:
+        """Start one cycle, or one burst, now.
+
+        Raises:
+            InstrumentError: where the trigger source is not ``single``.
+        """
         ...

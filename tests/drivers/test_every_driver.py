@@ -14,6 +14,7 @@ from bellbench.drivers.id_quantique.id900 import IDQuantiqueID900
 from bellbench.drivers.s_fifteen.tdc1 import SFifteenTDC1
 from bellbench.drivers.single_quantum.websq import SingleQuantumWebSQ
 from bellbench.drivers.spdc_source import SPDCSource
+from bellbench.drivers.stanford.dg645 import StanfordDG645
 from bellbench.drivers.thorlabs.cld1015 import ThorlabsCLD1015
 from bellbench.drivers.thorlabs.mpc320 import ThorlabsMPC320
 from bellbench.drivers.thorlabs.pm100d import ThorlabsPM100D
@@ -21,6 +22,7 @@ from bellbench.drivers.thorlabs.tc200 import ThorlabsTC200
 from bellbench.instruments import (
     SPELLINGS,
     ConfigError,
+    DelayGenerator,
     DetectorArray,
     Instrument,
     InstrumentError,
@@ -45,10 +47,28 @@ def static_conformance(  # checked by mypy: each driver is what its role says
     meter: ThorlabsPM100D,
     laser: ThorlabsCLD1015,
     oven: ThorlabsTC200,
-) -> tuple[PairSource, DetectorArray, TimeTagger, TimeTagger, PolarizationController, PowerMeter]:
-    instruments: list[Instrument] = [source, detectors, tagger, controller, meter, laser, oven]
+    delays: StanfordDG645,
+) -> tuple[
+    PairSource,
+    DetectorArray,
+    TimeTagger,
+    TimeTagger,
+    PolarizationController,
+    PowerMeter,
+    DelayGenerator,
+]:
+    instruments: list[Instrument] = [
+        source,
+        detectors,
+        tagger,
+        controller,
+        meter,
+        laser,
+        oven,
+        delays,
+    ]
     assert instruments
-    return source, detectors, tagger, small_tagger, controller, meter
+    return source, detectors, tagger, small_tagger, controller, meter, delays
 
 
 def make(key: str, clock: Any, name: str = "it") -> Any:

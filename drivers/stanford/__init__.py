@@ -1,0 +1,1 @@
+"""Stanford Research Systems: DG645 digital delay generator."""
