@@ -42,7 +42,7 @@ def _numbers(text: str | None) -> list[int] | None:
     try:
         return [int(part) for part in text.split(",")]
     except ValueError as error:
-        raise typer.BadParameter("write channels as in 0,1") from error
+        raise typer.BadParameter("write channels as in 0,1", param_hint="--channels") from error
 
 
 def _delays(texts: list[str] | None) -> dict[int, int]:
@@ -50,14 +50,14 @@ def _delays(texts: list[str] | None) -> dict[int, int]:
     for text in texts or []:
         channel, equals, delay = text.partition("=")
         try:
-            if not equals:
+            if not (equals and channel.strip().isdecimal()):
                 raise ValueError("write a delay as in 1=25ns")
             seconds = parse_quantity(delay, "s")
             if abs(seconds) > 1000:
                 raise ValueError("a delay goes up to 1000 s")
             delays[int(channel)] = round(seconds * 1e12)
         except ValueError as error:
-            raise typer.BadParameter(str(error)) from error
+            raise typer.BadParameter(str(error), param_hint="--delay") from error
     return delays
 
 
@@ -299,7 +299,8 @@ def _pick(tags: TagFile, wanted: list[int] | None, number: int | None) -> list[i
     """Return the channels asked for, or the first ``number`` with clicks."""
     if wanted is not None:
         if number is not None and len(wanted) != number:
-            raise typer.BadParameter(f"name {number} channels, as in 0,1")
+            message = f"name {number} channels, as in 0,1"
+            raise typer.BadParameter(message, param_hint="--channels")
         return wanted
     present = sorted(_count(tags).counts)
     if len(present) == 1 and number == 2:
