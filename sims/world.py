@@ -235,6 +235,8 @@ class World:
                 self.elements[name] = el.SnspdArray(m)
             elif isinstance(m, el.TaggerModel):
                 self.elements[name] = el.TaggerInputs(m, len(pol.OUTCOMES))
+            elif isinstance(m, el.DelayGeneratorModel):
+                self.elements[name] = el.DelayGenerator(m)
         for name, m in model.elements.items():
             if isinstance(m, el.PowerMeterModel):
                 self.elements[name] = el.PowerMeterHead(m, self._get(m.at, el.PumpLaser))
@@ -242,11 +244,13 @@ class World:
         self._keys = {pair.name: _philox_key(seed, pair.name) for pair in self._pairs}
 
     def run_block(self) -> None:
-        """Advance one block: temperatures first, then the clicks of those who listen."""
+        """Advance one block: temperatures and triggers, then the clicks of those who listen."""
         begin = self.now_ps
         for element in self.elements.values():
             if isinstance(element, (el.PumpLaser, el.Oven)):
                 element.step(BLOCK_PS * 1e-12)
+            elif isinstance(element, el.DelayGenerator):
+                element.edges(begin, begin + BLOCK_PS)
         for pair in self._pairs:
             rates = self._rates(pair)
             if any(arm.listening for arm in pair.arms):
