@@ -1,0 +1,90 @@
+"""Delays of every tagger channel, from a recording of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from ...instruments import Clock, ProtocolError, TagBatch, TimeTagger
+from .. import timing
+from ._recorder import Recorder
+
+__all__ = ["DelaysResult", "coincidence_window", "find_delays"]
+
+
+@dataclass(frozen=True)
+class DelaysResult:
+    """Delays found in one recording.
+
+    Differences within a party (cables, detectors) last; what both parties differ by holds until
+    either tagger is started again.
+
+    Attributes:
+        ok: Whether every channel has a delay.
+        reason: Why not, in words; empty where ok.
+        delays: Found delays; None where not ok.
+        histogram_ps: float64 (n,), centres of the bins of all delays, corrected.
+        counts: int64 (n,), coincidences per bin.
+        window_ps: Coincidence window that holds the peak, full width; 0 where not ok.
+        seconds: Length of the recording.
+    """
+
+    ok: bool
+    reason: str
+    delays: timing.ChannelDelays | None
+    histogram_ps: npt.NDArray[np.float64]
+    counts: npt.NDArray[np.int64]
+    window_ps: int
+    seconds: float
+
+
+def find_delays(
+    taggers: tuple[TimeTagger, TimeTagger],
+    channels: tuple[Sequence[int], Sequence[int]],
+    clock: Clock,
+    *,
+    seconds: float = 1.0,
+) -> DelaysResult:
+    """Record both taggers and find the delay of each channel; nothing is set.
+
+    Args:
+        taggers: Of the two parties; not recording.
+        channels: Channels of each that must be found; the first of the first is the reference.
+        clock: The bench's clock.
+        seconds: Length of the recording.
+    """
+    with Recorder(taggers, clock) as recorder:
+        a, b = recorder.record(seconds)
+    try:
+        found = timing.find_channel_delays(a, b, channels_a=channels[0], channels_b=channels[1])
+    except ProtocolError as error:
+        none = np.zeros(0)
+        return DelaysResult(False, str(error), None, none, none.astype(np.int64), 0, seconds)
+    window = coincidence_window(found)
+    histogram = timing.CorrelationHistogram(0, 0, 8 * window, max(1, window // 15))
+    histogram.add(_aligned(a, found.delays_a), _aligned(b, found.delays_b))
+    shown = histogram.finish()
+    return DelaysResult(True, "", found, shown.delays_ps, shown.counts, window, seconds)
+
+
+def coincidence_window(found: timing.ChannelDelays) -> int:
+    """Full width, ps, that holds 99.7 % of a Gaussian peak: 2.5 times its width."""
+    return max(2, round(2.5 * found.fwhm_ps))
+
+
+def _aligned(batch: TagBatch, delays: Mapping[int, int]) -> TagBatch:
+    """Return the clicks of the channels named, all on channel 0, less their channel's delay."""
+    shift = np.zeros(max(delays) + 1, np.int64)
+    shift[list(delays)] = list(delays.values())
+    known = batch.select(list(delays))
+    times = np.sort(known.times_ps - shift[known.channels])
+    earliest, latest = min(delays.values()), max(delays.values())
+    return TagBatch(
+        times,
+        np.zeros(times.size, np.int16),
+        batch.begin_ps - latest,
+        batch.end_ps - earliest,
+    )
