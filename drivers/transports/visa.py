@@ -21,8 +21,8 @@ _SOCKET = re.compile(r"TCPIP\d*::(?P<host>[^:]+|\[[^]]+\])::(?P<port>\d+)::SOCKE
 class VisaLink:
     """Text commands and replies, one line each, through the pyvisa-py backend.
 
-    A timed-out query may still be answered; the connection is then renewed before the next
-    command, so that no reply is taken for another's.
+    A query that timed out, or was interrupted (Ctrl-C), may still be answered; the connection is
+    then renewed before the next command, so that no reply is taken for another's.
 
     Args:
         endpoint: Whose link it is; its address is a VISA resource name.
@@ -64,6 +64,7 @@ class VisaLink:
         """Send one command."""
         with self.lock:
             self._write(command)
+            self._stale = False
 
     def query(self, command: str) -> str:
         """Send one command and return its reply, without line end and outer blanks."""
@@ -72,9 +73,8 @@ class VisaLink:
         with self.lock:
             resource = self._write(command)
             try:
-                return resource.read().strip()
+                reply = resource.read().strip()
             except pyvisa.VisaIOError as error:
-                self._stale = True
                 if error.error_code == pyvisa.constants.StatusCode.error_timeout:
                     raise self._endpoint.timeout(
                         f"no answer within {self._timeout_s:g} s",
@@ -83,14 +83,16 @@ class VisaLink:
                     ) from error
                 raise self._lost(command, error) from error
             except UnicodeDecodeError as error:
-                self._stale = True
                 raise self._endpoint.error(
                     "reply is not text", command=command, reply=error.object
                 ) from error
             except OSError as error:
                 raise self._lost(command, error) from error
+            self._stale = False
+            return reply
 
     def _write(self, command: str) -> MessageBasedResource:
+        """Send ``command`` and leave the link stale: who sees the exchange end clears that."""
         import pyvisa
 
         if self._resource is None:
@@ -99,6 +101,7 @@ class VisaLink:
             self.close()
             self.open()
         resource = self._resource
+        self._stale = True
         try:
             resource.write(command)
         except (pyvisa.Error, OSError) as error:
@@ -106,7 +109,6 @@ class VisaLink:
         return resource
 
     def _lost(self, command: str, error: Exception) -> InstrumentError:
-        self._stale = True  # the next command tries a new connection
         return self._endpoint.error(
             f"the connection broke: {error}",
             command=command,

@@ -17,7 +17,8 @@ class Requester:
     """A REQ socket with a timeout.
 
     A REQ socket that misses a reply is dead, and one that never connects waits silently: so
-    a plain TCP connection is tried first, and the socket is renewed after a timeout.
+    a plain TCP connection is tried first, and the socket is renewed after a request that timed
+    out or was interrupted (Ctrl-C).
 
     Args:
         endpoint: Whose socket it is.
@@ -30,6 +31,7 @@ class Requester:
         self._timeout_s = timeout_s
         self._url = ""
         self._socket: zmq.SyncSocket | None = None
+        self._stale = False
 
     @property
     def is_open(self) -> bool:
@@ -47,6 +49,7 @@ class Requester:
                 self._endpoint.connect(host, port, self._timeout_s).close()
                 self._url = f"tcp://{host}:{port}"
                 self._socket = self._connect()
+                self._stale = False
 
     def close(self) -> None:
         """Disconnect, if connected."""
@@ -62,12 +65,14 @@ class Requester:
         with self.lock:
             if self._socket is None:
                 raise self._endpoint.not_open(text)
-            try:
-                self._socket.send_string(text)
-                return self._socket.recv_string()
-            except zmq.Again as error:
+            if self._stale:
                 self._socket.close(linger=0)
                 self._socket = self._connect()
+            self._stale = True
+            try:
+                self._socket.send_string(text)
+                reply = self._socket.recv_string()
+            except zmq.Again as error:
                 raise self._endpoint.timeout(
                     f"no answer from {self._url} within {self._timeout_s:g} s",
                     command=text,
@@ -79,6 +84,8 @@ class Requester:
                 ) from error
             except zmq.ZMQError as error:
                 raise self._endpoint.error(f"ZeroMQ: {error}", command=text) from error
+            self._stale = False
+            return reply
 
     def _connect(self) -> zmq.SyncSocket:
         import zmq
