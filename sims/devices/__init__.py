@@ -15,6 +15,7 @@ EMULATORS: dict[str, str] = {
     "id_quantique.id900": "id900:ID900Emulator",
     "s_fifteen.tdc1": "tdc1:TDC1Emulator",
     "single_quantum.websq": "websq:WebSQEmulator",
+    "stanford.dg645": "dg645:DG645Emulator",
     "thorlabs.cld1015": "cld1015:CLD1015Emulator",
     "thorlabs.mpc320": "mpc320:MPC320Emulator",
     "thorlabs.pm100d": "pm100d:PM100DEmulator",
