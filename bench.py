@@ -34,9 +34,10 @@ from .instruments import (
     SystemClock,
     TimeTagger,
 )
-from .lab import Device, Lab, Party
+from .lab import Device, Joined, Lab, Party
 
 if TYPE_CHECKING:
+    from .drivers.transports.recording import Recorder, Recording
     from .sims.server import TwinSpec
     from .sims.world import WorldModel
     from .twins import World
@@ -58,6 +59,7 @@ _ROLES: dict[str, type] = {
     "detectors": DetectorArray,
     "controller": PolarizationController,
 }
+_REPLAY = "replay://"
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,11 @@ class InstrumentConfig:
     def is_remote_twin(self) -> bool:
         """Whether it is a twin of a world served elsewhere."""
         return (self.address or "").startswith("twin://")
+
+    @property
+    def is_replay(self) -> bool:
+        """Whether it is replayed from a recording."""
+        return (self.address or "").startswith(_REPLAY)
 
 
 @dataclass(frozen=True)
@@ -219,6 +226,8 @@ def open_bench(
     seed: int | None = None,
     bring_up: bool = True,
     addresses: Mapping[str, str] | None = None,
+    record: str | Path | None = None,
+    replay: str | Path | None = None,
 ) -> Lab:
     """Open a bench: start or join its world, connect, and bring it to the file's settings.
 
@@ -231,9 +240,12 @@ def open_bench(
         seed: Seed of the twins' world; drawn from the operating system where None.
         bring_up: Write the file's settings and wait until they are reached.
         addresses: Addresses that replace the file's, by name of the instrument.
+        record: File that everything on the instruments' wires is written to; it is complete
+            when the bench is closed.
+        replay: Recording that stands for every instrument; bench time is as recorded.
 
     Raises:
-        ConfigError: with every mistake of the file.
+        ConfigError: with every mistake of the file, or of the recording.
         InstrumentError: naming every instrument that cannot be reached, or that is not ready.
         TwinError: where the world does not start.
     """
@@ -242,13 +254,33 @@ def open_bench(
     for name in given:
         if name not in config.instruments:
             raise ConfigError(f"no instrument {name!r}{nearest(name, config.instruments)}")
-    world = _enter_world(config, given, seed)
-    twins = {c.name for c in config.instruments.values() if c.is_twin or c.is_remote_twin}
-    twins -= given.keys()
+    single = [c for c in config.instruments.values() if not c.is_composite]
+    if replay is not None:
+        given = {c.name: f"{_REPLAY}{Path(replay).absolute()}" for c in single} | given
+    joined = _enter_world(config, given, seed)
+    world: Joined | None = joined
+    twins = {c.name for c in single if c.is_twin or c.is_remote_twin} - given.keys()
     try:
-        clock = SystemClock() if world is None else world.clock
-        where = _addresses(config, given, world)
+        where = _addresses(config, given, joined)
+        replayed = {name for name, address in where.items() if address.startswith(_REPLAY)}
+        clock: Clock
+        used: int | None = None
+        if joined is not None:
+            clock, used = joined.clock, joined.seed
+        elif len(replayed) == len(single):
+            from .drivers.transports.recording import ReplayClock
+
+            world = clock = ReplayClock()
+            used = seed
+        else:
+            clock = SystemClock()
+        recorder = None
+        if record is not None:
+            recorder = _recorder(Path(record), clock, single, where)
+            world, clock = _Recorded(world, recorder), recorder.clock
         instruments = _build(config.instruments.values(), where, clock)
+        if recorder is not None:
+            _record(recorder, single, instruments)
         devices = [
             Device(
                 c.name,
@@ -257,7 +289,7 @@ def open_bench(
                 where[c.name],
                 c.on_exit,
                 c.parts,
-                twin=c.name in twins,
+                twin=c.name in twins or c.name in replayed,
             )
             for c in config.instruments.values()
         ]
@@ -271,7 +303,7 @@ def open_bench(
         parties,
         clock,
         world=world,
-        seed=None if world is None else world.seed,
+        seed=used,
         seeded=seed is not None,
         all_twins=all(d.twin or d.parts for d in devices),
         settle_timeout=config.settle_timeout,
@@ -296,6 +328,7 @@ class _Loader:
         self.world_path: Path | None = None
         self.override = twin
         self.types: dict[str, type[Any]] = {}
+        self.recordings: dict[Path, Recording] = {}
 
     def load(self) -> BenchConfig:
         header = self.report.validate(BenchFile)
@@ -379,9 +412,10 @@ class _Loader:
         elif raw.get("parts"):
             self.report.add((*loc, "parts"), f"{driver} has no parts", key=True)
         address = raw.get("address")
-        remote = isinstance(address, str) and address.startswith("twin://")
+        remote = isinstance(address, str) and address.startswith(("twin://", _REPLAY))
         is_twin = not composite and not remote and (self.twin or address == "twin")
-        if remote and not _is_twin_url(str(address)):
+        replay = self._replay(address, name) if isinstance(address, str) else None
+        if remote and replay is None and not _is_twin_url(str(address)):
             self.report.add((*loc, "address"), "write twin://host:port/name")
         if not (composite or is_twin or address):
             hint = "give one, or 'twin: true' for its twin"
@@ -394,7 +428,7 @@ class _Loader:
         return InstrumentConfig(
             name=name,
             driver=driver,
-            address=entry.address,
+            address=replay or entry.address,
             settings=settings,
             on_exit=entry.on_exit,
             parts=entry.parts,
@@ -402,6 +436,26 @@ class _Loader:
             element=str(entry.twin.get("element", name)),
             twin_settings=twin_settings,
         )
+
+    def _replay(self, address: str, name: str) -> str | None:
+        """Return a replay's address with its whole path, once its recording was checked."""
+        if not address.startswith(_REPLAY):
+            return None
+        from .drivers.transports.recording import read_recording, split_replay_address
+
+        file, instrument = split_replay_address(address, name)
+        path = (self.document.path.parent / file).absolute()
+        try:
+            if path not in self.recordings:
+                self.recordings[path] = read_recording(path)
+        except ConfigError as error:
+            self.report.add(("instruments", name, "address"), str(error))
+        else:
+            held = self.recordings[path].addresses
+            if instrument not in held:
+                message = f"{path} holds no {instrument!r}{nearest(instrument, held)}"
+                self.report.add(("instruments", name, "address"), message)
+        return f"{_REPLAY}{path}#{instrument}"
 
     def _driver(self, key: str, loc: Loc) -> type[Any] | None:
         from .drivers import driver_keys, load_driver
@@ -533,7 +587,8 @@ class _Loader:
         for config in ordered:
             if not self._parts_fit(config, built):
                 continue
-            address = "" if config.is_twin or config.is_remote_twin else config.address or ""
+            elsewhere = config.is_twin or config.is_remote_twin or config.is_replay
+            address = "" if elsewhere else config.address or ""
             try:
                 built |= _build([config], {config.name: address}, clock, built)
             except (BellbenchError, TypeError, ValueError) as error:
@@ -659,7 +714,8 @@ def _enter_world(config: BenchConfig, given: Mapping[str, str], seed: int | None
     free = [c for c in config.instruments.values() if c.name not in given and not c.is_composite]
     local = [c.name for c in free if c.is_twin]
     hosts = {_host_and_port(str(c.address)) for c in free if c.is_remote_twin}
-    hardware = [c.name for c in free if not (c.is_twin or c.is_remote_twin)] + list(given)
+    hardware = [c.name for c in free if not (c.is_twin or c.is_remote_twin or c.is_replay)]
+    hardware += given
     if len(hosts) + bool(local) > 1:
         raise ConfigError(
             "the twins of one bench live in one world; serve them all in the same"
@@ -697,6 +753,45 @@ def _addresses(
         else:
             found[c.name] = c.address or ""
     return found
+
+
+def _recorder(
+    path: Path, clock: Clock, configs: Iterable[InstrumentConfig], where: Mapping[str, str]
+) -> Recorder:
+    from .drivers.transports.recording import Recorder
+
+    return Recorder(path, clock, {c.name: (c.driver, where[c.name]) for c in configs})
+
+
+def _record(
+    recorder: Recorder, configs: Iterable[InstrumentConfig], instruments: Mapping[str, Any]
+) -> None:
+    for config in configs:
+        if not hasattr(instruments[config.name], "record"):
+            raise ConfigError(
+                f"the driver {config.driver} of {config.name!r} cannot be recorded: it is no"
+                " bellbench.drivers.base.Driver"
+            )
+        instruments[config.name].record(recorder)
+
+
+@dataclass(frozen=True)
+class _Recorded:
+    """A world, if there is one, and the recording that ends with it."""
+
+    world: Joined | None
+    recorder: Recorder
+
+    @property
+    def ended(self) -> str:
+        return "" if self.world is None else self.world.ended
+
+    def close(self) -> None:
+        try:
+            if self.world is not None:
+                self.world.close()
+        finally:
+            self.recorder.close()
 
 
 def _party(config: PartyConfig, instruments: Mapping[str, Any]) -> Party:

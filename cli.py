@@ -1,4 +1,4 @@
-"""The command line: ``bellbench run | check | twin serve | tags``."""
+"""The command line: ``bellbench run | check | record | twin serve | tags``."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .instruments import BellbenchError, ConfigError, parse_quantity
+from .record_cli import record
 from .tags_cli import app as tags_app
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ app = typer.Typer(
 twin_app = typer.Typer(help="Twins that other programs can talk to.", no_args_is_help=True)
 app.add_typer(twin_app, name="twin")
 app.add_typer(tags_app, name="tags")
+app.command()(record)
 
 #: Signals that stop a run, where the system has them.
 _STOPS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")

@@ -21,7 +21,7 @@ from .instruments import (
     TimeTagger,
 )
 
-__all__ = ["Device", "Lab", "Party"]
+__all__ = ["Device", "Joined", "Lab", "Party"]
 
 _POLL_S = 0.2
 
@@ -58,7 +58,7 @@ class Device:
         address: Address it is opened at; empty for a composite.
         on_exit: ``off``, ``leave`` or ``safe``; a composite's parts have their own.
         parts: Names of its parts by role; empty unless it is a composite.
-        twin: Whether it lives in the lab's world.
+        twin: Whether it lives in the lab's world, or is replayed: whether it is not real.
     """
 
     name: str
@@ -274,9 +274,8 @@ class Lab:
         if self._closed:
             return []
         failures: list[tuple[str, BaseException]] = []
-        gone = self._gone() if error else set()
         for device in reversed(self._opened):
-            if device.name in gone:
+            if error and device.name in self._gone():  # asked anew: a replay may end on the way
                 continue
             if error:
                 _attempt(failures, f"{device.name} safe", device.instrument.safe)
@@ -289,7 +288,7 @@ class Lab:
         return failures + self._disconnect()
 
     def _gone(self) -> set[str]:
-        """Names of the twins that died with their world; nobody is left to be made safe."""
+        """Names of the twins that ended with their world; nobody is left to be made safe."""
         if self._world is None or not self._world.ended:
             return set()
         gone = {device.name for device in self._devices.values() if device.twin}

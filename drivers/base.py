@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from ..instruments import BellbenchError, Clock, Deadline, Unit
 from .signal import ReadOnlySignal
 from .transports import Endpoint
+from .transports.recording import SCHEME, Recorder, ReplayClock
 
 __all__ = ["Driver", "DriverSettings", "attempt_all", "wait_until"]
 
@@ -36,6 +37,11 @@ class Driver:
     def __init__(self, name: str, address: str, clock: Clock) -> None:
         self._endpoint = Endpoint(name, self.MODEL, address)
         self._clock = clock
+        if address.startswith(SCHEME):
+            time = clock if isinstance(clock, ReplayClock) else ReplayClock()
+            player = time.player(address, self._endpoint)
+            self._endpoint.player = player
+            self._endpoint.address = player.recorded_address
 
     @property
     def name(self) -> str:
@@ -45,7 +51,11 @@ class Driver:
     @property
     def address(self) -> str:
         """Address it is opened at."""
-        return self._endpoint.address
+        return self._endpoint.place
+
+    def record(self, recorder: Recorder) -> None:
+        """Have everything written down that is carried from now on."""
+        self._endpoint.recorder = recorder
 
     @property
     def signals(self) -> Sequence[ReadOnlySignal[object]]:

@@ -38,6 +38,7 @@ class PairStreams:
     def __init__(self, endpoint: Endpoint, count: int, timeout_s: float) -> None:
         self._endpoint = endpoint
         self._count = count
+        self._channels: list[str] = []
         self._timeout_s = timeout_s
         self._thread: threading.Thread | None = None
         self._news = threading.Condition()  # guards all below
@@ -55,6 +56,11 @@ class PairStreams:
         with self._news:
             self._clear()
             self._closing, self._broken = False, None
+        self._channels = [f"{host}:{port + i}" for i in range(self._count)]
+        if self._endpoint.player is not None:
+            for i, channel in enumerate(self._channels):
+                self._endpoint.player.listen(channel, partial(self._replayed, i))
+            return
         sockets: list[zmq.SyncSocket] = []
         for i in range(self._count):
             made: zmq.SyncSocket = zmq.Context.instance().socket(zmq.PAIR)
@@ -71,6 +77,9 @@ class PairStreams:
     def close(self) -> None:
         """Stop reading and discard what was not taken."""
         thread, self._thread = self._thread, None
+        if self._endpoint.player is not None:
+            for channel in self._channels:
+                self._endpoint.player.unlisten(channel)
         with self._news:
             self._closing = True
             self._news.notify_all()
@@ -170,14 +179,28 @@ class PairStreams:
                 frame = socket.recv(zmq.NOBLOCK)
             except zmq.Again:
                 break
-            if len(frame) % 8:
-                raise self._endpoint.error(
-                    f"a message of {len(frame)} bytes on the stream of input {i + 1}",
-                    hint="was the stream started with --with-ref-index?",
-                )
+            self._endpoint.received(frame, self._channels[i])
+            fresh.append(self._words(i, frame))
             ended = ended or not frame
-            fresh.append(np.frombuffer(frame, dtype="<i8").astype(np.int64, copy=False))
             words += len(fresh[-1])
+        self._hold(i, fresh, ended)
+
+    def _replayed(self, i: int, frame: bytes) -> None:
+        try:
+            self._hold(i, [self._words(i, frame)], not frame)
+        except InstrumentError as error:
+            self._break(error)
+
+    def _words(self, i: int, frame: bytes) -> TimesPs:
+        if len(frame) % 8:
+            raise self._endpoint.error(
+                f"a message of {len(frame)} bytes on the stream of input {i + 1}",
+                hint="was the stream started with --with-ref-index?",
+            )
+        return np.frombuffer(frame, dtype="<i8").astype(np.int64, copy=False)
+
+    def _hold(self, i: int, fresh: list[TimesPs], ended: bool) -> None:
+        words = sum(map(len, fresh))
         with self._news:
             self._chunks[i] += fresh
             self._held[i] += words

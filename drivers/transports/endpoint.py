@@ -6,19 +6,48 @@ import socket
 from dataclasses import dataclass
 
 from ...instruments import InstrumentError, InstrumentTimeout
+from .recording import Player, Recorder
 
 __all__ = ["Endpoint"]
 
 Text = str | bytes
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Endpoint:
-    """An instrument's name on the bench, its model and its address."""
+    """An instrument's name on the bench, its model and its address; who listens to its wires.
+
+    Every transport tells :meth:`sent` and :meth:`received` what it carries, and carries nothing
+    where there is a player.
+
+    Attributes:
+        name: Name on the bench.
+        model: Model, for errors.
+        address: Address as the driver reads it; of a replay the one it was recorded at.
+        recorder: Writes down what is carried, where there is one.
+        player: Stands for the instrument, where a recording is replayed.
+    """
 
     name: str
     model: str
     address: str
+    recorder: Recorder | None = None
+    player: Player | None = None
+
+    @property
+    def place(self) -> str:
+        """Address as people wrote it."""
+        return self.address if self.player is None else self.player.address
+
+    def sent(self, data: bytes, channel: str = "") -> None:
+        """Tell what is about to be sent; ``channel`` tells an instrument's ports apart."""
+        if self.recorder is not None:
+            self.recorder.note(self.name, "sent", data, channel)
+
+    def received(self, data: bytes, channel: str = "") -> None:
+        """Tell what was received."""
+        if self.recorder is not None:
+            self.recorder.note(self.name, "received", data, channel)
 
     @property
     def device(self) -> str:
@@ -32,7 +61,7 @@ class Endpoint:
         return InstrumentError(
             message,
             device=self.device,
-            address=self.address,
+            address=self.place,
             command=command,
             reply=reply,
             hint=hint,
@@ -45,7 +74,7 @@ class Endpoint:
         return InstrumentTimeout(
             message,
             device=self.device,
-            address=self.address,
+            address=self.place,
             command=command,
             reply=reply,
             hint=hint,

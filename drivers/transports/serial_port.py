@@ -6,19 +6,36 @@ import contextlib
 import socket
 import threading
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from .endpoint import Endpoint, Text
 
 if TYPE_CHECKING:
-    import serial
-
     from ...instruments import InstrumentError
+    from .recording import Player
 
 __all__ = ["SerialPort"]
 
 _PURGE_S = 0.05
 _HINT = "check cable, power, baud rate, and that no other program has the port open"
+
+
+class _Port(Protocol):
+    """What is used of a pyserial port."""
+
+    is_open: bool
+    timeout: float | None
+    rts: bool
+
+    def write(self, data: bytes, /) -> object: ...
+
+    def read(self, size: int = 1, /) -> bytes: ...
+
+    def read_until(self, expected: bytes = b"\n", /) -> bytes: ...
+
+    def reset_input_buffer(self) -> None: ...
+
+    def close(self) -> None: ...
 
 
 class SerialPort:
@@ -40,7 +57,7 @@ class SerialPort:
         self._timeout_s = timeout_s
         self._baudrate = baudrate
         self._rtscts = rtscts
-        self._port: serial.Serial | None = None
+        self._port: _Port | None = None
 
     @property
     def is_open(self) -> bool:
@@ -53,6 +70,9 @@ class SerialPort:
 
         with self.lock:
             if self._port is not None:
+                return
+            if self._endpoint.player is not None:
+                self._port = _Replayed(self._endpoint.player)
                 return
             try:
                 self._port = serial.serial_for_url(
@@ -84,6 +104,7 @@ class SerialPort:
     def write(self, data: bytes) -> None:
         """Send bytes."""
         port = self._opened(data)
+        self._endpoint.sent(data)
         try:
             port.write(data)
         except OSError as error:
@@ -100,6 +121,7 @@ class SerialPort:
             data = port.read(size)
         except OSError as error:
             raise self._lost(command, error) from error
+        self._note(data)
         if len(data) < size:
             raise self._endpoint.timeout(
                 f"{len(data)} of {size} bytes within {self._timeout_s:g} s",
@@ -120,6 +142,7 @@ class SerialPort:
             data = port.read_until(end)
         except OSError as error:
             raise self._lost(command, error) from error
+        self._note(data)
         if not data.endswith(end):
             raise self._endpoint.timeout(
                 f"no complete answer within {self._timeout_s:g} s (it ends {end!r})",
@@ -132,6 +155,8 @@ class SerialPort:
     def read_some(self, wait_s: float) -> bytes:
         """Return what has arrived, waiting up to ``wait_s`` for a first byte; maybe nothing."""
         port = self._opened()
+        if isinstance(port, _Replayed):
+            return port.read_some(wait_s)
         try:
             # in_waiting of a socket:// port is 0 or 1, hence two reads
             port.timeout = wait_s
@@ -141,6 +166,7 @@ class SerialPort:
             port.timeout = self._timeout_s
         except OSError as error:
             raise self._lost(b"", error) from error
+        self._note(first + rest)
         return bytes(first + rest)
 
     def discard(self) -> None:
@@ -157,14 +183,18 @@ class SerialPort:
         Sockets and pseudo-terminals have no RTS line; there it only discards.
         """
         port = self._opened()
-        if "://" not in self._endpoint.address:
+        if "://" not in self._endpoint.place:
             with contextlib.suppress(OSError):  # a pseudo-terminal: ENOTTY
                 for level in (True, False, True):
                     time.sleep(_PURGE_S)  # the line's own time, not the bench's
                     port.rts = level
         self.discard()
 
-    def _opened(self, command: Text = b"") -> serial.Serial:
+    def _note(self, data: bytes) -> None:
+        if data:
+            self._endpoint.received(bytes(data))
+
+    def _opened(self, command: Text = b"") -> _Port:
         if self._port is None:
             raise self._endpoint.not_open(command)
         return self._port
@@ -174,3 +204,51 @@ class SerialPort:
         return self._endpoint.error(
             f"the connection broke: {error}", command=command, hint=f"{_HINT}; then close and open"
         )
+
+
+class _Replayed:
+    """A recording in place of a pyserial port."""
+
+    def __init__(self, player: Player) -> None:
+        self.is_open = True
+        self.timeout: float | None = None
+        self.rts = False
+        self._player = player
+        self._held = b""
+        self._sent = b""
+
+    def write(self, data: bytes, /) -> None:
+        self._sent = data
+        self._player.send(data)
+
+    def read(self, size: int = 1, /) -> bytes:
+        while len(self._held) < size:
+            self._hold_more()
+        return self._take(size)
+
+    def read_until(self, expected: bytes = b"\n", /) -> bytes:
+        while expected not in self._held:
+            self._hold_more()
+        return self._take(self._held.index(expected) + len(expected))
+
+    def read_some(self, wait_s: float) -> bytes:
+        if not self._held:
+            self._held = self._player.receive(wait_s=wait_s) or b""
+        return self._take(len(self._held))
+
+    def reset_input_buffer(self) -> None:
+        self._held = b""
+        self._player.discard()
+
+    def close(self) -> None:
+        self._held = b""
+
+    def _hold_more(self) -> None:
+        data = self._player.receive()
+        if data is None:
+            raise self._player.silence(self._sent)
+        self._held += data
+
+    def _take(self, size: int) -> bytes:
+        taken, self._held = self._held[:size], self._held[size:]
+        return taken

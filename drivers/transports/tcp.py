@@ -63,15 +63,22 @@ class TcpFeed:
         self._receive = receive
         self._ended = ended
         self._socket: socket.socket | None = None
+        self._channel = ""
+        self._replaying = False
         self._thread: threading.Thread | None = None
 
     @property
     def is_open(self) -> bool:
         """Whether it was opened and not closed since."""
-        return self._socket is not None
+        return self._socket is not None or self._replaying
 
     def open(self, host: str, port: int, timeout_s: float) -> None:
         """Connect and start reading."""
+        self._channel = f"{host}:{port}"
+        if self._endpoint.player is not None:
+            self._replaying = True
+            self._endpoint.player.listen(self._channel, self._replayed)
+            return
         connection = self._endpoint.connect(host, port, timeout_s)
         connection.settimeout(None)
         self._socket = connection
@@ -82,6 +89,9 @@ class TcpFeed:
 
     def close(self) -> None:
         """Disconnect and end the thread."""
+        if self._replaying and self._endpoint.player is not None:
+            self._replaying = False
+            self._endpoint.player.unlisten(self._channel)
         connection, self._socket = self._socket, None
         thread, self._thread = self._thread, None
         if connection is None:
@@ -94,8 +104,12 @@ class TcpFeed:
 
     def send(self, data: bytes) -> None:
         """Send bytes."""
+        if self._replaying and self._endpoint.player is not None:
+            self._endpoint.player.send(data, self._channel)
+            return
         if self._socket is None:
             raise self._endpoint.not_open(data)
+        self._endpoint.sent(data, self._channel)
         try:
             self._socket.sendall(data)
         except OSError as error:
@@ -106,6 +120,7 @@ class TcpFeed:
     def _run(self, connection: socket.socket) -> None:
         try:
             while data := connection.recv(1 << 16):
+                self._endpoint.received(data, self._channel)
                 self._receive(data)
             broke = "the other side closed the connection"
         except InstrumentError as error:
@@ -116,3 +131,9 @@ class TcpFeed:
             broke = f"the connection broke: {error}"
         if self._socket is connection:
             self._ended(self._endpoint.error(broke, hint="close and open it again"))
+
+    def _replayed(self, data: bytes) -> None:
+        try:
+            self._receive(data)
+        except InstrumentError as error:
+            self._ended(error)

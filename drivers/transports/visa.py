@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import threading
 import warnings
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from ...instruments import InstrumentError
 from .endpoint import Endpoint
@@ -13,9 +13,21 @@ from .endpoint import Endpoint
 if TYPE_CHECKING:
     from pyvisa.resources import MessageBasedResource
 
+    from .recording import Player
+
 __all__ = ["VisaLink"]
 
 _SOCKET = re.compile(r"TCPIP\d*::(?P<host>[^:]+|\[[^]]+\])::(?P<port>\d+)::SOCKET", re.IGNORECASE)
+
+
+class _Resource(Protocol):
+    """What is used of a VISA resource."""
+
+    def write(self, message: str, /) -> object: ...
+
+    def read(self) -> str: ...
+
+    def close(self) -> None: ...
 
 
 class VisaLink:
@@ -33,7 +45,7 @@ class VisaLink:
         self.lock = threading.RLock()
         self._endpoint = endpoint
         self._timeout_s = timeout_s
-        self._resource: MessageBasedResource | None = None
+        self._resource: _Resource | None = None
         self._stale = False
 
     @property
@@ -45,7 +57,8 @@ class VisaLink:
         """Connect, unless connected."""
         with self.lock:
             if self._resource is None:
-                self._resource = self._connect()
+                player = self._endpoint.player
+                self._resource = self._connect() if player is None else _Replayed(player)
                 self._stale = False
 
     def close(self) -> None:
@@ -73,7 +86,7 @@ class VisaLink:
         with self.lock:
             resource = self._write(command)
             try:
-                reply = resource.read().strip()
+                reply = resource.read()
             except pyvisa.VisaIOError as error:
                 if error.error_code == pyvisa.constants.StatusCode.error_timeout:
                     raise self._endpoint.timeout(
@@ -89,9 +102,10 @@ class VisaLink:
             except OSError as error:
                 raise self._lost(command, error) from error
             self._stale = False
-            return reply
+            self._endpoint.received(reply.encode())
+            return reply.strip()
 
-    def _write(self, command: str) -> MessageBasedResource:
+    def _write(self, command: str) -> _Resource:
         """Send ``command`` and leave the link stale: who sees the exchange end clears that."""
         import pyvisa
 
@@ -101,6 +115,7 @@ class VisaLink:
             self.close()
             self.open()
         resource = self._resource
+        self._endpoint.sent(command.encode())
         self._stale = True
         try:
             resource.write(command)
@@ -141,3 +156,24 @@ class VisaLink:
             raise self._endpoint.error("this VISA resource does not take messages")
         resource.read_termination = resource.write_termination = "\n"
         return resource
+
+
+class _Replayed:
+    """A recording in place of a VISA resource."""
+
+    def __init__(self, player: Player) -> None:
+        self._player = player
+        self._command = ""
+
+    def write(self, message: str, /) -> None:
+        self._command = message
+        self._player.send(message.encode())
+
+    def read(self) -> str:
+        reply = self._player.receive()
+        if reply is None:
+            raise self._player.silence(self._command)
+        return reply.decode()
+
+    def close(self) -> None:
+        """Nothing is held."""

@@ -30,13 +30,15 @@ class Requester:
         self._endpoint = endpoint
         self._timeout_s = timeout_s
         self._url = ""
+        self._channel = ""
         self._socket: zmq.SyncSocket | None = None
+        self._replaying = False
         self._stale = False
 
     @property
     def is_open(self) -> bool:
         """Whether it was opened and not closed since."""
-        return self._socket is not None
+        return self._socket is not None or self._replaying
 
     def open(self, host: str, port: int) -> None:
         """Connect, unless connected.
@@ -45,7 +47,10 @@ class Requester:
             InstrumentError: where nobody listens.
         """
         with self.lock:
-            if self._socket is None:
+            self._channel = f"{host}:{port}"
+            if self._endpoint.player is not None:
+                self._replaying = True
+            elif self._socket is None:
                 self._endpoint.connect(host, port, self._timeout_s).close()
                 self._url = f"tcp://{host}:{port}"
                 self._socket = self._connect()
@@ -55,6 +60,7 @@ class Requester:
         """Disconnect, if connected."""
         with self.lock:
             used, self._socket = self._socket, None
+            self._replaying = False
             if used is not None:
                 used.close(linger=0)
 
@@ -63,11 +69,14 @@ class Requester:
         import zmq
 
         with self.lock:
-            if self._socket is None:
+            if not self.is_open:
                 raise self._endpoint.not_open(text)
+            if self._socket is None:
+                return self._replayed(text)
             if self._stale:
                 self._socket.close(linger=0)
                 self._socket = self._connect()
+            self._endpoint.sent(text.encode(), self._channel)
             self._stale = True
             try:
                 self._socket.send_string(text)
@@ -85,7 +94,17 @@ class Requester:
             except zmq.ZMQError as error:
                 raise self._endpoint.error(f"ZeroMQ: {error}", command=text) from error
             self._stale = False
+            self._endpoint.received(reply.encode(), self._channel)
             return reply
+
+    def _replayed(self, text: str) -> str:
+        player = self._endpoint.player
+        assert player is not None
+        player.send(text.encode(), self._channel)
+        reply = player.receive(self._channel)
+        if reply is None:
+            raise player.silence(text)
+        return reply.decode()
 
     def _connect(self) -> zmq.SyncSocket:
         import zmq
