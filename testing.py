@@ -25,6 +25,7 @@ from .instruments import (
     SPELLINGS,
     Clock,
     Deadline,
+    DelayGenerator,
     DetectorArray,
     Identity,
     Instrument,
@@ -39,6 +40,7 @@ from .instruments import (
 )
 
 __all__ = [
+    "check_delay_generator",
     "check_detector_array",
     "check_instrument",
     "check_pair_source",
@@ -266,6 +268,68 @@ def check_power_meter(meter: PowerMeter) -> None:
         100e-9 < wavelength < 100e-6, f"its wavelength is {wavelength} m: is that in another unit?"
     )
     check_settable(meter.wavelength, [wavelength, wavelength * 1.01], unit="m", tolerance=1e-10)
+
+
+def check_delay_generator(generator: DelayGenerator) -> None:
+    """Check a delay generator: delays on its grid that move alone, levels, triggers and bursts.
+
+    It fires, once or more, at its present levels; delays are moved by 1000 steps of its grid.
+    Delays come out as they were, counted from the trigger: channels linked to others do not.
+    """
+    _check(
+        isinstance(generator, DelayGenerator),
+        f"{generator!r} lacks part of the DelayGenerator protocol",
+    )
+    info = generator.info
+    _check(bool(info.channels), "info names no channels")
+    _check(0 < info.resolution_s < info.max_delay_s, f"info says {info}")
+    _check(info.dead_time_s >= 0, f"info says a dead time of {info.dead_time_s} s")
+    for source in ("internal", "single"):
+        _check(source in info.trigger_sources, f"it has no trigger source {source!r}")
+    for name, wanted in (
+        ("delays", info.channels),
+        ("amplitudes", tuple(info.outputs)),
+        ("positive", tuple(info.outputs)),
+    ):
+        held = tuple(getattr(generator, name))
+        _check(set(held) == set(wanted), f"{name} holds {held}, info says {wanted}")
+    with _restored(generator.trigger_source), _restored(generator.burst):
+        check_settable(generator.trigger_source, ["single"], unit="")
+        _refuses(partial(generator.trigger_source.set, "no such source"), "an unknown source")
+        _check_delays(generator)
+        for output in info.outputs:
+            amplitude, positive = generator.amplitudes[output], generator.positive[output]
+            check_settable(amplitude, [amplitude.get()], unit="V", tolerance=0.02)
+            check_settable(positive, [positive.get()], unit="")
+        check_settable(generator.trigger_rate, [1000.0], unit="Hz", tolerance=0.01)
+        check_settable(generator.burst, [True, False], unit="")
+        check_settable(generator.burst_count, [3], unit="")
+        check_settable(generator.burst_period, [1e-3], unit="s", tolerance=1e-6)
+        generator.trigger()
+        generator.trigger_source.set("internal")
+        _refuses(generator.trigger, "trigger() on the internal source")
+
+
+def _check_delays(generator: DelayGenerator) -> None:
+    info = generator.info
+    before = [generator.delays[channel].get() for channel in info.channels]
+    for channel, delay in zip(info.channels, before, strict=True):
+        generator.delays[channel].set(delay)  # counted from the trigger from now on
+    near = 0.51 * info.resolution_s
+    for i, channel in enumerate(info.channels):
+        signal = generator.delays[channel]
+        moved = before[i] + 1000 * info.resolution_s
+        if moved > info.max_delay_s:
+            moved = before[i] - 1000 * info.resolution_s
+        check_settable(signal, [before[i], moved], unit="s", tolerance=near)
+        with _restored(signal):
+            signal.set(moved)
+            found = [generator.delays[each].get() for each in info.channels]
+            wanted = [*before[:i], moved, *before[i + 1 :]]
+            _check(
+                all(abs(x - y) <= near + 1e-9 * y for x, y in zip(found, wanted, strict=True)),
+                f"channel {channel} was set to {moved:g} s: delays are {found}, not {wanted}",
+            )
 
 
 def _check_recording(tagger: TimeTagger, clock: Clock, step_s: float, steps: int) -> None:

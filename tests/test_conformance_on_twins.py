@@ -10,6 +10,7 @@ import pytest
 from bellbench import testing
 from bellbench.bench import BenchConfig, Lab, load_bench
 from bellbench.configs import bundled
+from bellbench.instruments import InstrumentError
 
 BENCHES = ("metro", "metro_tdc1")
 
@@ -86,3 +87,40 @@ def test_power_meter(tmp_path: Path) -> None:
         lab.pump.emission.set(False)
         lab.clock.sleep(0.1)
         assert lab.meter.power.get() == pytest.approx(0.0, abs=1e-9)
+
+
+def test_delay_generator(tmp_path: Path) -> None:
+    world = bundled("worlds")["metro"].read_text(encoding="utf-8")
+    (tmp_path / "world.yaml").write_text(
+        world.replace("elements:", "elements:\n  delays: {kind: delay_generator}")
+    )
+    bench = tmp_path / "bench.yaml"
+    bench.write_text(
+        "bellbench: bench/1\nworld: world.yaml\ntwin: true\ninstruments:\n"
+        "  delays:\n    driver: stanford.dg645\n    twin: {chaos: true}\n"
+        "    settings: {delays: {A: 1 us, B: 1.5 us}, amplitudes: {AB: 4 V},"
+        " trigger_source: internal, trigger_rate: 10 kHz}\n"
+    )
+    with bellbench.open_bench(bench, seed=1) as lab:
+        delays = lab.delays
+        testing.check_instrument(
+            lambda: type(delays)("again", delays.address, type(delays).Settings(), lab.clock)
+        )
+        lab.clock.sleep(0.1)
+        assert delays.events() == ("triggered", "cycle ended")
+        delays.delays["B"].set(150e-6)  # longer than the period
+        lab.clock.sleep(0.1)
+        assert "trigger ignored: a cycle was running" in delays.events()
+        delays.off()
+        lab.clock.sleep(0.1)
+        delays.events()
+        lab.clock.sleep(0.1)
+        assert delays.events() == ()
+        testing.check_delay_generator(delays)
+        assert delays.delays["B"].get() == 150e-6
+        delays.link("B", "A", 500e-9)
+        delays.delays["A"].set(2e-6)
+        assert delays.delays["B"].get() == 2.5e-6
+        with pytest.raises(InstrumentError, match=r"illegal link \(13\)"):
+            delays.link("A", "B")
+        delays.trigger_source.set("internal")

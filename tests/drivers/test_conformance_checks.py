@@ -9,8 +9,17 @@ import numpy as np
 import pytest
 from bellbench.drivers.s_fifteen.tdc1 import SFifteenTDC1, TDC1Settings
 from bellbench.drivers.thorlabs.tc200 import TC200Settings, ThorlabsTC200
-from bellbench.instruments import Identity, InstrumentError, Limits, Loss, TagBatch, TaggerInfo
+from bellbench.instruments import (
+    DelayGeneratorInfo,
+    Identity,
+    InstrumentError,
+    Limits,
+    Loss,
+    TagBatch,
+    TaggerInfo,
+)
 from bellbench.testing import (
+    check_delay_generator,
     check_detector_array,
     check_instrument,
     check_pair_source,
@@ -289,6 +298,66 @@ def test_power_meters() -> None:
     check_power_meter(Meter())
     with pytest.raises(AssertionError, match="in another unit"):
         check_power_meter(Meter(810.0))
+
+
+class Generator:
+    """A delay generator in memory, with one fault of choice."""
+
+    def __init__(self, fault: str = "") -> None:
+        self.fault = fault
+        limits = Limits(0.0, 2000.0)
+        grid = 7e-9 if fault == "coarse" else 5e-12
+        self.delays = {
+            each: Number(
+                f"delay_{each}", "s", 0.0, limits, lambda value: grid * round(value / grid)
+            )
+            for each in ("A", "B")
+        }
+        if fault == "crosstalk":
+            self.delays["B"].hurt = self._both
+        self.amplitudes = {"AB": Number("amplitude", "V", 2.5)}
+        self.positive = {} if fault == "no polarity" else {"AB": Number("positive", "", True)}
+        self.trigger_source = Number("trigger_source", "", "single", hurt=self._source)
+        self.trigger_rate = Number("trigger_rate", "Hz", 10.0, Limits(1e-4, 1e7))
+        self.burst = Number("burst", "", False)
+        self.burst_count = Number("burst_count", "", 1)
+        self.burst_period = Number("burst_period", "s", 1e-5)
+        if fault == "deaf burst":
+            self.burst.hurt = lambda value: False
+        sources = ("single",) if fault == "no internal" else ("single", "internal")
+        self.info = DelayGeneratorInfo(("A", "B"), {"AB": ("A", "B")}, sources, 5e-12, 2000.0, 1e-7)
+
+    def _both(self, value: float) -> float:
+        self.delays["A"].value = value
+        return value
+
+    def _source(self, value: str) -> str:
+        if value not in self.info.trigger_sources and self.fault != "any source":
+            raise InstrumentError(f"no source {value}")
+        return value
+
+    def trigger(self) -> None:
+        if self.trigger_source.value != "single" and self.fault != "fires anyhow":
+            raise InstrumentError("not in single shot")
+
+
+def test_delay_generators() -> None:
+    good = Generator()
+    good.delays["B"].value = 1e-6
+    check_delay_generator(good)
+    assert good.delays["B"].value == pytest.approx(1e-6)
+    assert good.trigger_source.value == "single"
+    for fault, words in (
+        ("coarse", "delay_A was set"),
+        ("crosstalk", "channel B was set"),
+        ("no polarity", "positive holds"),
+        ("no internal", "no trigger source 'internal'"),
+        ("any source", "an unknown source"),
+        ("deaf burst", "burst was set to True"),
+        ("fires anyhow", r"trigger\(\) on the internal"),
+    ):
+        with pytest.raises(AssertionError, match=words):
+            check_delay_generator(Generator(fault))
 
 
 def test_a_real_oven_driver(lines: Any, clock: Any) -> None:
