@@ -73,7 +73,7 @@ class _Server:
         self.conversations: set[asyncio.Task[None]] = set()
         self.wake = asyncio.Event()
         self.stopping = asyncio.Event()
-        self.lag_s = 0.0
+        self.lag_s = 0.0  # how far a paced world has fallen behind the wall clock
 
     async def run(self, announce: Callable[[dict[str, object]], None], *, port: int) -> None:
         control = None
@@ -117,6 +117,7 @@ class _Server:
             "seed": self.world.seed,
             "block_ps": BLOCK_PS,
             "now_ps": self.world.now_ps,
+            "lag_s": self.lag_s,
         }
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
