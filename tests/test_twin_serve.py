@@ -448,6 +448,7 @@ def test_each_line_names_an_instrument_and_the_control_port_comes_last(served: S
         "seed": 1,
         "block_ps": 10_000_000_000,
         "now_ps": 0,
+        "lag_s": 0.0,
     }
 
 
