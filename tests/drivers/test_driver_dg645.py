@@ -112,7 +112,9 @@ def test_conversation(script: Any, clock: Any) -> None:
         )
 
 
-@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(steps=st.integers(0, 2000 * 200_000_000_000))
 def test_delays_stand_on_the_5_ps_grid_exactly(clock: Any, steps: int) -> None:
     sent: list[str] = []
