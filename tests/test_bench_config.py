@@ -199,7 +199,8 @@ def test_a_good_bench_has_no_mistakes(tmp_path: Path) -> None:
             [
                 "bench.yaml:7:21: instruments.paddles.driver: unknown driver 'x'; valid:"
                 " id_quantique.id900, s_fifteen.tdc1, single_quantum.websq, spdc_source,"
-                " stanford.dg645, thorlabs.cld1015, thorlabs.mpc320, thorlabs.pm100d, thorlabs.tc200",
+                " stanford.dg645, thorlabs.cld1015, thorlabs.mpc320, thorlabs.pm100d,"
+                " thorlabs.tc200",
                 "bench.yaml:8:3: instruments.paddles: this key stands twice; first in line 7",
             ],
         ),
