@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from .calibrate_cli import app as calibrate_app
 from .instruments import BellbenchError, ConfigError, parse_quantity
 from .record_cli import record
 from .tags_cli import app as tags_app
@@ -29,6 +30,7 @@ app = typer.Typer(
 )
 twin_app = typer.Typer(help="Twins that other programs can talk to.", no_args_is_help=True)
 app.add_typer(twin_app, name="twin")
+app.add_typer(calibrate_app, name="calibrate")
 app.add_typer(tags_app, name="tags")
 app.command()(record)
 
@@ -56,6 +58,12 @@ def run(
         float | None, typer.Option(parser=_seconds, metavar="TIME", help="For example 10s.")
     ] = None,
     out: Annotated[Path, typer.Option(help="Where run folders are kept.")] = Path("runs"),
+    calibrations: Annotated[
+        Path, typer.Option(help="Folder of the calibrations that the experiment names.")
+    ] = Path("calibrations"),
+    allow_expired: Annotated[
+        bool, typer.Option("--allow-expired", help="Use calibrations that have expired.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the metrics as JSON.")] = False,
 ) -> None:
     """Run an experiment and leave a run folder. An aborted exchange is a result, too."""
@@ -73,7 +81,14 @@ def run(
     where = "twins" if config.bench.twin else "instruments"
     title = f"{config.name} on {where}" + (f", seed {seed}" if seed is not None else "")
     with View(console, title) as view:
-        outcome = run_experiment(config, seed=seed, out=out, show=view.show)
+        outcome = run_experiment(
+            config,
+            seed=seed,
+            out=out,
+            registry=calibrations,
+            allow_expired=allow_expired,
+            show=view.show,
+        )
     if as_json:
         print(json.dumps(outcome.metrics, allow_nan=False))
     else:

@@ -14,7 +14,9 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field
 
+from . import calibrations
 from .bench import BenchConfig, check_bench, check_world, load_bench, open_bench
+from .calibrations import Kind
 from .configs import ConfigErrors, Report, find_config, read, read_config
 from .instruments import BellbenchError, ConfigError, TagBatch, Unit
 from .live import Progress
@@ -72,6 +74,8 @@ class ExperimentFile(_Model):
     """Clicks sacrificed to find the delays of the channels."""
     coincidence_window: Annotated[float, Unit("s"), Field(ge=1e-12, le=1e-6)] = 300e-12
     """Full width."""
+    calibrations: tuple[Kind, ...] = ()
+    """Stored calibrations whose set points are applied before the run."""
     key: KeyTerms
 
 
@@ -188,6 +192,8 @@ def run_experiment(
     *,
     seed: int | None = None,
     out: Path = Path("runs"),
+    registry: Path = calibrations.REGISTRY,
+    allow_expired: bool = False,
     show: Callable[[Progress], None] = lambda progress: None,
 ) -> Outcome:
     """Open the bench, run the experiment, and leave a run folder.
@@ -196,12 +202,20 @@ def run_experiment(
         config: What to run.
         seed: Seed of the twins' world; a seed given makes the key reproducible, hence no secret.
         out: Where run folders are kept.
+        registry: Folder of the calibrations that the experiment names.
+        allow_expired: Whether expired ones may be used.
         show: Called with the progress.
 
     Raises:
+        ConfigError: where a calibration is missing, expired, or of other instruments.
         BellbenchError: where the bench fails. An exchange that is aborted is no error.
     """
     began = time.monotonic()
+    stored = [
+        one
+        for kind in config.file.calibrations
+        for one in calibrations.load(registry, kind, config.bench, allow_expired=allow_expired)
+    ]
     # The folder before the bench: no laser is switched on for a run that cannot be kept, and what
     # fails while the bench opens and ends stands in the folder, too.
     with RunFolder(out, config.name) as folder:
@@ -213,6 +227,10 @@ def run_experiment(
         folder.write_json("versions.json", versions())
         show(Progress("opening the bench, waiting for its set points"))
         with open_bench(config.bench, seed=seed) as lab:
+            if stored:
+                folder.write_json("calibrations.json", calibrations.record(stored))
+                show(Progress("applying the calibrations"))
+                calibrations.apply(lab, stored, timeout_s=config.bench.settle_timeout)
             folder.write_json("snapshot.json", lab.snapshot())
             exchange = _Exchange(config, lab, show)
             exchange.run()

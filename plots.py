@@ -13,7 +13,16 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["plot_coincidence_matrix", "plot_delay_histogram", "plot_qber"]
+    from .protocols.calibration import BiasResult, PhaseMatchingResult, PolarizationResult
+
+__all__ = [
+    "plot_bias",
+    "plot_coincidence_matrix",
+    "plot_delay_histogram",
+    "plot_phase_matching",
+    "plot_polarization",
+    "plot_qber",
+]
 
 _DPI = 150
 
@@ -192,5 +201,102 @@ def plot_qber(
     axes.set_xlabel("time in the exchange (s)")
     axes.set_ylabel("QBER of revealed bits (%)")
     axes.legend(frameon=False, loc="upper left")
+    axes.set_title(title, loc="left", fontsize=10)
+    figure.savefig(path)
+
+
+def plot_phase_matching(path: Path, found: PhaseMatchingResult) -> None:
+    """Clicks against the crystal's temperature, with the fit and its optimum.
+
+    Args:
+        path: PNG to write.
+        found: An ok result.
+    """
+    from .protocols.calibration.phase_matching import sinc2
+
+    figure, axes = _figure(6.4, 4.0)
+    x, scale = found.set_points_c, 1e-3
+    axes.errorbar(
+        x, found.rates_hz * scale, yerr=found.sigmas_hz * scale, fmt="o", markersize=4, color="C0"
+    )
+    fine = np.linspace(x[0], x[-1], 400)
+    axes.plot(fine, sinc2(fine, *found.model) * scale, color="C0", linewidth=1, label="sinc² fit")
+    axes.axvline(
+        found.optimum_c,
+        color="C1",
+        linewidth=1,
+        label=f"{found.optimum_c:.3f} ± {found.sigma_c:.3f} °C\nFWHM {found.fwhm_k:.2f} K",
+    )
+    axes.set_ylim(0, 1.2 * float(found.rates_hz.max()) * scale)
+    axes.set_xlabel("set point of the crystal's temperature (°C)")
+    axes.set_ylabel("clicks of all parties (kcps)")
+    axes.legend(frameon=False, loc="upper left", fontsize=9)
+    axes.set_title("phase matching", loc="left", fontsize=10)
+    figure.savefig(path)
+
+
+def plot_bias(path: Path, found: BiasResult, *, title: str) -> None:
+    """Net and dark counts of each detector against its bias, with the operating points.
+
+    Args:
+        path: PNG to write.
+        found: An ok result.
+        title: What it is of.
+    """
+    from .protocols.calibration.bias import plateau
+
+    figure, axes = _figure(6.4, 4.4)
+    for i, scan in enumerate(found.scans):
+        color, micro = f"C{i}", scan.currents_a * 1e6
+        net = np.maximum(scan.light_hz - scan.dark_counts_hz, 0.1)
+        axes.plot(micro, net, "o", markersize=3.5, color=color, label=f"detector {i + 1}")
+        fine = np.linspace(scan.currents_a[0], scan.currents_a[-1], 300)
+        axes.plot(fine * 1e6, np.maximum(plateau(fine, *scan.model), 0.1), color=color, linewidth=1)
+        axes.plot(micro, np.maximum(scan.dark_counts_hz, 0.1), "x", markersize=4, color=color)
+        axes.axvline(scan.bias_a * 1e6, color=color, linewidth=1, linestyle="--")
+    axes.set_yscale("log")
+    axes.set_ylim(bottom=1)
+    axes.set_xlabel("bias current (µA); dashed: operating points")
+    axes.set_ylabel("counts (Hz): ● light less dark, × dark")
+    axes.legend(frameon=False, loc="upper left", fontsize=9)
+    axes.set_title(title, loc="left", fontsize=10)
+    figure.savefig(path)
+
+
+def plot_polarization(path: Path, found: PolarizationResult, *, title: str) -> None:
+    """QBER at the minimum along each paddle, in the order in which they took turns.
+
+    Args:
+        path: PNG to write.
+        found: An ok result.
+        title: What it is of.
+    """
+    figure, axes = _figure(6.4, 4.0)
+    value, error = 100 * found.minima.T
+    turns = np.arange(1, value.size + 1)
+    axes.errorbar(
+        turns,
+        np.maximum(value, 0.01),  # a fit may dip below zero by its noise
+        yerr=error,
+        fmt="o-",
+        markersize=3.5,
+        linewidth=0.8,
+        capsize=2,
+        color="C0",
+        label="minimum along one paddle (mean of Z and X)",
+    )
+    axes.axhline(
+        100 * found.qber,
+        color="C1",
+        linestyle="--",
+        linewidth=1,
+        label=f"residual {100 * found.qber:.2f} ± {100 * found.qber_sigma:.2f} %"
+        f" (Z {100 * found.qber_z:.2f} %, X {100 * found.qber_x:.2f} %)",
+    )
+    axes.set_yscale("log")
+    axes.set_ylim(max(0.1, 40 * found.qber), 5 * max(float(value.max()), 100 * found.qber))
+    axes.set_xlabel("turns of a paddle")
+    axes.set_ylabel("QBER (%)")
+    axes.legend(frameon=False, loc="upper right", fontsize=9)
     axes.set_title(title, loc="left", fontsize=10)
     figure.savefig(path)

@@ -72,6 +72,7 @@ class PolarizationResult:
         qber_z: Residual QBER of Z, and of X ``qber_x``.
         qber_x: See ``qber_z``.
         history: float64 (n, 3): QBER of Z, of X and error of their mean at each setting tried.
+        minima: float64 (m, 2): mean QBER and its error at the minimum along each paddle in turn.
     """
 
     ok: bool
@@ -83,6 +84,7 @@ class PolarizationResult:
     qber_z: float
     qber_x: float
     history: Real
+    minima: Real
 
 
 @dataclass(frozen=True)
@@ -161,6 +163,7 @@ def find_polarization(
         final.z,
         final.x,
         np.array([(q.z, q.x, q.sigma) for q in search.history]).reshape(-1, 3),
+        np.array(search.minima).reshape(-1, 2),
     )
 
 
@@ -180,6 +183,7 @@ class _Search:
         self._channels = (_by_outcome(stations[0]), _by_outcome(stations[1]))
         self._delays: timing.ChannelDelays | None = None
         self.history: list[_Qber] = []
+        self.minima: list[tuple[float, float]] = []
 
     def find_delays(self) -> None:
         """Find the delays of this recording; a few orthogonal outputs may need a longer one."""
@@ -256,6 +260,7 @@ class _Search:
             limits,
         )
         self.turn(actuator, best)
+        self.minima.append((value, error))
         return sigma, value, error
 
 
