@@ -64,7 +64,10 @@ class BiasScan:
 
 @dataclass(frozen=True)
 class BiasResult:
-    """Scans of all detectors of one array; ``ok`` where every one has its operating point."""
+    """Scans of all detectors of one array.
+
+    ``ok`` where every one has its operating point; else all are biased as they were before.
+    """
 
     ok: bool
     reason: str
@@ -124,8 +127,9 @@ def find_bias(
         _operating_point(grid, np.array(a), np.array(b), level)
         for a, b in zip(light, dark, strict=True)
     )
+    ok = all(scan.ok for scan in scans)
     for bias, scan, old in zip(array.bias_currents, scans, before, strict=True):
-        bias.set(scan.bias_a if scan.ok else old)
+        bias.set(scan.bias_a if ok else old)
     failed = [f"detector {i}: {scan.reason}" for i, scan in enumerate(scans, 1) if not scan.ok]
     return BiasResult(not failed, "; ".join(failed), scans)
 
@@ -143,6 +147,8 @@ def _scan(
     found: list[list[tuple[float, float]]] = [[] for _ in ends]
     alive = [True] * len(ends)
     rates = _reader(array)
+    for bias in array.bias_currents:
+        bias.set(0.0)  # resets a wire that was normal before
     for k, current in enumerate(grid):
         for i, bias in enumerate(array.bias_currents):
             alive[i] = alive[i] and k < ends[i]
