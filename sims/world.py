@@ -110,9 +110,7 @@ def _check_order(model: WorldModel, i: int) -> list[tuple[Location, str]]:
         issues.append((("paths", i), "a path needs an analyzer and an snspd behind it"))
     else:
         snspd = next(
-            m
-            for m in map(model.elements.get, model.paths[i][1:])
-            if isinstance(m, el.SnspdModel)
+            m for m in map(model.elements.get, model.paths[i][1:]) if isinstance(m, el.SnspdModel)
         )
         if len(snspd.detectors) != len(pol.OUTCOMES):
             issues.append(
