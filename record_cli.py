@@ -33,8 +33,9 @@ def record(
     ] = None,
     args: Annotated[list[str] | None, typer.Argument(help="Its arguments.")] = None,
     seconds: Annotated[
-        float, typer.Option(parser=_seconds, metavar="TIME", help="Bench time to stay open after.")
-    ] = 0.0,
+        float | None,
+        typer.Option(parser=_seconds, metavar="TIME", help="Bench time to stay open after."),
+    ] = None,
     twin: Annotated[
         bool | None, typer.Option("--twin/--no-twin", help="Overrides the bench file.")
     ] = None,
@@ -53,7 +54,7 @@ def record(
             lab.snapshot()
         else:
             _run(script, args or [], lab)
-        lab.clock.sleep(seconds)
+        lab.clock.sleep(seconds or 0.0)
     print(f"{out}: {out.stat().st_size} bytes")
 
 

@@ -96,6 +96,7 @@ class VisaLink:
                     ) from error
                 raise self._lost(command, error) from error
             except UnicodeDecodeError as error:
+                self._endpoint.received(error.object)
                 raise self._endpoint.error(
                     "reply is not text", command=command, reply=error.object
                 ) from error

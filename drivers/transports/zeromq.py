@@ -88,6 +88,7 @@ class Requester:
                     hint="is it powered and is its address right? only one reply comes per request",
                 ) from error
             except UnicodeDecodeError as error:
+                self._endpoint.received(error.object, self._channel)
                 raise self._endpoint.error(
                     "reply is not text", command=text, reply=error.object
                 ) from error
@@ -104,7 +105,10 @@ class Requester:
         reply = player.receive(self._channel)
         if reply is None:
             raise player.silence(text)
-        return reply.decode()
+        try:
+            return reply.decode()
+        except UnicodeDecodeError as error:
+            raise self._endpoint.error("reply is not text", command=text, reply=reply) from error
 
     def _connect(self) -> zmq.SyncSocket:
         import zmq

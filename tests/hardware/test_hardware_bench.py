@@ -1,6 +1,6 @@
 """A bench's own tests: the same on twins, on a recording, and on the table.
 
-    pytest --rootdir=tests tests/hardware                                    # the metro bench's twins
+    pytest --rootdir=tests tests/hardware    # the metro bench's twins
     pytest --rootdir=tests tests/hardware --bench my.yaml --hardware --bench-record traffic
     pytest --rootdir=tests tests/hardware --bench my.yaml --bench-replay traffic
 
