@@ -40,6 +40,7 @@ from .instruments import (
 )
 
 __all__ = [
+    "check_clock",
     "check_delay_generator",
     "check_detector_array",
     "check_instrument",
@@ -54,6 +55,18 @@ __all__ = [
 T = TypeVar("T")
 
 _LOSSES = ("overflow", "gap", "late", "corrupt")
+
+
+def check_clock(clock: Clock) -> None:
+    """Check that time never goes back and that a sleep lasts; takes 0.2 s of bench time."""
+    _check(isinstance(clock, Clock), f"{clock!r} lacks part of the Clock protocol")
+    for seconds in (0.0, -1.0, 0.05, 0.15):
+        before = clock.now()
+        clock.sleep(seconds)
+        passed = clock.now() - before
+        _check(passed >= 0, f"time went back by {-passed:g} s in sleep({seconds:g})")
+        # 1 ns for the rounding of times kept as floating-point seconds
+        _check(passed >= seconds - 1e-9, f"sleep({seconds:g}) took {passed:g} s")
 
 
 def check_instrument(make: Callable[[], Instrument]) -> None:

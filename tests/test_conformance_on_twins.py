@@ -10,7 +10,8 @@ import pytest
 from bellbench import testing
 from bellbench.bench import BenchConfig, Lab, load_bench
 from bellbench.configs import bundled
-from bellbench.instruments import InstrumentError
+from bellbench.instruments import Clock, InstrumentError, SystemClock
+from bellbench.twins import PacedClock
 
 BENCHES = ("metro", "metro_tdc1")
 
@@ -33,6 +34,41 @@ def with_chaos(bench: str) -> BenchConfig:
 def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
     with bellbench.open_bench(with_chaos(request.param), seed=21) as found:
         yield found
+
+
+def test_clock(lab: Lab) -> None:
+    testing.check_clock(lab.clock)
+
+
+@pytest.mark.parametrize("clock", [SystemClock(), PacedClock(3.0, 20.0)])
+def test_clocks_of_the_wall(clock: Clock) -> None:
+    testing.check_clock(clock)
+
+
+class Backwards:
+    """A clock that is wrong on purpose."""
+
+    def __init__(self) -> None:
+        self.time = 0.0
+
+    def now(self) -> float:
+        return self.time
+
+    def sleep(self, seconds: float) -> None:
+        self.time += seconds
+
+
+class Hasty(Backwards):
+    def sleep(self, seconds: float) -> None:
+        self.time += max(0.0, seconds) / 2
+
+
+@pytest.mark.parametrize(
+    ("clock", "words"), [(Backwards(), "time went back"), (Hasty(), r"sleep\(0.05\) took")]
+)
+def test_a_wrong_clock_is_told(clock: Clock, words: str) -> None:
+    with pytest.raises(AssertionError, match=words):
+        testing.check_clock(clock)
 
 
 def test_pair_source(lab: Lab) -> None:
