@@ -199,7 +199,10 @@ def apply(lab: Lab, found: Sequence[Calibration], *, timeout_s: float = 300.0) -
 
 def made_on(config: BenchConfig) -> Literal["twins", "hardware", "mixed"]:
     """Return what the bench is made of; calibrations of one do not fit another."""
-    twins = [c.is_twin or c.is_remote_twin for c in config.instruments.values() if not c.parts]
+    single = [c for c in config.instruments.values() if not c.is_composite]
+    if any(c.is_replay for c in single):
+        return "mixed"  # a recording has no settings to find
+    twins = [c.is_twin or c.is_remote_twin for c in single]
     if all(twins):
         return "twins"
     return "mixed" if any(twins) else "hardware"
