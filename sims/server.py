@@ -84,7 +84,15 @@ class _Server:
                 emulator = _make(twin, self.world, self.host, lossless=self.factor is None)
                 self.addresses[twin.name] = await emulator.open()
                 self.emulators[twin.name] = emulator
-            control = await asyncio.start_server(self._accept, self.host, port, limit=_LINE_LIMIT)
+            try:
+                control = await asyncio.start_server(
+                    self._accept, self.host, port, limit=_LINE_LIMIT
+                )
+            except OSError as error:
+                raise TwinError(
+                    f"cannot bind the control port {self.host}:{port} ({error.strerror}); leave"
+                    " the port out to take a free one"
+                ) from error
             for twin in self.twins:
                 announce(
                     {
@@ -292,11 +300,8 @@ def serve(
 
         if until_stdin_closes:
             _call_at_end_of_stdin(stop)
-        try:
-            with _before_sigterm(stop):
-                runner.run(server.run(announce, port=control_port))
-        except OSError as error:
-            raise TwinError(f"cannot serve on {host}: {error}") from error
+        with _before_sigterm(stop):
+            runner.run(server.run(announce, port=control_port))
 
 
 @contextlib.contextmanager
