@@ -18,6 +18,7 @@ from bellbench.bench import check_bench
 from bellbench.cli import app
 from bellbench.drivers.transports.recording import Recorder, ReplayClock, read_recording
 from bellbench.instruments import BellbenchError, ConfigError, InstrumentError, SystemClock
+from bellbench.twins import start_world
 from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
@@ -127,13 +128,12 @@ def test_what_is_sent_must_be_what_was_sent() -> None:
 
 
 def test_doing_less_than_was_recorded_is_an_error() -> None:
-    with (
-        pytest.raises(InstrumentError, match="does less than when it was recorded") as caught,
-        open_bench(PUMP, replay=RECORDED) as lab,
-    ):
-        lab.pump.current.set(0.08)
-        lab.clock.sleep(0.1)
-        lab.pump.measured_current.get()
+    lab = open_bench(PUMP, replay=RECORDED)
+    lab.pump.current.set(0.08)
+    lab.clock.sleep(0.1)
+    lab.pump.measured_current.get()
+    with pytest.raises(InstrumentError, match="does less than when it was recorded") as caught:
+        lab.close()
     assert "paddles" in str(caught.value)
     assert f"{RECORDED}:350" in str(caught.value)
 
@@ -260,6 +260,30 @@ def test_a_recording_that_reaches_its_limit_says_so_and_replays_up_to_there(
 def test_a_recording_in_no_folder_is_refused_before_the_bench_opens(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot write the recording"):
         open_bench(PUMP, seed=1, record=tmp_path / "none" / "r.jsonl")
+
+
+def test_wall_time_comes_back_to_the_last_digit(tmp_path: Path) -> None:
+    """As on the table, where no two runs read the same times."""
+
+    def session(lab: Lab) -> list[float]:
+        times = []
+        lab.paddles.actuators[0].set(89.0)
+        while not lab.paddles.ready():
+            times.append(lab.clock.now())
+            lab.clock.sleep(0.02)
+        return [*times, lab.clock.now(), lab.paddles.actuators[0].get(), lab.clock.now()]
+
+    path, bench = tmp_path / "r.jsonl", tmp_path / "bench.yaml"
+    with start_world(PUMP, seed=1, only=["paddles"], paced=True) as world:
+        address = world.addresses["paddles"]  # as if it were a real one
+        bench.write_text(
+            "bellbench: bench/1\ninstruments:\n  paddles: {driver: thorlabs.mpc320, address:"
+            f" '{address}', settings: {{paddles: [90 deg, 90 deg, 90 deg]}}, on_exit: leave}}\n"
+        )
+        with open_bench(bench, record=path) as lab:
+            first = session(lab)
+    with open_bench(bench, replay=path) as lab:
+        assert session(lab) == first
 
 
 def test_time_jumps_without_a_recording_too() -> None:

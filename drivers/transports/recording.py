@@ -42,7 +42,7 @@ LIMIT_BYTES = 64 << 20
 _HEX_UP_TO = 96
 _READABLE = frozenset(range(0x20, 0x7F)) | set(b"\t\r\n\x17")
 
-Kind = Literal["sent", "received", "sleep"]
+Kind = Literal["sent", "received", "sleep", "read"]
 
 
 def split_replay_address(address: str, instrument: str) -> tuple[str, str]:
@@ -89,6 +89,7 @@ class Recorder:
         self._limit = limit_bytes
         self._lock = threading.Lock()
         self._lines = self._bytes = 0
+        self._t: object = None
         self._cut = ""
         self._part = path.with_name(path.name + ".part")
         try:
@@ -129,8 +130,15 @@ class Recorder:
         if self._cut:
             raise BellbenchError(f"{self.path}: the recording is not whole: {self._cut}")
 
+    def note_time(self) -> float:
+        """Return the time and write it down, unless the line before tells it already."""
+        t = self._now()
+        if t != self._t:
+            self._write({"t": t})
+        return t
+
     def _now(self) -> float:
-        return round(self._clock.now(), 9)
+        return round(self._clock.now(), 9)  # what the program is told, to the last digit
 
     def _write(self, content: dict[str, object]) -> None:
         text = json.dumps(content) + "\n"
@@ -147,10 +155,11 @@ class Recorder:
                 return
             self._lines += 1
             self._bytes += len(text)
+            self._t = content.get("t")
 
 
 class _RecordingClock:
-    """The bench's clock, whose sleeps are written down."""
+    """The bench's clock, whose sleeps and times are written down."""
 
     def __init__(self, clock: Clock, recorder: Recorder) -> None:
         self._clock = clock
@@ -158,7 +167,7 @@ class _RecordingClock:
 
     def now(self) -> float:
         """As the bench's clock."""
-        return self._clock.now()
+        return self._recorder.note_time()
 
     def sleep(self, seconds: float) -> None:
         """As the bench's clock."""
@@ -171,7 +180,7 @@ class _RecordingClock:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One line of a recording; ``seconds`` of a sleep, else ``data`` on a channel."""
+    """One line of a recording: ``data`` on a channel, ``seconds`` slept, or the time read."""
 
     line: int
     t: float
@@ -241,7 +250,7 @@ def read_recording(path: Path) -> Recording:
         except (KeyError, TypeError, ValueError) as error:
             place = f"{path}:{number}"
             raise ConfigError(f"is not a line of a recording: {error!r}", place=place) from error
-        if entry.kind != "sleep" and entry.instrument not in addresses:
+        if entry.kind in ("sent", "received") and entry.instrument not in addresses:
             message = f"the header names no instrument {entry.instrument!r}"
             raise ConfigError(message, place=f"{path}:{number}")
         entries.append(entry)
@@ -255,6 +264,8 @@ def _entry(number: int, content: dict[str, Any]) -> Entry:
         if not (math.isfinite(t) and math.isfinite(seconds)):
             raise ValueError("a time that is no number")
         return Entry(number, t, "sleep", seconds=seconds)
+    if content.keys() == {"t"} and math.isfinite(t):
+        return Entry(number, t, "read")
     kind: Kind = "sent" if "sent" in content else "received"
     channel = str(content.get("channel", ""))
     return Entry(number, t, kind, str(content["on"]), channel, _decode(content[kind]))
@@ -306,7 +317,10 @@ class ReplayClock:
 
     def now(self) -> float:
         """Seconds of recorded bench time."""
-        return self._now
+        with self._news:
+            for replay in self._replays.values():
+                self._now = max(self._now, replay.read())
+            return self._now
 
     def sleep(self, seconds: float) -> None:
         """Let the time pass that passed in the recording."""
@@ -373,18 +387,29 @@ class _Replay:
         self.clock = clock
         self.recording = recording
         self.players: dict[str, Player] = {}
-        self._sleeps = deque(i for i, e in enumerate(recording.entries) if e.kind == "sleep")
+        kinds = [entry.kind for entry in recording.entries]
+        self._sleeps = deque(i for i, kind in enumerate(kinds) if kind == "sleep")
+        self._reads = deque(i for i, kind in enumerate(kinds) if kind == "read")
 
     @property
     def barrier(self) -> int:
         """Index of the first sleep that is still to come: nothing behind it has arrived yet."""
         return self._sleeps[0] if self._sleeps else len(self.recording.entries)
 
+    def read(self) -> float:
+        """Return the time that was read next, unless something came before that."""
+        entries = self.recording.entries
+        steps = [player.next_sent for player in self.players.values()]
+        if self._reads and self._reads[0] < min([self.barrier, *steps]):
+            return entries[self._reads.popleft()].t
+        return 0.0
+
     def sleep(self, seconds: float, now: float) -> float:
         """Take the recorded sleep, if it is the next; return when it ended."""
         entries = self.recording.entries
         if self._sleeps and math.isclose(entries[self._sleeps[0]].seconds, seconds):
             i = self._sleeps.popleft()
+            self._forget_reads(i)
             # it ended no later than the program's next step, and on a stepped clock just then
             later = (entries[k] for k in range(i + 1, len(entries)))
             after = (entry.t for entry in later if entry.kind != "received")
@@ -394,14 +419,19 @@ class _Replay:
             entry = entries[self._sleeps[0]]
             if entry.t + entry.seconds > now + seconds + 1e-9:
                 break
-            self._sleeps.popleft()
+            self._forget_reads(self._sleeps.popleft())
         return now + seconds
 
     def reached(self, index: int) -> None:
         """Note that an entry was replayed: sleeps before it are over."""
         while self._sleeps and self._sleeps[0] < index:
             self._sleeps.popleft()
+        self._forget_reads(index)
         self.clock.advance(self.recording.entries[index].t)
+
+    def _forget_reads(self, index: int) -> None:
+        while self._reads and self._reads[0] < index:
+            self._reads.popleft()
 
 
 class Player:
@@ -512,6 +542,13 @@ class Player:
                 f" ({len(missing)} more in all)",
                 hint="the program does less than when it was recorded; record it again",
             )
+
+    @property
+    def next_sent(self) -> int:
+        """Index of what is to be sent next, past the end where nothing is."""
+        entries = self._replay.recording.entries
+        sent = (i for i in self._indices if entries[i].kind == "sent")
+        return next(sent, len(entries))
 
     def _next_sent(self) -> Entry | None:
         """What is to be sent next; everything recorded before it has then arrived."""
