@@ -629,6 +629,10 @@ class _Loader:
                     self._check_role(raw[role], role, (*loc, role), built)
             if entry is None:
                 continue
+            tagger = configs.get(entry.tagger)
+            if tagger is not None and tagger.is_twin and self._in_no_path(tagger.element):
+                message = f"{tagger.element!r} is in no path of the world: it would never click"
+                self.report.add((*loc, "tagger"), message)
             labels: dict[str, int] = {}
             for channel, label in entry.channels.items():
                 where = (*loc, "channels", channel)
@@ -647,6 +651,11 @@ class _Loader:
                 name, entry.tagger, entry.detectors, entry.controller, dict(entry.channels)
             )
         return parties
+
+    def _in_no_path(self, element: str) -> bool:
+        if self.world is None or element not in self.world.elements:
+            return False  # has an error of its own
+        return not any(element in path for path in self.world.paths)
 
     def _check_role(self, name: str, role: str, loc: Loc, built: dict[str, Any]) -> None:
         fitting = [n for n, i in built.items() if not missing_members(i, _ROLES[role])]
