@@ -292,7 +292,9 @@ class IDQuantiqueID900(Driver):
             for id_ in ids:
                 self._ask_dlt(f"stop --id {id_}")
 
-        attempt_all(self._endpoint, "stopping", stop_box, stop_streams, self._streams.close)
+        # The readers leave before the service frees their ports: they would come back to the next
+        # streams there, and be in the way of their readers.
+        attempt_all(self._endpoint, "stopping", stop_box, self._streams.close, stop_streams)
 
     def _forwarded(self, id_: str) -> int:
         """Timestamps that the DLT has forwarded on a stream so far."""

@@ -181,6 +181,11 @@ class _Stream:
         """Messages not yet handed to the socket."""
         return len(self._outbox)
 
+    def expect_reader(self) -> None:
+        """Wait for a reader anew: the last one may have met this socket on its way out."""
+        if not self._here.is_set():
+            self._gone.clear()
+
     def put(self, message: bytes, tags: int) -> None:
         """Queue a message that carries ``tags`` time stamps; the empty message ends a record."""
         self._outbox.append((message, tags))
@@ -245,8 +250,10 @@ class _Stream:
             self._idle.set()
 
     async def _deliver(self, message: bytes) -> bool:
-        if not self._here.is_set() and not self._gone.is_set():
-            await _first(self._here.wait(), self._gone.wait(), timeout=_FIRST_READER_S)
+        if not (self._here.is_set() or self.timestamps or self.lost):
+            # Nothing was taken yet: who leaves now is the reader of the stream before, which
+            # found this socket on its way out; the new one is still to come.
+            await _first(self._here.wait(), timeout=_FIRST_READER_S)
             if not self._here.is_set():
                 self._gone.set()
         if self._gone.is_set():
@@ -771,6 +778,7 @@ class ID900Emulator:
             port = self._reserved[channel - 1]
         if port in self._spare:
             stream = self._spare.pop(port)
+            stream.expect_reader()
         else:
             stream = self._new_stream()
             try:
