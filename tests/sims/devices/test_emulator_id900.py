@@ -16,6 +16,7 @@ import pytest
 import zmq
 from bellbench.sims.devices.id900 import ID900Emulator
 from bellbench.sims.elements import TaggerInputs, TaggerModel
+from zmq.utils.monitor import recv_monitor_message
 
 Times = npt.NDArray[np.int64]
 BLOCK_PS = 10_000_000_000
@@ -219,6 +220,32 @@ def test_a_second_record_on_new_sockets_starts_at_zero_again(make: Any) -> None:
         assert reader.recv() == b""
         reader.close()
         bench.ask_dlt(f"stop --id {number}")
+
+
+def test_a_reader_on_its_way_out_costs_the_next_one_nothing(make: Any) -> None:
+    bench = make(max_rate=1e9)
+    bench.prepare(1)
+    number = bench.stream(1)
+    late = bench.pair(1)
+    news = late.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED)
+    assert news.poll(10_000)
+    recv_monitor_message(news)
+    bench.ask_dlt(f"stop --id {number}")
+    assert news.poll(10_000)  # it has found the socket that waits for the next stream
+    late.disable_monitor()
+    news.close()
+    late.close()
+    spare = bench.emulator._spare[bench.stream_port]
+    wait_until(spare._gone.is_set)
+    number = bench.stream(1)
+    bench.ask("REC:PLAY")
+    run = run_blocks(bench, 1)  # waits for the reader
+    reader = bench.pair(1)
+    got = 0
+    while got < 100_000:
+        got += len(reader.recv()) // 8
+    run.result(20)
+    assert "errors" not in bench.ask_dlt(f"status --id {number}")
 
 
 def test_a_record_of_given_duration_ends_by_itself(make: Any) -> None:
