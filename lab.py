@@ -19,6 +19,7 @@ from .instruments import (
     InstrumentTimeout,
     PolarizationController,
     TimeTagger,
+    TwinError,
 )
 
 __all__ = ["Device", "Joined", "Lab", "Party"]
@@ -267,8 +268,16 @@ class Lab:
     ) -> None:
         if error is None:
             self.close()
-        else:
-            self.abandon(error)
+            return
+        ended = self._world.ended if self._world is not None else ""
+        self.abandon(error)
+        if ended and isinstance(error, BellbenchError) and ended not in str(error):
+            # Whichever twin was asked next has only noticed first that its world is gone.
+            told = TwinError(ended)
+            for note in getattr(error, "__notes__", []):
+                if note != ended:
+                    told.add_note(note)
+            raise told from error
 
     def _shut_down(self, error: bool) -> list[tuple[str, BaseException]]:
         if self._closed:

@@ -13,6 +13,7 @@ from bellbench.instruments import (
     InstrumentError,
     InstrumentTimeout,
     Readable,
+    TwinError,
 )
 from bellbench.lab import Device, Lab
 
@@ -396,3 +397,15 @@ def test_instruments_are_attributes(bench: Bench) -> None:
     assert repr(lab) == "<Lab, open: pump, oven, source>"
     lab.close()
     assert repr(lab) == "<Lab, closed: pump, oven, source>"
+
+
+def test_an_instrument_that_fails_because_its_world_ended_is_told_as_that(bench: Bench) -> None:
+    bench.world.ended = "the world has ended (killed by signal 9)"
+    with pytest.raises(TwinError, match=r"^the world has ended") as caught, bench.opened():
+        raise InstrumentError("no answer", device="pump")
+    assert isinstance(caught.value.__cause__, InstrumentError)
+
+
+def test_an_instrument_that_fails_in_a_living_world_is_told_itself(bench: Bench) -> None:
+    with pytest.raises(InstrumentError, match="no answer"), bench.opened():
+        raise InstrumentError("no answer", device="pump")
