@@ -15,17 +15,21 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from ..instruments import Unit
 from .physics.laser import optical_power_w
+from .physics.polarization import drift_step, rotation
 from .physics.pulses import first_tick, stride_of, ticks_ps
 from .physics.thermal import relax
 
 __all__ = [
     "AnalyzerModel",
+    "BellStationModel",
     "CrystalModel",
     "DelayGenerator",
     "DelayGeneratorModel",
     "Edges",
     "ElementModel",
+    "Fibre",
     "FibreModel",
+    "MemoryModel",
     "Oven",
     "OvenModel",
     "Paddles",
@@ -36,8 +40,10 @@ __all__ = [
     "PumpLaserModel",
     "SnspdArray",
     "SnspdModel",
+    "SplitterModel",
     "TaggerInputs",
     "TaggerModel",
+    "Train",
 ]
 
 Fraction = Annotated[float, Unit("1"), Field(ge=0, le=1)]
@@ -84,7 +90,10 @@ class PowerMeterModel(_Model):
 
 
 class CrystalModel(_Model):
-    """CW-pumped SPDC crystal emitting polarization-entangled pairs into two arms."""
+    """SPDC crystal emitting polarization-entangled pairs into two arms.
+
+    Its pump is continuous, or carved into pulses by a modulator that a delay generator triggers.
+    """
 
     kind: Literal["spdc"]
     pump: str
@@ -105,7 +114,14 @@ class CrystalModel(_Model):
     fluorescence: Annotated[float, Unit("Hz/W"), Field(ge=0)] = 0.0
     """Uncorrelated unpolarized photons per second and watt of pump, into each arm."""
     coherence_time: Seconds = 0.0
-    """FWHM of the two-photon correlation."""
+    """FWHM of the two-photon correlation of a continuously pumped crystal."""
+    trigger: str | None = None
+    """Channel of a delay generator, such as ``pulser.A``: each edge lets one pump pulse through."""
+    pulse_width: Seconds = 0.0
+    """FWHM of a pump pulse, and of the photons made by it. Mean pairs per pulse: what the pump
+    would make in this time."""
+    schmidt_number: Annotated[float, Unit("1"), Field(ge=1)] = 1.0
+    """Number of modes a pulse's pairs are spread over; 1 where photons are spectrally pure."""
 
 
 class FibreModel(_Model):
@@ -121,6 +137,8 @@ class FibreModel(_Model):
     """FWHM that chromatic dispersion adds to the arrival time."""
     rotation: tuple[Degrees, Degrees, Degrees] = (0.0, 0.0, 0.0)
     """Rotation on the Poincare sphere: vector along (S1, S2, S3) whose length is the angle."""
+    drift_time: Annotated[float, Unit("s"), Field(gt=0)] | None = None
+    """The rotation walks at random: time in which the state forgets where it was, to 1/e."""
 
 
 class PaddlesModel(_Model):
@@ -145,6 +163,70 @@ class AnalyzerModel(_Model):
     loss: Annotated[float, Unit("dB"), Field(ge=0)] = 0.0
 
 
+class SplitterModel(_Model):
+    """Beam splitter with a detector at each output, blind to polarization."""
+
+    kind: Literal["splitter"]
+    transmission: Fraction = 0.5
+    """Share of photons sent to the first output."""
+    loss: Annotated[float, Unit("dB"), Field(ge=0)] = 0.0
+
+
+class BellStationModel(_Model):
+    """Bell-state station: a beam splitter, then a polarizing beam splitter in each port.
+
+    Inputs: ``left`` and ``right``. Outputs, in this order: cH, cV, dH, dV.
+    """
+
+    kind: Literal["bell_station"]
+    reflectivity: Fraction = 0.5
+    extinction: Annotated[float, Unit("dB"), Field(gt=0)] = 40.0
+    """Polarization extinction of each polarizing beam splitter."""
+    mode_overlap: Fraction = 1.0
+    """Overlap, in space and spectrum, of two photons that arrive together."""
+    loss: Annotated[float, Unit("dB"), Field(ge=0)] = 0.0
+
+
+Output = Literal["AB", "CD", "EF", "GH"]
+
+
+class MemoryModel(_Model):
+    """Atomic-frequency-comb memory with spin-wave storage, run by a delay generator.
+
+    What it does with a photon: :mod:`bellbench.sims.physics.memory`.
+    """
+
+    kind: Literal["memory"]
+    sequencer: str
+    """The delay generator that runs it; each of its cycles begins with the cleaning light."""
+    prepare: Output = "AB"
+    """Output that burns the comb while it is active."""
+    pit: Output = "GH"
+    """Output that, active when the burn begins, makes it a transparent pit: the reference."""
+    transfer: Output = "CD"
+    """Output whose rise transfers the excitation to the spin state."""
+    recall: Output = "EF"
+    """Output whose rise transfers it back."""
+    echo_time: Annotated[float, Unit("s"), Field(gt=0)] = 25e-6
+    """Inverse of the comb's tooth spacing: when the echo comes without transfer."""
+    efficiency: Fraction = 0.4
+    """Of storage, fully burned, extrapolated to no time in the spin state."""
+    spin_coherence_time: Annotated[float, Unit("s"), Field(gt=0)] = 60e-6
+    """T of the decay exp(-(t/T)^2) in the spin state."""
+    burn_time: Annotated[float, Unit("s"), Field(gt=0)] = 2e-6
+    """1/e time in which the comb is burned."""
+    comb_lifetime: Annotated[float, Unit("s"), Field(gt=0)] = 0.1
+    absorption: Fraction = 0.9
+    """Share of the light that the comb absorbs; the rest passes at once."""
+    transparency: Fraction = 0.95
+    """Share of the light that passes the pit."""
+    noise: Annotated[float, Unit("1"), Field(ge=0)] = 1e-3
+    """Mean photons that a recall adds in each mode."""
+    mode_duration: Annotated[float, Unit("s"), Field(gt=0)] = 200e-9
+    """Length of one temporal mode."""
+    loss: Annotated[float, Unit("dB"), Field(ge=0)] = 0.0
+
+
 class DetectorModel(_Model):
     """One SNSPD."""
 
@@ -160,14 +242,14 @@ class DetectorModel(_Model):
 
 
 class SnspdModel(_Model):
-    """Array of SNSPDs on one electronics box; one per analyzer output."""
+    """Array of SNSPDs on one electronics box."""
 
     kind: Literal["snspd"]
     detectors: Annotated[tuple[DetectorModel, ...], Field(min_length=1, max_length=64)]
 
 
 class TaggerModel(_Model):
-    """Time tagger inputs; input n is fed by detector n of the path."""
+    """Time tagger inputs; a path's detectors feed them one after the other."""
 
     kind: Literal["tagger"]
     cable_delays: tuple[Seconds, ...] = ()
@@ -179,7 +261,10 @@ class TaggerModel(_Model):
 
 
 class DelayGeneratorModel(_Model):
-    """Digital delay generator; nothing is wired to its trigger input yet."""
+    """Digital delay generator; nothing is wired to its trigger input.
+
+    All of a world share one 10 MHz reference, so that their internal rates keep step.
+    """
 
     kind: Literal["delay_generator"]
     line_frequency: Annotated[float, Unit("Hz"), Field(gt=0)] = 50.0
@@ -196,6 +281,9 @@ ElementModel = Annotated[
     | FibreModel
     | PaddlesModel
     | AnalyzerModel
+    | SplitterModel
+    | BellStationModel
+    | MemoryModel
     | SnspdModel
     | TaggerModel
     | DelayGeneratorModel,
@@ -273,6 +361,22 @@ class PowerMeterHead:
         return self.model.tap * self.laser.power_w
 
 
+class Fibre:
+    """No knob: its polarization walks by itself. Reading: ``jones``, complex (2, 2)."""
+
+    #: Longest step of the walk, s.
+    STEP_S = 0.1
+
+    def __init__(self, model: FibreModel) -> None:
+        self.model = model
+        self.jones = rotation(model.rotation)
+
+    def step(self, rng: np.random.Generator) -> None:
+        """Walk for :attr:`STEP_S`; a fibre without ``drift_time`` stays as it is."""
+        if self.model.drift_time is not None:
+            self.jones = drift_step(rng, self.STEP_S, self.model.drift_time) @ self.jones
+
+
 class Paddles:
     """Knob: ``angles_deg``, one per paddle."""
 
@@ -323,27 +427,104 @@ _EVER_PS = 1 << 61
 
 
 @dataclass(frozen=True)
+class Train:
+    """Cycles that answered one trigger, or a row of triggers, with the settings they began with.
+
+    Attributes:
+        starts_ps: Beginnings of the cycles, world time, sorted int64 (n,).
+        first: Whether each is the first after its trigger, (n,).
+        number: Number of the first cycle since the world began.
+        delays_ps: Delays A to H from the beginning.
+        outputs: Whether AB, CD, EF, GH are let out by the inhibit input.
+        prescales: Of every so many cycles an output answers one, AB to GH.
+        phases: Which one.
+        t0_once: Whether T0 and T1 answer only the first cycle of a burst.
+    """
+
+    starts_ps: npt.NDArray[np.int64]
+    first: npt.NDArray[np.bool_]
+    number: int
+    delays_ps: tuple[int, ...]
+    outputs: tuple[bool, ...]
+    prescales: tuple[int, ...]
+    phases: tuple[int, ...]
+    t0_once: bool
+
+    @property
+    def t1_ps(self) -> int:
+        """End of the cycle from its beginning."""
+        return max(self.delays_ps) + _T1_AFTER_PS
+
+    def ended(self, begin_ps: int, end_ps: int) -> int:
+        """How many of the cycles ended in ``[begin_ps, end_ps)``."""
+        span = (begin_ps - self.t1_ps, end_ps - self.t1_ps)
+        low, high = np.searchsorted(self.starts_ps, span)
+        return int(high - low)
+
+    def answers(self, channel: str) -> npt.NDArray[np.bool_]:
+        """Whether each cycle has an edge of this channel, (n,)."""
+        if channel in ("T0", "T1"):
+            return self.first if self.t0_once else np.ones(self.starts_ps.size, np.bool_)
+        pair = CHANNELS.index(channel) // 2
+        if not self.outputs[pair]:
+            return np.zeros(self.starts_ps.size, np.bool_)
+        number = self.number + np.arange(self.starts_ps.size, dtype=np.int64)
+        found: npt.NDArray[np.bool_] = number % self.prescales[pair] == self.phases[pair]
+        return found
+
+    def delay_ps(self, channel: str) -> int:
+        """Delay of a channel from the beginning of the cycle."""
+        if channel in ("T0", "T1"):
+            return 0 if channel == "T0" else self.t1_ps
+        return self.delays_ps[CHANNELS.index(channel)]
+
+    def edges_ps(self, channel: str, begin_ps: int, end_ps: int) -> npt.NDArray[np.int64]:
+        """Edges of a channel in ``[begin_ps, end_ps)``, sorted."""
+        delay_ps = self.delay_ps(channel)
+        low, high = np.searchsorted(self.starts_ps, (begin_ps - delay_ps, end_ps - delay_ps))
+        found: npt.NDArray[np.int64] = self.starts_ps[low:high] + delay_ps
+        pair = CHANNELS.find(channel[0]) // 2
+        if channel in ("T0", "T1"):
+            plain = not self.t0_once
+        else:
+            plain = self.outputs[pair] and self.prescales[pair] == 1
+        return found if plain else found[self.answers(channel)[low:high]]
+
+
+@dataclass(frozen=True)
 class Edges:
     """What a delay generator did in one block; times are world time, sorted int64 arrays.
 
     Attributes:
+        begin_ps: Beginning of the block.
+        end_ps: Its end.
         triggers_ps: Triggers that were taken.
         ignored: How many came while a cycle or burst was running, burst cycles included that
             the delays left no time for.
         inhibited: How many triggers the inhibit input held back.
         cycles_ps: Beginnings of cycles.
-        channels_ps: Edges by channel: ``T0`` (beginning), ``T1`` (end of the cycle), A to H.
         cycles_ended: Cycles that ended.
         bursts_ended: Bursts that ended.
+        trains: All cycles that have edges in the block or after it, in the order they began.
     """
 
+    begin_ps: int
+    end_ps: int
     triggers_ps: npt.NDArray[np.int64]
     ignored: int
     inhibited: int
     cycles_ps: npt.NDArray[np.int64]
-    channels_ps: dict[str, npt.NDArray[np.int64]]
     cycles_ended: int
     bursts_ended: int
+    trains: tuple[Train, ...]
+
+    def channel(self, name: str) -> npt.NDArray[np.int64]:
+        """Edges in the block of one channel: ``T0`` (beginning), ``T1`` (end of cycle), A to H."""
+        found = [train.edges_ps(name, self.begin_ps, self.end_ps) for train in self.trains]
+        if len(found) == 1:
+            return found[0]
+        # Cycles never overlap, so their edges are in order.
+        return np.concatenate([*found, np.empty(0, np.int64)])
 
 
 @dataclass
@@ -413,16 +594,18 @@ class DelayGenerator:
         self._busy_until_ps = 0
         self._running: _Burst | None = None
         self._cycles = 0
-        self._held: dict[str, npt.NDArray[np.int64]] = {}
-        self._latest: tuple[int, int, Edges] | None = None
+        self._trains: list[Train] = []
+        self._burst_ends: npt.NDArray[np.int64] = np.empty(0, np.int64)
+        self._latest: Edges | None = None
 
     def edges(self, begin_ps: int, end_ps: int) -> Edges:
         """Return what happens in the block ``[begin_ps, end_ps)`` with the knobs as they stand.
 
         Blocks are asked for in order, the last one as often as one likes.
         """
-        if self._latest is not None and self._latest[:2] == (begin_ps, end_ps):
-            return self._latest[2]
+        latest = self._latest
+        if latest is not None and (latest.begin_ps, latest.end_ps) == (begin_ps, end_ps):
+            return latest
         if self._running is not None and self._running.is_burst and not self.burst:
             self._cut_burst(begin_ps)
         template = self._template()
@@ -446,22 +629,27 @@ class DelayGenerator:
             groups.append((starts, first, template.delays_ps))
             self._running = template
             if template.is_burst:
-                self._hold("burst end", triggers + lasting_ps)
+                self._burst_ends = np.append(self._burst_ends, triggers + lasting_ps)
             template.start_ps += int(triggers[-1])
             groups.append(_begin(template, end_ps))
         for starts, first, delays_ps in groups:
             self._emit(starts, first, delays_ps)
         cycles = np.concatenate([starts for starts, _, _ in groups] or [np.empty(0, np.int64)])
+        self._trains = [t for t in self._trains if int(t.starts_ps[-1]) + t.t1_ps >= begin_ps]
+        ends = np.searchsorted(self._burst_ends, end_ps)
+        self._burst_ends, ended = self._burst_ends[ends:], int(ends)
         found = Edges(
+            begin_ps=begin_ps,
+            end_ps=end_ps,
             triggers_ps=triggers,
             ignored=ignored,
             inhibited=inhibited,
             cycles_ps=cycles,
-            channels_ps={name: self._release(name, end_ps) for name in ("T0", "T1", *CHANNELS)},
-            cycles_ended=self._release("cycle end", end_ps).size,
-            bursts_ended=self._release("burst end", end_ps).size,
+            cycles_ended=sum(train.ended(begin_ps, end_ps) for train in self._trains),
+            bursts_ended=ended,
+            trains=tuple(self._trains),
         )
-        self._latest = begin_ps, end_ps, found
+        self._latest = found
         return found
 
     def _inhibits(self, mode: int) -> bool:
@@ -514,7 +702,7 @@ class DelayGenerator:
         if running.begun < running.count:
             last_ps = running.start_ps + (running.begun - 1) * running.period_ps
             self._busy_until_ps = last_ps + running.cycle_ps if running.begun else now_ps
-            self._held["burst end"] = np.array([max(now_ps, self._busy_until_ps)], np.int64)
+            self._burst_ends = np.array([max(now_ps, self._busy_until_ps)], np.int64)
             if self._tuned is not None:
                 span_ps = self._busy_until_ps - self._anchor_ps
                 self._next_tick = first_tick(span_ps, self._tuned[1])
@@ -526,33 +714,25 @@ class DelayGenerator:
         first: npt.NDArray[np.bool_],
         delays_ps: tuple[int, ...],
     ) -> None:
-        """Add the edges of cycles, as far as inputs and dividers let them out."""
-        longest_ps = max(delays_ps)
-        number = self._cycles + np.arange(starts.size, dtype=np.int64)
+        """Note cycles with the settings they begin with."""
+        if not starts.size:
+            return
+        outputs = tuple(
+            not any(self._inhibits(mode) for mode in range(pair + 2, 6)) for pair in range(4)
+        )
+        self._trains.append(
+            Train(
+                starts,
+                first,
+                self._cycles,
+                delays_ps,
+                outputs,
+                tuple(self.prescales),
+                tuple(self.phases),
+                self.burst_t0_once,
+            )
+        )
         self._cycles += starts.size
-        whole = starts[first] if self.burst_t0_once else starts
-        self._hold("T0", whole)
-        self._hold("T1", whole + (longest_ps + _T1_AFTER_PS))
-        self._hold("cycle end", starts + (longest_ps + _T1_AFTER_PS))
-        for pair in range(4):
-            if any(self._inhibits(mode) for mode in range(pair + 2, 6)):
-                continue
-            out = starts
-            if self.prescales[pair] > 1:
-                out = starts[number % self.prescales[pair] == self.phases[pair]]
-            for i in (2 * pair, 2 * pair + 1):
-                self._hold(CHANNELS[i], out + delays_ps[i])
-
-    def _hold(self, name: str, times: npt.NDArray[np.int64]) -> None:
-        held = self._held.get(name)
-        self._held[name] = times if held is None or not held.size else np.append(held, times)
-
-    def _release(self, name: str, end_ps: int) -> npt.NDArray[np.int64]:
-        times = self._held.pop(name, np.empty(0, np.int64))
-        cut = int(np.searchsorted(times, end_ps))
-        if cut < times.size:
-            self._held[name] = times[cut:].copy()
-        return times[:cut]
 
 
 def _begin(

@@ -33,7 +33,8 @@ def play(made: DelayGenerator, borders: list[int]) -> dict[str, list[int]]:
     for begin, end in itertools.pairwise(borders):
         block = made.edges(begin, end)
         assert made.edges(begin, end) is block
-        parts = {"trigger": block.triggers_ps, "cycle": block.cycles_ps, **block.channels_ps}
+        parts = {"trigger": block.triggers_ps, "cycle": block.cycles_ps}
+        parts |= {name: block.channel(name) for name in NAMES}
         for name, times in parts.items():
             assert times.dtype == np.int64
             assert ((times >= begin) & (times < end)).all()
@@ -175,9 +176,9 @@ def test_an_edge_comes_out_blocks_later() -> None:
     late = 25 * 10**9  # 25 ms
     made = generator(shots=1, delays_ps=[1000, late, 0, 0, 0, 0, 0, 0])
     blocks = [made.edges(i * BLOCK_PS, (i + 1) * BLOCK_PS) for i in range(4)]
-    assert [b.channels_ps["A"].tolist() for b in blocks] == [[1000], [], [], []]
-    assert [b.channels_ps["B"].tolist() for b in blocks] == [[], [], [late], []]
-    assert [b.channels_ps["T1"].tolist() for b in blocks] == [[], [], [late + 25_000], []]
+    assert [b.channel("A").tolist() for b in blocks] == [[1000], [], [], []]
+    assert [b.channel("B").tolist() for b in blocks] == [[], [], [late], []]
+    assert [b.channel("T1").tolist() for b in blocks] == [[], [], [late + 25_000], []]
     assert [b.cycles_ended for b in blocks] == [0, 0, 1, 0]
 
 
@@ -197,7 +198,7 @@ def test_new_delays_wait_for_the_next_cycle() -> None:
     made = generator(shots=1, delays_ps=[12 * 10**9] * 8)
     made.edges(0, BLOCK_PS)
     made.delays_ps = [0] * 8
-    assert made.edges(BLOCK_PS, 2 * BLOCK_PS).channels_ps["A"].tolist() == [12 * 10**9]
+    assert made.edges(BLOCK_PS, 2 * BLOCK_PS).channel("A").tolist() == [12 * 10**9]
 
 
 def test_the_train_stops_and_starts_anew() -> None:
@@ -254,7 +255,7 @@ def test_the_inhibit_input(mode: int, silent: str) -> None:
     for high in (True, False):
         made = generator(source="internal", inhibit=mode, inhibited=high)
         block = made.edges(0, BLOCK_PS)
-        dark = "".join(c for c in CHANNELS if not block.channels_ps[c].size)
+        dark = "".join(c for c in CHANNELS if not block.channel(c).size)
         assert dark == (silent if high else "")
         assert block.inhibited == (10 if high and mode == 1 else 0)
         assert block.ignored == 0

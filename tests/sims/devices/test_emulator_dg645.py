@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import itertools
 import socket
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
-import pyvisa
 from bellbench.sims.devices.dg645 import DG645Emulator
 from bellbench.sims.elements import DelayGenerator, DelayGeneratorModel
 from hypothesis import HealthCheck, given, settings
@@ -25,35 +23,14 @@ def build(
     return emulator, element, stage.open(emulator)
 
 
-def endpoint(resource: str) -> tuple[str, int]:
-    kind, host, port, last = resource.split("::")
-    assert (kind, last) == ("TCPIP", "SOCKET")
-    return host, int(port)
-
-
 @pytest.fixture
 def twin(stage: Any) -> tuple[DG645Emulator, DelayGenerator, str]:
     return build(stage)
 
 
 @pytest.fixture
-def visa() -> Iterator[pyvisa.ResourceManager]:
-    manager = pyvisa.ResourceManager("@py")
-    yield manager
-    manager.close()
-
-
-def connect(visa: pyvisa.ResourceManager, resource: str) -> Any:
-    return visa.open_resource(
-        resource, read_termination="\r\n", write_termination="\n", timeout=5000
-    )
-
-
-@pytest.fixture
-def device(visa: pyvisa.ResourceManager, twin: Any) -> Iterator[Any]:
-    instrument = connect(visa, twin[2])
-    yield instrument
-    instrument.close()
+def device(visa: Any, twin: Any) -> Any:
+    return visa(twin[2], read_termination="\r\n")
 
 
 def tell(device: Any, *commands: str) -> None:
@@ -70,7 +47,7 @@ def error(device: Any) -> int:
 def test_the_golden_conversation_byte_for_byte(stage: Any, twin: Any) -> None:
     sent = b"DLAY 2,0,9.999999999999999e-06\nDLAY?2\n"
     answer = b"0,+0.000010000000\r\n"
-    assert stage.converse(endpoint(twin[2]), [sent], len(answer)) == answer
+    assert stage.converse(stage.endpoint(twin[2]), [sent], len(answer)) == answer
 
 
 def test_identity_and_power_on_state(device: Any) -> None:
@@ -243,7 +220,7 @@ def test_single_shots(stage: Any, twin: Any, device: Any) -> None:
     stage.step(emulator)
     block = element.edges(begin, stage.now_ps)
     assert block.triggers_ps.tolist() == [begin]
-    assert block.channels_ps["A"].tolist() == [begin + US]
+    assert block.channel("A").tolist() == [begin + US]
     assert device.query("INSR?") == "5"  # triggered, cycle ended
     assert device.query("INSR?") == "0"
     stage.step(emulator)
@@ -267,8 +244,8 @@ def test_bursts(stage: Any, twin: Any, device: Any) -> None:
     block = element.edges(begin, stage.now_ps)
     cycles = [begin + k * US for k in (1, 3, 5)]
     assert block.cycles_ps.tolist() == cycles
-    assert block.channels_ps["T0"].tolist() == cycles[:1]
-    assert block.channels_ps["A"].tolist() == [t + 500_000 for t in cycles]
+    assert block.channel("T0").tolist() == cycles[:1]
+    assert block.channel("A").tolist() == [t + 500_000 for t in cycles]
     assert device.query("INSR?") == "13"  # triggered, cycle ended, burst ended
 
 
@@ -276,7 +253,7 @@ def test_dividers_need_advanced_triggering(stage: Any, twin: Any, device: Any) -
     emulator, element, _ = twin
     tell(device, "TSRC 0", "PRES 1,4", "PHAS 1,1", "HOLD 0.0019")
     stage.step(emulator)
-    assert element.edges(stage.now_ps - 10**10, stage.now_ps).channels_ps["A"].size == 10
+    assert element.edges(stage.now_ps - 10**10, stage.now_ps).channel("A").size == 10
     tell(device, "ADVT 1")
     stage.step(emulator)
     assert element.edges(stage.now_ps - 10**10, stage.now_ps).triggers_ps.size == 5
@@ -285,12 +262,11 @@ def test_dividers_need_advanced_triggering(stage: Any, twin: Any, device: Any) -
 
 def test_the_inhibit_input(stage: Any, visa: Any) -> None:
     emulator, element, resource = build(stage, inhibited=True)
-    device = connect(visa, resource)
+    device = visa(resource, read_termination="\r\n")
     tell(device, "TSRC 0", "INHB 1")
     stage.step(emulator)
     assert element.edges(0, stage.now_ps).triggers_ps.size == 0
     assert device.query("INSR?") == "16"
-    device.close()
 
 
 def test_memories(device: Any) -> None:
@@ -332,16 +308,16 @@ def test_any_split_of_the_commands_gives_the_same_replies(
 ) -> None:
     edges = [0, *sorted(cuts), len(STREAM)]
     pieces = [STREAM[a:b] for a, b in itertools.pairwise(edges)]
-    assert stage.converse(endpoint(twin[2]), pieces, len(ANSWER)) == ANSWER
+    assert stage.converse(stage.endpoint(twin[2]), pieces, len(ANSWER)) == ANSWER
 
 
 def test_chaos_changes_packets_and_not_bytes(stage: Any) -> None:
     _, _, resource = build(stage, chaos=True)
-    assert stage.converse(endpoint(resource), [STREAM] * 20, 20 * len(ANSWER)) == ANSWER * 20
+    assert stage.converse(stage.endpoint(resource), [STREAM] * 20, 20 * len(ANSWER)) == ANSWER * 20
 
 
 def test_hostile_clients_are_survived(stage: Any, twin: Any, device: Any) -> None:
-    where = endpoint(twin[2])
+    where = stage.endpoint(twin[2])
     stage.flood(where, b"x" * 1_000_000)
     with socket.create_connection(where, 5) as client:
         client.sendall(bytes(range(256)) * 10)
