@@ -15,6 +15,7 @@ import numpy.typing as npt
 __all__ = [
     "OUTCOMES",
     "analyzer_operators",
+    "drift_step",
     "joint_probabilities",
     "pair_state",
     "retarder",
@@ -33,7 +34,7 @@ _STOKES_PAULI: Complex = np.array(
 )
 
 
-def rotation(vector_deg: Sequence[float]) -> Complex:
+def rotation(vector_deg: Sequence[float] | Real) -> Complex:
     """Return the Jones matrix, shape (2, 2), of a rotation on the Poincare sphere.
 
     ``U = exp(-i (theta/2) n.sigma)`` for the vector ``theta n`` along (S1, S2, S3), in degrees.
@@ -126,3 +127,13 @@ def joint_probabilities(
     table: Complex = np.einsum("abcd,ica,jdb->ij", turned, operators_a, operators_b)
     probabilities: Real = np.clip(table.real, 0.0, 1.0)
     return probabilities
+
+
+def drift_step(rng: np.random.Generator, dt_s: float, drift_time_s: float) -> Complex:
+    """Return one step, shape (2, 2), of the isotropic random walk of a fibre's Jones matrix.
+
+    ``J = exp(-i a.sigma)``, ``a ~ N(0, s^2 I3)`` (Czegledi et al., Sci. Rep. 6, 21217 (2016)),
+    with ``s`` such that ``<S_0.S_t> = exp(-4 s^2 k) = exp(-t/drift_time)`` for small steps.
+    """
+    a = rng.standard_normal(3) * np.sqrt(dt_s / drift_time_s) / 2
+    return rotation(np.degrees(2 * a))
