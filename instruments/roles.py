@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 from .signals import Readable, Settable
 from .tags import TagBatch
@@ -20,9 +20,12 @@ __all__ = [
     "DetectorArray",
     "Identity",
     "Instrument",
+    "MemoryInfo",
     "PairSource",
     "PolarizationController",
     "PowerMeter",
+    "QuantumMemory",
+    "Retrieval",
     "TaggerInfo",
     "TimeTagger",
 ]
@@ -293,5 +296,132 @@ class DelayGenerator(Protocol):
 
         Raises:
             InstrumentError: where the trigger source is not ``single``.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryInfo:
+    """Capability of a quantum memory, as its maker states it; known before opening.
+
+    Attributes:
+        kind: What it is, e.g. ``"AFC spin-wave"``.
+        mode_kind: What tells its modes apart: ``"temporal"``, ``"spectral"`` or ``"spatial"``.
+        modes: Modes that one cycle keeps.
+        mode_duration_s: Length of one mode's time slot.
+        window_s: Begin and end, after the cycle's trigger, of when photons may come in.
+        on_demand: Whether the time of recall can be chosen; else it is ``echo_s``.
+        echo_s: Storage time without recall (the AFC echo), from which the decay counts; 0 where
+            there is none.
+        min_storage_s: Shortest storage time that :meth:`QuantumMemory.retrieve` takes.
+        max_storage_s: Longest.
+        cycle_s: Time from one trigger to the next.
+        decay: How the efficiency falls with the storage time beyond ``echo_s``: ``"gaussian"``,
+            exp(-(t/T)^2), or ``"exponential"``, exp(-t/T).
+        noise_per_mode: Mean number of noise photons that a recall adds to a mode, at the output.
+    """
+
+    kind: str
+    mode_kind: str
+    modes: int
+    mode_duration_s: float
+    window_s: tuple[float, float]
+    on_demand: bool
+    echo_s: float
+    min_storage_s: float
+    max_storage_s: float
+    cycle_s: float
+    decay: Literal["gaussian", "exponential"]
+    noise_per_mode: float
+
+
+@dataclass(frozen=True, slots=True)
+class Retrieval:
+    """What becomes of one heralded photon.
+
+    Attributes:
+        mode: Mode that holds it, counted from 0.
+        storage_s: Time from in to out.
+        out_s: When it comes out, after the trigger of the cycle that it came in.
+    """
+
+    mode: int
+    storage_s: float
+    out_s: float
+
+
+@runtime_checkable
+class QuantumMemory(Protocol):
+    """Keeps photons and gives them back, cycle by cycle, in a train that goes on until stopped.
+
+    Storage times count from in to out. Every verb checks before it touches the instrument: what
+    is refused leaves it as it was.
+    """
+
+    @property
+    def info(self) -> MemoryInfo:
+        """Capabilities; known before opening."""
+        ...
+
+    @property
+    def state(self) -> Readable[str]:
+        """What the cycles do now, read from the instrument.
+
+        ``idle`` (no cycles), ``preparing``, ``ready`` (photons come out after ``info.echo_s``),
+        ``bypassed``, ``storing`` (kept, and lost at the cycle's end), ``retrieving``, ``fault``
+        (something that no verb of this role leaves behind).
+        """
+        ...
+
+    @property
+    def storage_time(self) -> Readable[float]:
+        """Time from in to out as it is now, s; 0 where photons pass at once or never come out."""
+        ...
+
+    def efficiency(self, storage_s: float) -> float:
+        """Return the maker's model: the share, of what passes the bypass, that comes out.
+
+        Raises:
+            InstrumentError: for a storage time out of range.
+        """
+        ...
+
+    def prepare(self) -> None:
+        """Start cycles that prepare the medium; photons are not transferred.
+
+        :meth:`Instrument.ready` says when the medium is prepared. What was kept is given up.
+        """
+        ...
+
+    def bypass(self) -> None:
+        """Start cycles that make the medium transparent: the reference for efficiencies."""
+        ...
+
+    def store(self) -> None:
+        """Keep what comes into the window of each cycle from now on.
+
+        Raises:
+            InstrumentError: where it is not prepared.
+        """
+        ...
+
+    def retrieve(self, storage_s: float) -> None:
+        """Recall in each cycle, so that photons come out ``storage_s`` after they came in.
+
+        Raises:
+            InstrumentError: before :meth:`store`, or for a storage time that it cannot do.
+        """
+        ...
+
+    def herald(self, arrival_s: float) -> Retrieval:
+        """Return where a photon is, and when it comes out, by the cycles as last set or read.
+
+        Does no I/O, so that it can be asked for every click.
+
+        Args:
+            arrival_s: When it came in, after the trigger of its cycle.
+
+        Raises:
+            InstrumentError: where it came outside the window, or will not come out.
         """
         ...
