@@ -44,7 +44,7 @@ def test_a_reason_with_markup_is_shown_as_it_is(tmp_path: Path) -> None:
     )
     metrics |= dict.fromkeys(("coincidences", "sifted_bits", "leak_bits", "leak_budget_bits"), 0)
     metrics |= {"singles_hz": {}, "aborted": True, "reason": "bob aborted: [/] [red]x"}
-    metrics |= {"randomness": "system", "all_twins": True}
+    metrics |= {"protocol": "bbm92", "randomness": "system", "all_twins": True}
     console = Console(record=True, width=120, file=io.StringIO())
     console.print(summary(Outcome(metrics, tmp_path)))
     shown = console.export_text()

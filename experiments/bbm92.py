@@ -1,10 +1,9 @@
-"""Experiments: a YAML file that names a bench and a protocol, run into a run folder."""
+"""BBM92: a secret key between Alice and Bob from the pairs of one source."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,44 +11,26 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-from . import calibrations
-from .bench import BenchConfig, check_bench, check_world, load_bench, open_bench
-from .calibrations import Kind
-from .configs import ConfigErrors, Report, find_config, read, read_config
-from .instruments import BellbenchError, ConfigError, TagBatch, Unit
-from .live import Progress
-from .runs import RunFolder, versions
+from ..bench import BenchConfig
+from ..instruments import BellbenchError, TagBatch, Unit
+from ..live import Progress
+from .contract import Duration, Experiment, ExperimentFile, Mistake, Model, Result, Run, lacks
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
+    from ..lab import Lab, Party
+    from ..protocols import qkd, timing
+    from ..protocols.qkd.estimation import Errors
 
-    from .lab import Lab, Party
-    from .protocols import qkd, timing
-    from .protocols.qkd.estimation import Errors
-
-__all__ = [
-    "ExperimentConfig",
-    "Outcome",
-    "check_file",
-    "load_experiment",
-    "run_experiment",
-    "summary",
-]
+__all__ = ["EXPERIMENT", "BBM92File", "KeyTerms"]
 
 _STEP_S = 0.1
 _OUTCOME = {"H": ("Z", 0), "V": ("Z", 1), "D": ("X", 0), "A": ("X", 1)}
 _LABELS = tuple(_OUTCOME)
-#: Longest exchange, s: its times are int64 picoseconds, which end after 9e6 s.
-_LONGEST_S = 1e6
 
 
-class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class KeyTerms(_Model):
+class KeyTerms(Model):
     """Terms of the key, fixed before the data; see :class:`bellbench.protocols.qkd.Parameters`."""
 
     qber_tolerance: Annotated[float, Unit("1"), Field(gt=0, lt=0.5)] = 0.03
@@ -61,190 +42,60 @@ class KeyTerms(_Model):
     dead_time: Annotated[float, Unit("s"), Field(ge=0, le=1e-3)] = 50e-9
 
 
-class ExperimentFile(_Model):
-    """What an experiment file says."""
+class BBM92File(ExperimentFile):
+    """What an experiment file of this protocol says."""
 
-    bellbench: Literal["experiment/1"]
     protocol: Literal["bbm92"]
-    bench: str
-    """Bundled name, or a path relative to this file."""
-    duration: Annotated[float, Unit("s"), Field(gt=0, le=_LONGEST_S)]
+    duration: Duration
     """Length of the key exchange, in bench time, after the calibration."""
     calibration: Annotated[float, Unit("s"), Field(ge=0.01, le=1000)] = 1.0
     """Clicks sacrificed to find the delays of the channels."""
     coincidence_window: Annotated[float, Unit("s"), Field(ge=1e-12, le=1e-6)] = 300e-12
     """Full width."""
-    calibrations: tuple[Kind, ...] = ()
-    """Stored calibrations whose set points are applied before the run."""
     key: KeyTerms
 
 
-@dataclass(frozen=True)
-class ExperimentConfig:
-    """An experiment, validated, with its bench."""
+def _parameters(file: BBM92File) -> qkd.Parameters:
+    """Return the terms of the exchange, in the protocol's own words."""
+    from ..protocols import qkd
 
-    name: str
-    path: Path
-    file: ExperimentFile
-    bench: BenchConfig
-
-    @property
-    def parameters(self) -> qkd.Parameters:
-        """The terms of the exchange, in the protocol's own words."""
-        from .protocols import qkd
-
-        file, key = self.file, self.file.key
-        return qkd.Parameters.plan(
-            window_ps=round(file.coincidence_window * 1e12),
-            calibration_ps=round(file.calibration * 1e12),
-            tolerance=key.qber_tolerance,
-            epsilon=key.epsilon,
-            leak_efficiency=key.leak_efficiency,
-            monitor_fraction=key.monitor_fraction,
-            resolution_ps=round(key.time_grid * 1e12),
-            dead_time_ps=round(key.dead_time * 1e12),
-            expected_bits=max(1, round(key.expected_sifted_rate * file.duration)),
-        )
+    key = file.key
+    return qkd.Parameters.plan(
+        window_ps=round(file.coincidence_window * 1e12),
+        calibration_ps=round(file.calibration * 1e12),
+        tolerance=key.qber_tolerance,
+        epsilon=key.epsilon,
+        leak_efficiency=key.leak_efficiency,
+        monitor_fraction=key.monitor_fraction,
+        resolution_ps=round(key.time_grid * 1e12),
+        dead_time_ps=round(key.dead_time * 1e12),
+        expected_bits=max(1, round(key.expected_sifted_rate * file.duration)),
+    )
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What a run ended with: its public figures and its folder."""
-
-    metrics: dict[str, Any]
-    folder: Path
-
-
-def load_experiment(
-    experiment: str | Path, *, twin: bool | None = None, duration: float | None = None
-) -> ExperimentConfig:
-    """Read and check an experiment file and its bench.
-
-    Args:
-        experiment: Bundled name or path.
-        twin: Overrides the bench file's own ``twin``.
-        duration: Overrides the file's own, s.
-
-    Raises:
-        ConfigError: with every mistake of the file.
-    """
-    path = find_config(experiment, "experiments")
-    document = read_config(path, "experiment")
-    report = Report(document)
-    file = report.validate(ExperimentFile)
-    if file is not None and file.key.time_grid > file.coincidence_window:
-        report.add(("key", "time_grid"), "is wider than the coincidence_window")
-    report.check()
-    assert file is not None
-    if duration is not None:
-        if not 0 < duration <= _LONGEST_S:
-            raise ConfigError(
-                f"{duration:g} s is out of range: above 0, at most {_LONGEST_S:g} s",
-                place="--duration",
-            )
-        file = file.model_copy(update={"duration": duration})
-    try:
-        bench = load_bench(find_config(file.bench, "benches", beside=path), twin=twin)
-    except ConfigErrors:
-        raise
-    except ConfigError as error:
-        report.add(("bench",), str(error))
-        report.check()
-        raise
-    config = ExperimentConfig(path.stem, path, file, bench)
+def _check(file: BBM92File, bench: BenchConfig) -> list[Mistake]:
+    mistakes: list[Mistake] = []
+    if file.key.time_grid > file.coincidence_window:
+        mistakes.append((("key", "time_grid"), "is wider than the coincidence_window"))
     for party in ("alice", "bob"):
-        missing = (
-            set(_LABELS) - set(bench.parties[party].channels.values())
-            if (party in bench.parties)
-            else set(_LABELS)
-        )
-        if missing:
-            report.add(
-                ("bench",),
-                f"bbm92 needs a party {party!r} with detectors H, V, D and A;"
-                f" {bench.path} lacks {', '.join(sorted(missing))}",
-            )
+        mistakes += lacks(file, bench, party, labels=_LABELS)
     try:
-        config.parameters  # noqa: B018 - its own checks
+        _parameters(file)
     except ValueError as error:
-        report.add(("key",), str(error))
-    report.check()
-    return config
+        mistakes.append((("key",), str(error)))
+    return mistakes
 
 
-def check_file(name: str | Path) -> list[ConfigError]:
-    """Return every mistake of a bench, experiment or world file and the files it names."""
-    try:
-        path = find_config(name, "benches", "experiments", "worlds")
-        kind = str(read(path).data.get("bellbench", "")).partition("/")[0]
-        if kind == "experiment":
-            load_experiment(path)
-            return []
-    except ConfigErrors as errors:
-        return errors.errors
-    except ConfigError as error:
-        return [error]
-    return check_world(path) if kind == "world" else check_bench(path)
-
-
-def run_experiment(
-    config: ExperimentConfig,
-    *,
-    seed: int | None = None,
-    out: Path = Path("runs"),
-    registry: Path = calibrations.REGISTRY,
-    allow_expired: bool = False,
-    show: Callable[[Progress], None] = lambda progress: None,
-) -> Outcome:
-    """Open the bench, run the experiment, and leave a run folder.
-
-    Args:
-        config: What to run.
-        seed: Seed of the twins' world; a seed given makes the key reproducible, hence no secret.
-        out: Where run folders are kept.
-        registry: Folder of the calibrations that the experiment names.
-        allow_expired: Whether expired ones may be used.
-        show: Called with the progress.
-
-    Raises:
-        ConfigError: where a calibration is missing, expired, or of other instruments.
-        BellbenchError: where the bench fails. An exchange that is aborted is no error.
-    """
-    began = time.monotonic()
-    stored = [
-        one
-        for kind in config.file.calibrations
-        for one in calibrations.load(registry, kind, config.bench, allow_expired=allow_expired)
-    ]
-    # The folder before the bench: no laser is switched on for a run that cannot be kept, and what
-    # fails while the bench opens and ends stands in the folder, too.
-    with RunFolder(out, config.name) as folder:
-        folder.write_yaml("bench.yaml", config.bench.resolved())
-        folder.write_yaml(
-            "experiment.yaml",
-            config.file.model_dump(mode="json") | {"bench": "bench.yaml"},
-        )
-        folder.write_json("versions.json", versions())
-        show(Progress("opening the bench, waiting for its set points"))
-        with open_bench(config.bench, seed=seed) as lab:
-            if stored:
-                folder.write_json("calibrations.json", calibrations.record(stored))
-                show(Progress("applying the calibrations"))
-                calibrations.apply(lab, stored, timeout_s=config.bench.settle_timeout)
-            folder.write_json("snapshot.json", lab.snapshot())
-            exchange = _Exchange(config, lab, show)
-            exchange.run()
-            metrics = exchange.metrics(wall_s=time.monotonic() - began)
-            for party in (exchange.alice, exchange.bob):
-                assert party.result is not None
-                if not metrics["aborted"]:  # one party may hold a key that the other gave up
-                    folder.write_secret(
-                        f"{party.name}.key", np.packbits(party.result.key).tobytes()
-                    )
-            folder.write_json("metrics.json", metrics)
-            with folder.writing():
-                exchange.draw(folder.path)
-    return Outcome(metrics, folder.path)
+def _run(file: BBM92File, run: Run) -> Result:
+    exchange = _Exchange(file, run.name, run.open(), run.show)
+    exchange.run()
+    metrics = exchange.metrics()
+    keys = {}
+    if not metrics["aborted"]:  # one party may hold a key that the other gave up
+        for party in (exchange.alice, exchange.bob):
+            assert party.result is not None
+            keys[f"{party.name}.key"] = np.packbits(party.result.key).tobytes()
+    return Result(metrics, exchange.draw, keys)
 
 
 @dataclass(frozen=True)
@@ -256,7 +107,7 @@ class _Calibration:
 
     def car(self, window_ps: int) -> float | None:
         """Coincidence-to-accidental ratio; None where there are no accidentals."""
-        from .protocols import timing
+        from ..protocols import timing
 
         counter = timing.CoincidenceCounter(
             tuple(self.delays[0]),
@@ -272,7 +123,7 @@ class _Calibration:
 
     def correlation(self, window_ps: int, bin_ps: int) -> timing.Correlation:
         """Histogram of the delays left between any detector of Alice and any of Bob."""
-        from .protocols import timing
+        from ..protocols import timing
 
         histogram = timing.CorrelationHistogram(0, 0, window_ps, bin_ps)
         histogram.add(*map(_aligned, self.segments, self.delays))
@@ -298,11 +149,12 @@ class _Exchange:
     """One BBM92 exchange on an open bench: moves clicks, messages and time."""
 
     def __init__(
-        self, config: ExperimentConfig, lab: Lab, show: Callable[[Progress], None]
+        self, file: BBM92File, name: str, lab: Lab, show: Callable[[Progress], None]
     ) -> None:
-        from .protocols import qkd
+        from ..protocols import qkd
 
-        self._config = config
+        self._file = file
+        self._name = name
         self._lab = lab
         self._show = show
         self._parties: tuple[Party, Party] = (lab.parties["alice"], lab.parties["bob"])
@@ -311,10 +163,15 @@ class _Exchange:
         self._singles = [dict.fromkeys(_LABELS, 0) for _ in self._parties]
         self._live_s = [0.0, 0.0]
         self._seeded = lab.seeded and lab.all_twins
-        parameters = config.parameters
-        detectors = [
-            qkd.Detectors.of({c: _OUTCOME[label] for c, label in party.channels.items()})
+        # inputs with other labels are not of this protocol
+        self._channels = [
+            {c: label for c, label in party.channels.items() if label in _OUTCOME}
             for party in self._parties
+        ]
+        parameters = _parameters(file)
+        detectors = [
+            qkd.Detectors.of({c: _OUTCOME[label] for c, label in channels.items()})
+            for channels in self._channels
         ]
         self.alice = qkd.Alice(
             detectors[0],
@@ -323,10 +180,10 @@ class _Exchange:
             randomness=self._randomness("alice"),
         )
         self.bob = qkd.Bob(detectors[1], parameters, randomness=self._randomness("bob"))
-        self._channel = qkd.Channel(self.alice, self.bob)
+        self._link = qkd.Channel(self.alice, self.bob)
 
     def _randomness(self, party: str) -> qkd.Randomness:
-        from .protocols import qkd
+        from ..protocols import qkd
 
         if self._seeded:
             assert self._lab.seed is not None
@@ -335,7 +192,7 @@ class _Exchange:
 
     def run(self) -> None:
         """Record, exchange and distil; ends early where a party gives up."""
-        file = self._config.file
+        file = self._file
         end_ps = round((file.calibration + file.duration) * 1e12)
         taggers = [party.tagger for party in self._parties]
         for tagger in taggers:
@@ -351,14 +208,14 @@ class _Exchange:
                     self._count(i, batch)
                     protocol.feed(batch)
                 reached[i] = max(reached[i], batch.end_ps)
-            self._channel.run()
+            self._link.run()
             self._report(min(reached) * 1e-12)
         for tagger in taggers:
             tagger.stop()  # after an error the bench does, by their safe state
         self._show(dataclasses.replace(self._progress(file.duration), stage="distilling the key"))
         self.alice.finish()
         self.bob.finish()
-        self._channel.run()
+        self._link.run()
         if self.alice.result is None or self.bob.result is None:
             raise BellbenchError("the parties stopped talking before the exchange was over")
 
@@ -366,7 +223,7 @@ class _Exchange:
         self._tags += len(batch)
         self._live_s[which] += batch.live_s
         counts = np.bincount(np.maximum(batch.channels, 0), minlength=1)
-        for channel, label in self._parties[which].channels.items():
+        for channel, label in self._channels[which].items():
             if channel < counts.size:
                 self._singles[which][label] += int(counts[channel])
 
@@ -383,7 +240,7 @@ class _Exchange:
         return Progress(
             stage="exchanging",
             elapsed_s=elapsed_s,
-            duration_s=self._config.file.duration,
+            duration_s=self._file.duration,
             singles_hz=self._singles_hz(),
             coincidences=seen.coincidences,
             sifted_bits=seen.sifted_bits,
@@ -392,7 +249,7 @@ class _Exchange:
         )
 
     def _report(self, recorded_s: float) -> None:
-        elapsed = recorded_s - self._config.file.calibration
+        elapsed = recorded_s - self._file.calibration
         if elapsed <= 0:
             self._show(Progress("recording clicks to find the delays"))
         else:
@@ -401,10 +258,10 @@ class _Exchange:
     def _find_delays(
         self, alice: TagBatch, bob: TagBatch
     ) -> tuple[Mapping[int, int], Mapping[int, int]]:
-        from .protocols import timing
+        from ..protocols import timing
 
         self._show(Progress("finding the delays"))
-        first, second = (sorted(party.channels) for party in self._parties)
+        first, second = (sorted(channels) for channels in self._channels)
         found = timing.find_channel_delays(alice, bob, channels_a=first, channels_b=second)
         delays = (found.delays_a, found.delays_b)
         self._calibration = _Calibration((alice, bob), delays)
@@ -412,9 +269,9 @@ class _Exchange:
 
     # -- what is left of it
 
-    def metrics(self, *, wall_s: float) -> dict[str, Any]:
+    def metrics(self) -> dict[str, Any]:
         """Return the figures of the run, fit for JSON."""
-        from .protocols import qkd
+        from ..protocols import qkd
 
         assert self.alice.result is not None
         assert self.bob.result is not None
@@ -422,15 +279,11 @@ class _Exchange:
         key_bits = told["secret_key_bits"]
         matrix = self.alice.calibration_matrix
         visibility = None if matrix is None else _visibility(matrix)
-        duration = self._config.file.duration
-        window = round(self._config.file.coincidence_window * 1e12)
+        duration = self._file.duration
+        window = round(self._file.coincidence_window * 1e12)
         return {
-            "experiment": self._config.name,
-            "seed": self._lab.seed,
             "randomness": told["randomness"],
-            "all_twins": self._lab.all_twins,
             "duration_s": duration,
-            "wall_s": round(wall_s, 3),
             "tags": self._tags,
             "singles_hz": self._singles_hz(),
             "coincidences": told["coincidences"],
@@ -481,8 +334,10 @@ class _Exchange:
             "delays_ps": None
             if self._calibration is None
             else {
-                party.name: {label: delays[channel] for channel, label in party.channels.items()}
-                for party, delays in zip(self._parties, self._calibration.delays, strict=True)
+                party.name: {label: delays[channel] for channel, label in channels.items()}
+                for party, channels, delays in zip(
+                    self._parties, self._channels, self._calibration.delays, strict=True
+                )
             },
             "aborted": told["aborted"],
             "reason": told["reason"],
@@ -490,9 +345,9 @@ class _Exchange:
 
     def draw(self, folder: Path) -> None:
         """Draw what there is to draw into the run folder."""
-        from . import plots
+        from .. import plots
 
-        name, file = self._config.name, self._config.file
+        name, file = self._name, self._file
         if self._calibration is not None:
             window = round(file.coincidence_window * 1e12)
             found = self._calibration.correlation(8 * window, max(1, window // 15))
@@ -554,39 +409,35 @@ def _binned(
     return times, errors, bits
 
 
-def summary(outcome: Outcome) -> RenderableType:
-    """Return the figures of a run as a table for a person."""
+def _rows(m: Mapping[str, Any]) -> list[tuple[str, str]]:
     from rich.markup import escape
-    from rich.table import Table
-
-    m = outcome.metrics
-    table = Table(box=None, show_header=False, pad_edge=False)
-    table.add_column(style="dim")
-    table.add_column()
 
     def percent(value: float | None) -> str:
         return "-" if value is None else f"{100 * value:.2f} %"
 
+    rows = []
     for party, rates in m["singles_hz"].items():
         shown = "  ".join(f"{label} {rate * 1e-3:.1f}" for label, rate in rates.items())
-        table.add_row(f"singles {party}, kcps", shown)
+        rows.append((f"singles {party}, kcps", shown))
     car = "-" if m["car"] is None else f"{m['car']:.0f}"
-    table.add_row("coincidences, CAR", f"{m['coincidences']:,}, {car}")
-    table.add_row("visibility Z, X", f"{percent(m['visibility_z'])}, {percent(m['visibility_x'])}")
-    table.add_row("sifted bits", f"{m['sifted_bits']:,}")
-    table.add_row("QBER Z, X", f"{percent(m['qber_z'])}, {percent(m['qber_x'])}")
     f_ec = "-" if m["f_ec"] is None else f"{m['f_ec']:.3f}"
-    table.add_row("leak, f", f"{m['leak_bits']:,} of {m['leak_budget_bits']:,} bits, {f_ec}")
+    rows += [
+        ("coincidences, CAR", f"{m['coincidences']:,}, {car}"),
+        ("visibility Z, X", f"{percent(m['visibility_z'])}, {percent(m['visibility_x'])}"),
+        ("sifted bits", f"{m['sifted_bits']:,}"),
+        ("QBER Z, X", f"{percent(m['qber_z'])}, {percent(m['qber_x'])}"),
+        ("leak, f", f"{m['leak_bits']:,} of {m['leak_budget_bits']:,} bits, {f_ec}"),
+    ]
     if m["aborted"]:
-        table.add_row("[bold red]aborted[/]", f"[bold]{escape(m['reason'])}[/]")
+        rows.append(("[bold red]aborted[/]", f"[bold]{escape(m['reason'])}[/]"))
     else:
-        table.add_row(
-            "[bold green]secret key[/]",
-            f"[bold]{m['secret_key_bits']:,} bits[/]"
-            f" ({m['secret_key_rate_bps']:,.0f} bit/s), epsilon {m['epsilon']:.1e}",
-        )
+        key = f"[bold]{m['secret_key_bits']:,} bits[/] ({m['secret_key_rate_bps']:,.0f} bit/s)"
+        rows.append(("[bold green]secret key[/]", f"{key}, epsilon {m['epsilon']:.1e}"))
     if m["randomness"] == "seeded":
-        table.add_row("note", "seeded run on twins: the key is reproducible, hence no secret")
+        rows.append(("note", "seeded run on twins: the key is reproducible, hence no secret"))
     elif m["all_twins"]:
-        table.add_row("note", "clicks of twins follow from the world's seed: the key is no secret")
-    return table
+        rows.append(("note", "clicks of twins follow from the world's seed: the key is no secret"))
+    return rows
+
+
+EXPERIMENT = Experiment(BBM92File, _check, _run, _rows)
