@@ -23,6 +23,7 @@ __all__ = [
     "MemoryInfo",
     "PairSource",
     "PolarizationController",
+    "PolarizationStabilizer",
     "PowerMeter",
     "QuantumMemory",
     "Retrieval",
@@ -196,6 +197,20 @@ class PolarizationController(Protocol):
 
     def ready(self) -> bool:
         """Whether no actuator is moving."""
+        ...
+
+
+@runtime_checkable
+class PolarizationStabilizer(PolarizationController, Protocol):
+    """A polarization controller with a signal that tells how far off the polarization is.
+
+    Whoever minimises :attr:`error` with the actuators holds the polarization. The signal may come
+    from a polarimeter, or from the error rate of the link itself.
+    """
+
+    @property
+    def error(self) -> Readable[float]:
+        """What is to be made small, from 0 up; nan while nothing is known."""
         ...
 
 
