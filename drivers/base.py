@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
-from typing import Annotated, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from ..instruments import BellbenchError, Clock, Deadline, Unit
+from ..instruments import BellbenchError, Clock, ConfigError, Deadline, Instrument, Unit
 from .signal import ReadOnlySignal
 from .transports import Endpoint
 from .transports.recording import SCHEME, Recorder, ReplayClock
 
-__all__ = ["Driver", "DriverSettings", "attempt_all", "wait_until"]
+__all__ = ["Driver", "DriverSettings", "attempt_all", "check_parts", "wait_until"]
 
 
 class DriverSettings(BaseModel):
@@ -111,3 +111,30 @@ def attempt_all(endpoint: Endpoint, doing: str, *steps: Callable[[], object]) ->
     if failures:
         words = " | ".join(str(failure) for failure in failures)
         raise endpoint.error(f"{doing} failed in {len(failures)} steps: {words}") from failures[0]
+
+
+def check_parts(
+    name: str, what: str, needs: Mapping[str, type[Any]], parts: Mapping[str, Instrument]
+) -> None:
+    """Check the parts that a composite was given.
+
+    Args:
+        name: The composite's name on the bench.
+        what: What it is, with its article.
+        needs: Its parts -> what they must provide.
+        parts: What it was given.
+
+    Raises:
+        ConfigError: where a part is missing, unknown, or lacks something.
+    """
+    for role, kind in needs.items():
+        if role not in parts:
+            words = f"the parts {' and '.join(needs)}" if len(needs) > 1 else f"a part {role!r}"
+            raise ConfigError(f"{name}: {what} needs {words}; {role} is missing")
+        if not isinstance(parts[role], kind):
+            wanted = [n for n in dir(kind) if not n.startswith("_") and not hasattr(parts[role], n)]
+            raise ConfigError(
+                f"{name}: {parts[role].name} cannot be the {role}: it has no {', '.join(wanted)}"
+            )
+    if unknown := sorted(set(parts) - set(needs)):
+        raise ConfigError(f"{name}: {what} has no part {unknown[0]!r}, only {' and '.join(needs)}")

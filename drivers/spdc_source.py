@@ -7,7 +7,6 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from ..instruments import (
     Clock,
-    ConfigError,
     Identity,
     Instrument,
     Limited,
@@ -15,7 +14,7 @@ from ..instruments import (
     Readable,
     Settable,
 )
-from .base import Driver, DriverSettings, attempt_all
+from .base import Driver, DriverSettings, attempt_all, check_parts
 from .signal import LimitedSignal, ReadOnlySignal, Signal, Switch
 
 __all__ = ["Oven", "PumpLaser", "SPDCSource", "SPDCSourceSettings"]
@@ -91,9 +90,9 @@ class SPDCSource(Driver):
     ) -> None:
         super().__init__(name, ", ".join(part.name for part in parts.values()), clock)
         self._settings = settings
-        _check_parts(name, parts)
+        check_parts(name, "an SPDC source", self.PARTS, parts)
         laser, oven = parts["laser"], parts["oven"]
-        assert isinstance(laser, PumpLaser)  # _check_parts has said it better
+        assert isinstance(laser, PumpLaser)  # check_parts has said it better
         assert isinstance(oven, Oven)
         self._laser, self._oven = laser, oven
         self.pump_current = self._number("pump_current", laser.current, "Current of the pump laser")
@@ -164,21 +163,3 @@ class SPDCSource(Driver):
 
     def _switch(self, name: str, of: Settable[bool], label: str) -> Signal[bool]:
         return Switch(name, of.get, of.set, label=label, endpoint=self._endpoint)
-
-
-def _check_parts(name: str, parts: Mapping[str, Instrument]) -> None:
-    needs = SPDCSource.PARTS
-    for role, kind in needs.items():
-        if role not in parts:
-            raise ConfigError(
-                f"{name}: an SPDC source needs the parts {' and '.join(needs)}; {role} is missing"
-            )
-        if not isinstance(parts[role], kind):
-            wanted = [n for n in dir(kind) if not n.startswith("_") and not hasattr(parts[role], n)]
-            raise ConfigError(
-                f"{name}: {parts[role].name} cannot be the {role}: it has no {', '.join(wanted)}"
-            )
-    if unknown := sorted(set(parts) - set(needs)):
-        raise ConfigError(
-            f"{name}: an SPDC source has no part {unknown[0]!r}, only {' and '.join(needs)}"
-        )

@@ -11,6 +11,7 @@ import bellbench.drivers
 import pytest
 from bellbench.drivers import DRIVERS, driver_keys, load_driver
 from bellbench.drivers.id_quantique.id900 import IDQuantiqueID900
+from bellbench.drivers.quantum_memory import AFCMemory
 from bellbench.drivers.s_fifteen.tdc1 import SFifteenTDC1
 from bellbench.drivers.single_quantum.websq import SingleQuantumWebSQ
 from bellbench.drivers.spdc_source import SPDCSource
@@ -30,12 +31,17 @@ from bellbench.instruments import (
     PairSource,
     PolarizationController,
     PowerMeter,
+    QuantumMemory,
     Readable,
     Settable,
     TimeTagger,
 )
 
-PART_DRIVERS = {"laser": "thorlabs.cld1015", "oven": "thorlabs.tc200"}
+PART_DRIVERS = {
+    "laser": "thorlabs.cld1015",
+    "oven": "thorlabs.tc200",
+    "sequencer": "stanford.dg645",
+}
 
 
 def static_conformance(  # checked by mypy: each driver is what its role says
@@ -48,6 +54,7 @@ def static_conformance(  # checked by mypy: each driver is what its role says
     laser: ThorlabsCLD1015,
     oven: ThorlabsTC200,
     delays: StanfordDG645,
+    memory: AFCMemory,
 ) -> tuple[
     PairSource,
     DetectorArray,
@@ -56,6 +63,7 @@ def static_conformance(  # checked by mypy: each driver is what its role says
     PolarizationController,
     PowerMeter,
     DelayGenerator,
+    QuantumMemory,
 ]:
     instruments: list[Instrument] = [
         source,
@@ -66,9 +74,10 @@ def static_conformance(  # checked by mypy: each driver is what its role says
         laser,
         oven,
         delays,
+        memory,
     ]
     assert instruments
-    return source, detectors, tagger, small_tagger, controller, meter, delays
+    return source, detectors, tagger, small_tagger, controller, meter, delays, memory
 
 
 def make(key: str, clock: Any, name: str = "it") -> Any:
