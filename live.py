@@ -19,23 +19,17 @@ class Progress:
 
     Attributes:
         stage: What is going on, in words.
-        elapsed_s: Bench time of the exchange so far.
-        duration_s: Bench time it will take.
+        elapsed_s: Bench time of the stage so far.
+        duration_s: Bench time it will take; 0 where that is not known.
         singles_hz: Rate of each detector by party and label, e.g. ``{"alice": {"H": 2.5e5}}``.
-        coincidences: Coincidences so far.
-        sifted_bits: Sifted bits so far.
-        qber: Error rate so far by basis; None where nothing is known yet.
-        key_bits: Secret key that the bits so far would give by the finite-key bound.
+        figures: What is known so far, as a person reads it, e.g. ``{"QBER Z": "1.02 %"}``.
     """
 
     stage: str
     elapsed_s: float = 0.0
     duration_s: float = 0.0
     singles_hz: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-    coincidences: int = 0
-    sifted_bits: int = 0
-    qber: Mapping[str, float | None] = field(default_factory=dict)
-    key_bits: int = 0
+    figures: Mapping[str, str] = field(default_factory=dict)
 
 
 class View:
@@ -79,17 +73,19 @@ class View:
         mark = (progress.stage, int(progress.elapsed_s))
         if mark != self._shown:
             self._shown = mark
-            self._console.print(_line(progress), highlight=False, soft_wrap=True)
+            line = _line(progress)
+            self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def _picture(self) -> RenderableType:
         from rich.console import Group
         from rich.panel import Panel
         from rich.progress_bar import ProgressBar
         from rich.table import Table
+        from rich.text import Text
 
         p = self._last
         top = Table.grid(padding=(0, 2))
-        stage = f"[bold]{p.stage}[/]"
+        stage = Text(p.stage, "bold")
         if p.duration_s:
             bar = ProgressBar(total=p.duration_s, completed=p.elapsed_s, width=32)
             top.add_row(stage, bar, f"{p.elapsed_s:.1f} / {p.duration_s:.1f} s")
@@ -97,38 +93,42 @@ class View:
             top.add_row(stage)
         parts: list[RenderableType] = [top]
         if p.singles_hz:
-            labels = list(next(iter(p.singles_hz.values())))
-            singles = Table(title="singles, kcps", title_justify="left", box=None, pad_edge=False)
-            singles.add_column("")
-            for label in labels:
-                singles.add_column(label, justify="right", min_width=8)
-            for party, rates in p.singles_hz.items():
-                singles.add_row(party, *(f"{rates[label] * 1e-3:,.1f}" for label in labels))
-            key = Table.grid(padding=(0, 2))
-            for name, value in (
-                ("coincidences", f"{p.coincidences:,}"),
-                ("sifted bits", f"{p.sifted_bits:,}"),
-                *((f"QBER {basis}", _percent(rate)) for basis, rate in p.qber.items()),
-                ("secret key", f"{p.key_bits:,} bits"),
-            ):
-                key.add_row(name, f"[bold]{value}[/]")
-            parts += ["", singles, "", key]
+            parts += ["", _singles(p.singles_hz)]
+        if p.figures:
+            figures = Table.grid(padding=(0, 2))
+            for name, value in p.figures.items():
+                figures.add_row(Text(name), Text(value, "bold"))
+            parts += ["", figures]
         return Panel(Group(*parts), title=self._title, title_align="left", width=72)
 
 
-def _percent(rate: float | None) -> str:
-    return "-" if rate is None else f"{100 * rate:.2f} %"
+def _singles(singles_hz: Mapping[str, Mapping[str, float]]) -> RenderableType:
+    from rich.table import Table
+
+    labels = list(dict.fromkeys(label for rates in singles_hz.values() for label in rates))
+    scale, unit = _scale(singles_hz)
+    table = Table(title=f"singles, {unit}", title_justify="left", box=None, pad_edge=False)
+    table.add_column("")
+    for label in labels:
+        table.add_column(label, justify="right", min_width=8)
+    for party, rates in singles_hz.items():
+        shown = (f"{rates[label] * scale:,.1f}" if label in rates else "" for label in labels)
+        table.add_row(party, *shown)
+    return table
+
+
+def _scale(singles_hz: Mapping[str, Mapping[str, float]]) -> tuple[float, str]:
+    brightest = max((r for rates in singles_hz.values() for r in rates.values()), default=0.0)
+    return (1e-3, "kcps") if brightest >= 1e3 else (1.0, "cps")
 
 
 def _line(p: Progress) -> str:
-    if not p.singles_hz:
-        return p.stage
-    singles = " ".join(
-        f"{party} {sum(rates.values()) * 1e-3:.0f} kcps" for party, rates in p.singles_hz.items()
-    )
-    qber = " ".join(f"{basis} {_percent(rate)}" for basis, rate in p.qber.items())
-    return (
-        f"{p.stage} {p.elapsed_s:.0f}/{p.duration_s:.0f} s  {singles}"
-        f"  coincidences {p.coincidences}  sifted {p.sifted_bits}  QBER {qber}"
-        f"  key {p.key_bits} bits"
-    )
+    parts = [p.stage]
+    if p.duration_s:
+        parts[0] += f" {p.elapsed_s:.0f}/{p.duration_s:.0f} s"
+    if p.singles_hz:
+        scale, unit = _scale(p.singles_hz)
+        rates = ((party, sum(rates.values()) * scale) for party, rates in p.singles_hz.items())
+        parts.append(" ".join(f"{party} {rate:,.0f} {unit}" for party, rate in rates))
+    parts += [f"{name} {value}" for name, value in p.figures.items()]
+    return "  ".join(parts)

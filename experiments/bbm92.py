@@ -242,10 +242,13 @@ class _Exchange:
             elapsed_s=elapsed_s,
             duration_s=self._file.duration,
             singles_hz=self._singles_hz(),
-            coincidences=seen.coincidences,
-            sifted_bits=seen.sifted_bits,
-            qber={"Z": seen.qber_z, "X": seen.qber_x},
-            key_bits=seen.key_bits,
+            figures={
+                "coincidences": f"{seen.coincidences:,}",
+                "sifted bits": f"{seen.sifted_bits:,}",
+                "QBER Z": _percent(seen.qber_z),
+                "QBER X": _percent(seen.qber_x),
+                "secret key": f"{seen.key_bits:,} bits",
+            },
         )
 
     def _report(self, recorded_s: float) -> None:
@@ -380,6 +383,10 @@ class _Exchange:
             )
 
 
+def _percent(rate: float | None) -> str:
+    return "-" if rate is None else f"{100 * rate:.2f} %"
+
+
 def _visibility(matrix: npt.NDArray[Any]) -> dict[str, float | None]:
     """Visibility per basis, (same - different)/(same + different), and their mean."""
     found: dict[str, float | None] = {}
@@ -412,9 +419,6 @@ def _binned(
 def _rows(m: Mapping[str, Any]) -> list[tuple[str, str]]:
     from rich.markup import escape
 
-    def percent(value: float | None) -> str:
-        return "-" if value is None else f"{100 * value:.2f} %"
-
     rows = []
     for party, rates in m["singles_hz"].items():
         shown = "  ".join(f"{label} {rate * 1e-3:.1f}" for label, rate in rates.items())
@@ -423,9 +427,9 @@ def _rows(m: Mapping[str, Any]) -> list[tuple[str, str]]:
     f_ec = "-" if m["f_ec"] is None else f"{m['f_ec']:.3f}"
     rows += [
         ("coincidences, CAR", f"{m['coincidences']:,}, {car}"),
-        ("visibility Z, X", f"{percent(m['visibility_z'])}, {percent(m['visibility_x'])}"),
+        ("visibility Z, X", f"{_percent(m['visibility_z'])}, {_percent(m['visibility_x'])}"),
         ("sifted bits", f"{m['sifted_bits']:,}"),
-        ("QBER Z, X", f"{percent(m['qber_z'])}, {percent(m['qber_x'])}"),
+        ("QBER Z, X", f"{_percent(m['qber_z'])}, {_percent(m['qber_x'])}"),
         ("leak, f", f"{m['leak_bits']:,} of {m['leak_budget_bits']:,} bits, {f_ec}"),
     ]
     if m["aborted"]:
