@@ -19,6 +19,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from itertools import pairwise
 from typing import TypeVar
 
 from .instruments import (
@@ -34,6 +35,7 @@ from .instruments import (
     PairSource,
     PolarizationController,
     PowerMeter,
+    QuantumMemory,
     Readable,
     Settable,
     TimeTagger,
@@ -47,6 +49,7 @@ __all__ = [
     "check_pair_source",
     "check_polarization_controller",
     "check_power_meter",
+    "check_quantum_memory",
     "check_readable",
     "check_settable",
     "check_time_tagger",
@@ -321,6 +324,115 @@ def check_delay_generator(generator: DelayGenerator) -> None:
         generator.trigger()
         generator.trigger_source.set("internal")
         _refuses(generator.trigger, "trigger() on the internal source")
+
+
+def check_quantum_memory(
+    memory: QuantumMemory, clock: Clock, *, tolerance_s: float = 1e-9, timeout_s: float = 10.0
+) -> None:
+    """Check a memory: its verbs in and out of order, its limits, its word about heralded photons.
+
+    It runs through all its states and ends stopped; light goes in as it comes.
+
+    Args:
+        memory: An open memory; an :class:`Instrument`, too.
+        clock: The bench's clock.
+        tolerance_s: How far storage times read back may be from those asked for.
+        timeout_s: Longest preparation, s of bench time.
+    """
+    _check(isinstance(memory, QuantumMemory), f"{memory!r} lacks part of QuantumMemory")
+    assert isinstance(memory, Instrument)
+    info = memory.info
+    begin, end = info.window_s
+    _check(0 <= begin < end <= info.cycle_s, f"the window {info.window_s} is not in the cycle")
+    _check(info.modes >= 1, f"info says it has {info.modes} modes")
+    filled = info.modes * info.mode_duration_s
+    _check(
+        info.mode_kind != "temporal" or filled <= (end - begin) * (1 + 1e-9),
+        f"{info.modes} modes take {filled:g} s, the window lasts {end - begin:g} s",
+    )
+    low, high = info.min_storage_s, info.max_storage_s
+    _check(0 <= info.echo_s <= low <= high, f"storage times {info.echo_s:g}, {low:g}, {high:g} s")
+    _check(info.decay in ("gaussian", "exponential"), f"no such decay: {info.decay!r}")
+    _check(info.noise_per_mode >= 0, f"a noise of {info.noise_per_mode} photons")
+    _check_model(memory)
+
+    def expect(state: str, storage_s: float) -> None:
+        found, stored = memory.state.get(), memory.storage_time.get()
+        _check(found == state, f"the state is {found!r}, not {state!r}")
+        near = abs(stored - storage_s) <= tolerance_s
+        _check(near, f"storage_time reads {stored:g} s, not {storage_s:g} s")
+
+    def refuses(call: Callable[[], object], what: str, state: str, storage_s: float) -> None:
+        _refuses(call, what)
+        expect(state, storage_s)  # left as it was
+
+    def settle(state: str, storage_s: float) -> None:
+        deadline = Deadline(clock, timeout_s)
+        while not memory.ready():
+            _check(not deadline.passed, f"it is not {state} after {timeout_s:g} s")
+            clock.sleep(0.01)
+        expect(state, storage_s)
+
+    check_readable(memory.state, unit="")
+    check_readable(memory.storage_time, unit="s")
+    memory.off()
+    try:
+        expect("idle", 0.0)
+        refuses(memory.store, "store() of an idle memory", "idle", 0.0)
+        refuses(lambda: memory.retrieve(low), "retrieve() of an idle memory", "idle", 0.0)
+        refuses(lambda: memory.herald(begin), "herald() to an idle memory", "idle", 0.0)
+        memory.bypass()
+        settle("bypassed", 0.0)
+        refuses(memory.store, "store() in the bypass", "bypassed", 0.0)
+        refuses(lambda: memory.herald(begin), "herald() in the bypass", "bypassed", 0.0)
+        memory.prepare()
+        settle("ready", info.echo_s)
+        refuses(lambda: memory.retrieve(low), "retrieve() before store()", "ready", info.echo_s)
+        if info.echo_s:
+            _check_herald(memory, info.echo_s, tolerance_s)
+        memory.store()
+        settle("storing", 0.0)
+        refuses(lambda: memory.herald(begin), "herald() without recall", "storing", 0.0)
+        beyond = (low - 2 * tolerance_s, high + 2 * tolerance_s, math.nan)
+        for storage_s in (low, high):
+            memory.retrieve(storage_s)
+            settle("retrieving", storage_s)
+            _check_herald(memory, storage_s, tolerance_s)
+            for bad in beyond:
+                call = partial(memory.retrieve, bad)
+                refuses(call, f"retrieve({bad:g})", "retrieving", storage_s)
+        memory.store()
+        settle("storing", 0.0)
+        memory.prepare()
+        settle("ready", info.echo_s)
+    finally:
+        memory.off()
+    expect("idle", 0.0)
+
+
+def _check_model(memory: QuantumMemory) -> None:
+    low, high = memory.info.min_storage_s, memory.info.max_storage_s
+    times = [low + (high - low) * k / 10 for k in range(11)]
+    model = [memory.efficiency(t) for t in times]
+    _check(all(0 <= e <= 1 for e in model), f"efficiencies out of 0 to 1: {model}")
+    falls = all(a >= b for a, b in pairwise(model))
+    _check(falls, f"the efficiency grows with the storage time: {model}")
+    _refuses(lambda: memory.efficiency(1.1 * high), "the efficiency beyond the longest storage")
+
+
+def _check_herald(memory: QuantumMemory, storage_s: float, tolerance_s: float) -> None:
+    info = memory.info
+    begin, end = info.window_s
+    last = begin + (info.modes - 0.5) * info.mode_duration_s
+    for arrival_s, mode in ((begin, 0), (last, info.modes - 1)):
+        found = memory.herald(arrival_s)
+        if info.mode_kind == "temporal":
+            _check(found.mode == mode, f"{arrival_s:g} s is mode {found.mode}, not {mode}")
+        late = found.out_s - arrival_s - storage_s
+        _check(abs(late) <= tolerance_s, f"out {late:g} s later than stored for {storage_s:g} s")
+        _check(abs(found.storage_s - storage_s) <= tolerance_s, f"{found}, not {storage_s:g} s")
+    for arrival_s in (begin - 1e-9, end, end + info.cycle_s, math.nan):
+        _refuses(partial(memory.herald, arrival_s), f"herald({arrival_s:g}) outside the window")
 
 
 def _check_delays(generator: DelayGenerator) -> None:

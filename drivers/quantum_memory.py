@@ -277,14 +277,17 @@ class AFCMemory(Driver):
                 " it will not come out",
                 hint="prepare(), store() and retrieve() first; after opening, read state",
             )
-        begin, end = self._info.window_s
+        begin = self._info.window_s[0]
+        end = begin + self._info.modes * self._info.mode_duration_s
         if not begin <= arrival_s < end:
             raise self._endpoint.error(
-                f"a photon that comes in at {_show(arrival_s)} misses the window, {_show(begin)}"
+                f"a photon that comes in at {_show(arrival_s)} misses the modes, {_show(begin)}"
                 f" to {_show(end)} after the trigger: it is not kept",
                 hint="gate the heralds on the window",
             )
-        mode = math.floor((arrival_s - begin) / self._info.mode_duration_s)
+        mode = min(
+            math.floor((arrival_s - begin) / self._info.mode_duration_s), self._info.modes - 1
+        )
         return Retrieval(mode, known.storage_s, arrival_s + known.storage_s)
 
     def _check_sequencer(self) -> None:
