@@ -58,7 +58,7 @@ def memory(address: str, clock: Any, **wanted: Any) -> AFCMemory:
     return AFCMemory("memory", {"sequencer": generator}, AFCMemorySettings(**wanted), clock)
 
 
-COMB = {"A": 1.0, "B": 11.0}
+COMB: dict[str, Any] = {"A": 1.0, "B": 11.0}
 KEPT = COMB | {"C": 20.0, "D": 20.5}
 
 
@@ -85,7 +85,9 @@ def test_what_the_sequencer_is_sent(script: Any, clock: Any) -> None:
         kept.store()
         kept.retrieve(30e-6)
         assert kept.storage_time.get() == 30e-6
-        assert kept.herald(13.3e-6) == Retrieval(6, 30e-6, pytest.approx(43.3e-6))
+        found = kept.herald(13.3e-6)
+        assert (found.mode, found.storage_s) == (6, 30e-6)
+        assert found.out_s == pytest.approx(43.3e-6)
         kept.off()
         assert kept.state.get() == "idle"
         server.finish()
