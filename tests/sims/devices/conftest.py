@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
+import re
 import socket
 import threading
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, TypeVar
 
 import pytest
+import pyvisa
 from bellbench.sims.devices.base import Emulator, Setting
 
 BLOCK_PS = 10_000_000_000
@@ -73,6 +75,13 @@ class Stage:
         self.run(inner())
 
     @staticmethod
+    def endpoint(address: str) -> tuple[str, int]:
+        """Host and port of a VISA socket or a serial twin."""
+        found = re.fullmatch(r"(?:TCPIP::(.+)::(\d+)::SOCKET|socket://(.+):(\d+))", address)
+        assert found, address
+        return found[1] or found[3], int(found[2] or found[4])
+
+    @staticmethod
     def converse(where: tuple[str, int], pieces: list[bytes], length: int) -> bytes:
         """Send the pieces one by one and return at least ``length`` bytes of answer."""
         got = b""
@@ -108,3 +117,17 @@ def stage() -> Iterator[Stage]:
     found = Stage()
     yield found
     found.close()
+
+
+@pytest.fixture
+def visa() -> Iterator[Callable[..., Any]]:
+    """Opens a resource with plain pyvisa: ``visa(resource, read_termination="\\n")``."""
+    manager = pyvisa.ResourceManager("@py")
+
+    def connect(resource: str, read_termination: str = "\n") -> Any:
+        return manager.open_resource(
+            resource, read_termination=read_termination, write_termination="\n", timeout=5000
+        )
+
+    yield connect
+    manager.close()  # and every resource it opened

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import itertools
 import socket
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
-import pyvisa
 from bellbench.sims.devices.cld1015 import CLD1015Emulator
 from bellbench.sims.elements import PumpLaser, PumpLaserModel
 from hypothesis import HealthCheck, given, settings
@@ -24,12 +22,6 @@ def build(stage: Any, name: str = "laser", **changes: Any) -> tuple[CLD1015Emula
     return emulator, stage.open(emulator)
 
 
-def endpoint(resource: str) -> tuple[str, int]:
-    kind, host, port, last = resource.split("::")
-    assert (kind, last) == ("TCPIP", "SOCKET")
-    return host, int(port)
-
-
 @pytest.fixture
 def twin(stage: Any) -> tuple[CLD1015Emulator, PumpLaser, str]:
     emulator, resource = build(stage)
@@ -37,21 +29,8 @@ def twin(stage: Any) -> tuple[CLD1015Emulator, PumpLaser, str]:
 
 
 @pytest.fixture
-def visa() -> Iterator[pyvisa.ResourceManager]:
-    manager = pyvisa.ResourceManager("@py")
-    yield manager
-    manager.close()
-
-
-def connect(visa: pyvisa.ResourceManager, resource: str) -> Any:
-    return visa.open_resource(resource, read_termination="\n", write_termination="\n", timeout=5000)
-
-
-@pytest.fixture
-def device(visa: pyvisa.ResourceManager, twin: tuple[Any, Any, str]) -> Iterator[Any]:
-    instrument = connect(visa, twin[2])
-    yield instrument
-    instrument.close()
+def device(visa: Any, twin: Any) -> Any:
+    return visa(twin[2])
 
 
 def tell(device: Any, command: str) -> None:
@@ -121,12 +100,11 @@ def test_protections_keep_the_laser_off(
     stage: Any, visa: Any, changes: dict[str, Any], header: str, bit: int
 ) -> None:
     _, resource = build(stage, **changes)
-    device = connect(visa, resource)
+    device = visa(resource)
     device.write("OUTP2 ON;:OUTP ON")
     assert error(device) == '-221,"Settings conflict"'
     assert device.query(f"OUTP:PROT:{header}:TRIP?") == "1"
     assert int(device.query("STAT:MEAS:COND?")) & bit
-    device.close()
 
 
 def test_the_rear_enable_input_holds_the_laser(device: Any) -> None:
@@ -200,16 +178,16 @@ def test_any_split_of_the_commands_gives_the_same_replies(
 ) -> None:
     edges = [0, *sorted(cuts), len(STREAM)]
     pieces = [STREAM[a:b] for a, b in itertools.pairwise(edges)]
-    assert stage.converse(endpoint(twin[2]), pieces, len(ANSWER)) == ANSWER
+    assert stage.converse(stage.endpoint(twin[2]), pieces, len(ANSWER)) == ANSWER
 
 
 def test_chaos_changes_packets_and_not_bytes(stage: Any) -> None:
     _, resource = build(stage, chaos=True)
-    assert stage.converse(endpoint(resource), [STREAM] * 20, 20 * len(ANSWER)) == ANSWER * 20
+    assert stage.converse(stage.endpoint(resource), [STREAM] * 20, 20 * len(ANSWER)) == ANSWER * 20
 
 
 def test_hostile_clients_are_survived(stage: Any, twin: Any, device: Any) -> None:
-    where = endpoint(twin[2])
+    where = stage.endpoint(twin[2])
     stage.flood(where, b"x" * 1_000_000)
     with socket.create_connection(where, 5) as client:
         client.sendall(bytes(range(256)) * 10)
@@ -221,9 +199,7 @@ def test_two_of_a_kind_coexist(stage: Any, visa: Any) -> None:
     _, one = build(stage, "left", serial_number="M1")
     _, two = build(stage, "right", serial_number="M2")
     assert one != two
-    a, b = connect(visa, one), connect(visa, two)
+    a, b = visa(one), visa(two)
     a.write("SOUR:CURR 0.1")
     assert (a.query("*IDN?").split(",")[2], b.query("*IDN?").split(",")[2]) == ("M1", "M2")
     assert (a.query("SOUR:CURR?"), b.query("SOUR:CURR?")) == ("1.000000E-01", "0.000000E+00")
-    a.close()
-    b.close()

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import itertools
 import socket
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
-import pyvisa
 from bellbench.sims.devices.pm100d import PM100DEmulator
 from bellbench.sims.elements import PowerMeterHead, PowerMeterModel, PumpLaser, PumpLaserModel
 from hypothesis import HealthCheck, given, settings
@@ -39,33 +37,14 @@ def build(
     return emulator, element, stage.open(emulator)
 
 
-def endpoint(resource: str) -> tuple[str, int]:
-    kind, host, port, last = resource.split("::")
-    assert (kind, last) == ("TCPIP", "SOCKET")
-    return host, int(port)
-
-
 @pytest.fixture
 def twin(stage: Any) -> tuple[PM100DEmulator, PowerMeterHead, str]:
     return build(stage)
 
 
 @pytest.fixture
-def visa() -> Iterator[pyvisa.ResourceManager]:
-    manager = pyvisa.ResourceManager("@py")
-    yield manager
-    manager.close()
-
-
-def connect(visa: pyvisa.ResourceManager, resource: str) -> Any:
-    return visa.open_resource(resource, read_termination="\n", write_termination="\n", timeout=5000)
-
-
-@pytest.fixture
-def device(visa: pyvisa.ResourceManager, twin: tuple[Any, Any, str]) -> Iterator[Any]:
-    instrument = connect(visa, twin[2])
-    yield instrument
-    instrument.close()
+def device(visa: Any, twin: Any) -> Any:
+    return visa(twin[2])
 
 
 def error(device: Any) -> str:
@@ -151,7 +130,7 @@ def readings(device: Any, n: int) -> np.ndarray[Any, np.dtype[np.float64]]:
 def test_averages_narrow_the_noise_by_their_root(stage: Any, visa: Any) -> None:
     _, element, resource = build(stage, noise=0.02)
     light(element, 1e-3)
-    device = connect(visa, resource)
+    device = visa(resource)
     n = 400
     one = readings(device, n) / 1e-3
     device.write("SENS:AVER:COUN 100")
@@ -165,7 +144,6 @@ def test_averages_narrow_the_noise_by_their_root(stage: Any, visa: Any) -> None:
         device.write(f"SENS:AVER:COUN {refused}")
         assert error(device) == '-222,"Data out of range"'
     assert device.query("SENS:AVER:COUN? MIN;COUN? MAX") == "1;10000"
-    device.close()
 
 
 def test_the_noise_follows_from_the_seed(stage: Any, visa: Any) -> None:
@@ -173,9 +151,8 @@ def test_the_noise_follows_from_the_seed(stage: Any, visa: Any) -> None:
     for name, seed in (("meter", 1), ("meter", 1), ("meter", 2), ("other", 1)):
         _, element, resource = build(stage, name, noise=0.01, seed=seed)
         light(element, 1e-3)
-        device = connect(visa, resource)
+        device = visa(resource)
         found.append(tuple(readings(device, 5)))
-        device.close()
     assert found[0] == found[1]
     assert len(set(found)) == 3
 
@@ -235,16 +212,16 @@ def test_any_split_of_the_commands_gives_the_same_replies(
 ) -> None:
     edges = [0, *sorted(cuts), len(STREAM)]
     pieces = [STREAM[a:b] for a, b in itertools.pairwise(edges)]
-    assert stage.converse(endpoint(twin[2]), pieces, len(ANSWER)) == ANSWER
+    assert stage.converse(stage.endpoint(twin[2]), pieces, len(ANSWER)) == ANSWER
 
 
 def test_chaos_changes_packets_and_not_bytes(stage: Any) -> None:
     _, _, resource = build(stage, chaos=True)
-    assert stage.converse(endpoint(resource), [STREAM] * 20, 20 * len(ANSWER)) == ANSWER * 20
+    assert stage.converse(stage.endpoint(resource), [STREAM] * 20, 20 * len(ANSWER)) == ANSWER * 20
 
 
 def test_hostile_clients_are_survived(stage: Any, twin: Any, device: Any) -> None:
-    where = endpoint(twin[2])
+    where = stage.endpoint(twin[2])
     stage.flood(where, b"x" * 1_000_000)
     with socket.create_connection(where, 5) as client:
         client.sendall(bytes(range(256)) * 10)
@@ -256,8 +233,6 @@ def test_two_of_a_kind_coexist(stage: Any, visa: Any) -> None:
     _, left, one = build(stage, "left", serial_number="P1")
     _, _, two = build(stage, "right", serial_number="P2")
     light(left, 1e-3)
-    a, b = connect(visa, one), connect(visa, two)
+    a, b = visa(one), visa(two)
     assert (a.query("*IDN?").split(",")[2], b.query("*IDN?").split(",")[2]) == ("P1", "P2")
     assert (a.query("MEAS:POW?"), b.query("MEAS:POW?")) == ("1.000000E-03", "0.000000E+00")
-    a.close()
-    b.close()

@@ -7,7 +7,6 @@ import itertools
 import socket
 from collections.abc import Iterator
 from typing import Any
-from urllib.parse import urlsplit
 
 import pytest
 import serial
@@ -21,14 +20,6 @@ def build(stage: Any, name: str = "oven", **changes: Any) -> tuple[TC200Emulator
     oven = Oven(OvenModel(kind="oven", ambient=22.0, start=30.0))
     emulator = TC200Emulator(stage.setting(name), oven, TC200Emulator.Settings(**changes))
     return emulator, oven, stage.open(emulator)
-
-
-def endpoint(url: str) -> tuple[str, int]:
-    parts = urlsplit(url)
-    assert parts.scheme == "socket"
-    assert parts.hostname
-    assert parts.port
-    return parts.hostname, parts.port
 
 
 def ask(port: Any, command: str, end: bytes = b"\r> ") -> bytes:
@@ -167,17 +158,19 @@ def test_any_split_of_the_commands_gives_the_same_replies(
 ) -> None:
     edges = [0, *sorted(cuts), len(STREAM)]
     pieces = [STREAM[a:b] for a, b in itertools.pairwise(edges)]
-    assert stage.converse(endpoint(twin[2]), pieces, len(ANSWER)) == ANSWER
+    assert stage.converse(stage.endpoint(twin[2]), pieces, len(ANSWER)) == ANSWER
 
 
 def test_chaos_changes_packets_and_not_bytes(stage: Any) -> None:
     _, _, url = build(stage, chaos=True)
-    assert stage.converse(endpoint(url), [STREAM] * 10, 10 * len(ANSWER)) == ANSWER * 10
+    assert stage.converse(stage.endpoint(url), [STREAM] * 10, 10 * len(ANSWER)) == ANSWER * 10
 
 
-def test_a_second_client_is_disconnected_and_a_reconnect_is_served(twin: Any, port: Any) -> None:
+def test_a_second_client_is_disconnected_and_a_reconnect_is_served(
+    stage: Any, twin: Any, port: Any
+) -> None:
     assert ask(port, "tset?").endswith(b"> ")
-    with socket.create_connection(endpoint(twin[2]), 5) as second:
+    with socket.create_connection(stage.endpoint(twin[2]), 5) as second:
         second.settimeout(5)
         with contextlib.suppress(ConnectionResetError):
             assert second.recv(10) == b""
@@ -189,7 +182,7 @@ def test_a_second_client_is_disconnected_and_a_reconnect_is_served(twin: Any, po
 
 
 def test_hostile_clients_are_survived(stage: Any, twin: Any) -> None:
-    where = endpoint(twin[2])
+    where = stage.endpoint(twin[2])
     stage.flood(where, b"x" * 1_000_000)
     with socket.create_connection(where, 5) as client:
         client.sendall(bytes(range(256)) + b"\rtset=1e999\r")
