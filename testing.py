@@ -343,7 +343,8 @@ def check_quantum_memory(
     assert isinstance(memory, Instrument)
     info = memory.info
     begin, end = info.window_s
-    _check(0 <= begin < end <= info.cycle_s, f"the window {info.window_s} is not in the cycle")
+    in_order = 0 <= info.prepared_s <= begin < end <= info.cycle_s
+    _check(in_order, f"prepared at {info.prepared_s:g} s, open {info.window_s}: no such cycle")
     _check(info.modes >= 1, f"info says it has {info.modes} modes")
     filled = info.modes * info.mode_duration_s
     _check(

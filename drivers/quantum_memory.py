@@ -118,6 +118,7 @@ class AFCMemorySettings(DriverSettings):
             mode_kind="temporal",
             modes=math.floor(self.window / self.mode_duration * (1 + 1e-9)),
             mode_duration_s=self.mode_duration,
+            prepared_s=self.cleaning + self.burn,
             window_s=(begin, end),
             on_demand=True,
             echo_s=self.echo_time,

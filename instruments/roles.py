@@ -324,6 +324,8 @@ class MemoryInfo:
         mode_kind: What tells its modes apart: ``"temporal"``, ``"spectral"`` or ``"spatial"``.
         modes: Modes that one cycle keeps.
         mode_duration_s: Length of one mode's time slot.
+        prepared_s: When the preparation ends, after the cycle's trigger; what comes before, from
+            the trigger on, is lost, in the bypass, too.
         window_s: Begin and end, after the cycle's trigger, of when photons may come in.
         on_demand: Whether the time of recall can be chosen; else it is ``echo_s``.
         echo_s: Storage time without recall (the AFC echo), from which the decay counts; 0 where
@@ -340,6 +342,7 @@ class MemoryInfo:
     mode_kind: str
     modes: int
     mode_duration_s: float
+    prepared_s: float
     window_s: tuple[float, float]
     on_demand: bool
     echo_s: float
