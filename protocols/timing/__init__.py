@@ -1,6 +1,6 @@
 """Clicks in time: rates, coincidences, correlations, delays. Windows are full widths."""
 
-from .coincidences import CoincidenceCounter, Coincidences, double_clicks, match
+from .coincidences import CoincidenceCounter, Coincidences, match
 from .correlation import Correlation, CorrelationHistogram
 from .offset import ChannelDelays, OffsetEstimate, find_channel_delays, find_offset
 from .rates import CountRates
@@ -13,7 +13,6 @@ __all__ = [
     "CorrelationHistogram",
     "CountRates",
     "OffsetEstimate",
-    "double_clicks",
     "find_channel_delays",
     "find_offset",
     "match",

@@ -88,18 +88,3 @@ def match(a: Int64, b: Int64, half: int, out_a: Int64, out_b: Int64) -> int:
             i += 1
             j += 1
     return found
-
-
-@_compiled
-def group(times: Int64, half: int, first: Int64, size: Int64) -> int:
-    """Gather clicks up to ``half`` after the first of their group; return the number of groups."""
-    groups = 0
-    i = 0
-    while i < times.size:
-        start = times[i]
-        first[groups] = i
-        while i < times.size and times[i] - start <= half:
-            i += 1
-        size[groups] = i - first[groups]
-        groups += 1
-    return groups

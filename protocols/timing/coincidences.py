@@ -1,4 +1,4 @@
-"""Coincidences: all pairs per pair of channels, one-to-one matching, double clicks.
+"""Coincidences: all pairs per pair of channels, and one-to-one matching.
 
 A window is a full width, with both ends closed: clicks at a and b (delays subtracted) coincide
 where ``|b - a| <= window/2``. Times are whole ps, so an odd window counts as the even one below.
@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ...instruments import Channels, TagBatch, TimesPs
+from ...instruments import TagBatch, TimesPs
 from ._streams import DelayLine, Pairing
 
-__all__ = ["CoincidenceCounter", "Coincidences", "double_clicks", "match"]
+__all__ = ["CoincidenceCounter", "Coincidences", "match"]
 
 Indices = npt.NDArray[np.int64]
 
@@ -157,33 +157,3 @@ def match(times_a: TimesPs, times_b: TimesPs, window_ps: int) -> tuple[Indices, 
     out_b = np.empty_like(out_a)
     found = _kernels.match(times_a, times_b, window_ps // 2, out_a, out_b)
     return out_a[:found], out_b[:found]
-
-
-def double_clicks(
-    times_ps: TimesPs, channels: Channels, window_ps: int
-) -> tuple[Indices, Indices, npt.NDArray[np.bool_]]:
-    """Gather the clicks of one party that belong to one detection event.
-
-    An event begins with a click outside the event before and holds every click up to window/2
-    after it. It is a double click where more than one channel fired.
-
-    Args:
-        times_ps: int64 (n,), non-decreasing, delays subtracted.
-        channels: int16 (n,).
-        window_ps: Full width of the coincidence window.
-
-    Returns:
-        Per event: index of its first click, number of its clicks (both int64), and whether it
-        is a double click (bool).
-    """
-    from . import _kernels
-
-    first = np.empty(times_ps.size, np.int64)
-    size = np.empty_like(first)
-    groups = _kernels.group(times_ps, window_ps // 2, first, size)
-    first, size = first[:groups], size[:groups]
-    if not groups:
-        return first, size, np.zeros(0, np.bool_)
-    lowest = np.minimum.reduceat(channels, first)
-    highest = np.maximum.reduceat(channels, first)
-    return first, size, lowest != highest

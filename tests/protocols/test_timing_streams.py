@@ -156,22 +156,6 @@ def test_match_example() -> None:
         timing.match(a, b, -1)
 
 
-@given(a=clicks, window=st.integers(0, 60))
-@settings(max_examples=100, deadline=None)
-def test_double_clicks(a: Clicks, window: int) -> None:
-    whole = batch(a)
-    first, size, double = timing.double_clicks(whole.times_ps, whole.channels, window)
-    events: list[Clicks] = []
-    for time, channel in a:
-        if events and 2 * (time - events[-1][0][0]) <= window:
-            events[-1].append((time, channel))
-        else:
-            events.append([(time, channel)])
-    assert size.tolist() == [len(event) for event in events]
-    assert first.tolist() == [0, *np.cumsum(size)[:-1].tolist()] if events else not first.size
-    assert double.tolist() == [len({c for _, c in event}) > 1 for event in events]
-
-
 def test_clicks_inside_losses_do_not_count() -> None:
     pairs = [(10, 1), (12, 2), (100, 1), (101, 2), (149, 2), (150, 1), (151, 2)]
     lossy = batch(pairs, 1000, (Loss("overflow", 100, 150, 9),))
