@@ -28,9 +28,12 @@ from .instruments import (
     BellbenchError,
     Clock,
     ConfigError,
+    DelayGenerator,
     DetectorArray,
     InstrumentError,
+    PairSource,
     PolarizationController,
+    QuantumMemory,
     SystemClock,
     TimeTagger,
 )
@@ -58,6 +61,9 @@ _ROLES: dict[str, type] = {
     "tagger": TimeTagger,
     "detectors": DetectorArray,
     "controller": PolarizationController,
+    "source": PairSource,
+    "memory": QuantumMemory,
+    "delay_generator": DelayGenerator,
 }
 _REPLAY = "replay://"
 
@@ -110,9 +116,18 @@ class PartyConfig:
 
     name: str
     tagger: str
-    detectors: str | None
-    controller: str | None
     channels: Mapping[int, str]
+    detectors: str | None = None
+    controller: str | None = None
+    source: str | None = None
+    memory: str | None = None
+    delay_generator: str | None = None
+
+    @property
+    def instruments(self) -> dict[str, str]:
+        """What it owns, by role."""
+        named = {role: getattr(self, role) for role in _ROLES}
+        return {role: name for role, name in named.items() if name is not None}
 
 
 @dataclass(frozen=True)
@@ -169,17 +184,7 @@ class BenchConfig:
         content |= {"twin": self.twin, "settle_timeout": f"{self.settle_timeout!r} s"}
         content["instruments"] = {c.name: _resolved(c) for c in self.instruments.values()}
         content["parties"] = {
-            p.name: {
-                key: value
-                for key, value in (
-                    ("tagger", p.tagger),
-                    ("detectors", p.detectors),
-                    ("controller", p.controller),
-                    ("channels", dict(p.channels)),
-                )
-                if value is not None
-            }
-            for p in self.parties.values()
+            p.name: {**p.instruments, "channels": dict(p.channels)} for p in self.parties.values()
         }
         return content
 
@@ -647,15 +652,14 @@ class _Loader:
                 if user != name:
                     message = f"input {channel} of {entry.tagger} is {user}'s already"
                     self.report.add(where, message, key=True)
-            parties[name] = PartyConfig(
-                name, entry.tagger, entry.detectors, entry.controller, dict(entry.channels)
-            )
+            parties[name] = PartyConfig(name=name, **dict(entry))
         return parties
 
     def _in_no_path(self, element: str) -> bool:
         if self.world is None or element not in self.world.elements:
             return False  # has an error of its own
-        return not any(element in path for path in self.world.paths)
+        steps = {step.partition(".")[0] for path in self.world.paths for step in path}
+        return element not in steps
 
     def _check_role(self, name: str, role: str, loc: Loc, built: dict[str, Any]) -> None:
         fitting = [n for n, i in built.items() if not missing_members(i, _ROLES[role])]
@@ -804,13 +808,8 @@ class _Recorded:
 
 
 def _party(config: PartyConfig, instruments: Mapping[str, Any]) -> Party:
-    return Party(
-        name=config.name,
-        tagger=instruments[config.tagger],
-        detectors=instruments[config.detectors] if config.detectors else None,
-        controller=instruments[config.controller] if config.controller else None,
-        channels=config.channels,
-    )
+    owned = {role: instruments[name] for role, name in config.instruments.items()}
+    return Party(name=config.name, channels=config.channels, **owned)
 
 
 def _inputs(tagger: Any) -> tuple[int, ...] | None:

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from ..instruments import Unit
 from .physics.laser import optical_power_w
+from .physics.memory import Comb
 from .physics.polarization import drift_step, rotation
 from .physics.pulses import first_tick, stride_of, ticks_ps
 from .physics.thermal import relax
@@ -226,6 +227,22 @@ class MemoryModel(_Model):
     """Length of one temporal mode."""
     loss: Annotated[float, Unit("dB"), Field(ge=0)] = 0.0
 
+    def comb(self) -> Comb:
+        """What the comb does to photons.
+
+        Raises:
+            ConfigError: where its numbers contradict each other.
+        """
+        return Comb(
+            efficiency=self.efficiency,
+            absorption=self.absorption,
+            transparency=self.transparency,
+            echo_time_ps=round(self.echo_time * 1e12),
+            spin_coherence_time_ps=self.spin_coherence_time * 1e12,
+            burn_time_ps=self.burn_time * 1e12,
+            comb_lifetime_ps=self.comb_lifetime * 1e12,
+        )
+
 
 class DetectorModel(_Model):
     """One SNSPD."""
@@ -409,12 +426,27 @@ class TaggerInputs:
     (int16, counted from 1) hold the clicks in ``[begin, end)`` of the block while ``recording``.
     """
 
-    def __init__(self, model: TaggerModel, inputs: int) -> None:
+    def __init__(self, model: TaggerModel) -> None:
         self.model = model
-        self.input_count = inputs
         self.recording = False
         self.times_ps: npt.NDArray[np.int64] = np.empty(0, np.int64)
         self.inputs: npt.NDArray[np.int16] = np.empty(0, np.int16)
+        self._parts: list[tuple[npt.NDArray[np.int64], npt.NDArray[np.int16]]] = []
+
+    def add(self, times_ps: npt.NDArray[np.int64], inputs: npt.NDArray[np.int16]) -> None:
+        """Take the sorted pulses of some inputs in this block."""
+        self._parts.append((times_ps, inputs))
+
+    def end_block(self) -> None:
+        """Merge what the inputs took into the block's pulses."""
+        parts, self._parts = self._parts, []
+        if len(parts) == 1:
+            self.times_ps, self.inputs = parts[0]
+            return
+        times = np.concatenate([np.empty(0, np.int64), *(part[0] for part in parts)])
+        inputs = np.concatenate([np.empty(0, np.int16), *(part[1] for part in parts)])
+        order = np.argsort(times, kind="stable")
+        self.times_ps, self.inputs = times[order], inputs[order]
 
 
 #: Channels of a delay generator, in the order of its delays after T0 and T1.

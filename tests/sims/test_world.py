@@ -220,12 +220,12 @@ def test_turning_a_paddle_raises_the_error_rate() -> None:
     [
         (lambda w: w["elements"]["crystal"].update(pump="pmup"), "did you mean 'pump'"),
         (lambda w: w["elements"]["crystal"].update(oven="pump"), "'pump' is a pump_laser, a oven"),
-        (lambda w: w["paths"][0].remove("alice_analyzer"), "needs an analyzer"),
+        (lambda w: w["paths"][0].remove("alice_analyzer"), "the path has 1 output, the snspd 4"),
         (lambda w: w["paths"].pop(), "both arms need a path"),
         (lambda w: w["paths"][1].__setitem__(1, "alice_fibre"), "already in path 1"),
         (lambda w: w["paths"][0].__setitem__(0, "crystal"), "write crystal.signal"),
         (lambda w: w["paths"][0].insert(2, "oven"), "does not stand in a path"),
-        (lambda w: w["paths"][0].reverse(), "no element"),
+        (lambda w: w["paths"][0].reverse(), "a path begins with"),
         (lambda w: w["elements"]["bob_snspd"]["detectors"].pop(), "analyzer has 4 outputs"),
     ],
 )

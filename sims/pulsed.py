@@ -1,0 +1,523 @@
+"""Clicks of pulsed sources, of one or of two that meet at Bell stations.
+
+All of a pulse's light, with all its pairs, is looked at as one: the probability of every pattern
+of clicks is exact (:mod:`bellbench.sims.physics.pulsed_pairs`), and each pulse shows one. Pulses
+that went through the same thing share their probabilities. Cost: about 30 ns a pulse and 1 us a
+click; 50 ms and more where a knob moved, for the new probabilities.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from . import elements as el
+from .arms import Arm, Outlet
+from .continuous import phase_deg
+from .physics import memory
+from .physics.pulsed_pairs import (
+    ClickStatistics,
+    PairPulse,
+    arm_units,
+    bell_station_units,
+    mode_overlap,
+)
+from .physics.spdc import pair_rate_hz
+
+__all__ = ["PulsedNetwork", "PulsedSource", "Station"]
+
+Times = npt.NDArray[np.int64]
+Real = npt.NDArray[np.float64]
+
+_SIGMAS = 8
+_FWHM = 2 * math.sqrt(2 * math.log(2))
+#: Transmissions of a memory are rounded to this, so that pulses share their probabilities.
+_GRAIN = 1e-3
+#: Kinds of pulses whose probabilities are kept.
+_TABLES = 64
+#: No pulse of this source.
+_NONE = memory.NEVER
+
+
+@dataclass
+class Station:
+    """A Bell station: its detectors, and which arm of which source comes in at which side."""
+
+    model: el.BellStationModel
+    outlet: Outlet
+    inputs: dict[str, tuple[int, int]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class PulsedSource:
+    """A pulsed crystal with its arms; an arm that ends at a station has no outlet of its own."""
+
+    crystal: el.CrystalModel
+    pump: el.PumpLaser
+    oven: el.Oven | None
+    trigger: el.DelayGenerator
+    channel: str
+    arms: tuple[Arm, Arm]
+    outlets: tuple[Outlet | None, Outlet | None]
+    sequencers: tuple[el.DelayGenerator | None, el.DelayGenerator | None]
+
+
+@dataclass(frozen=True)
+class _Unit:
+    """A detector as one pulse may make it click: at once, or with what a memory gave back.
+
+    ``source`` and ``arm`` are those of the light, None at a station, where two arms meet.
+    """
+
+    outlet: int
+    detector: int
+    source: int | None
+    arm: int | None
+    recalled: bool = False
+
+
+class _Optics:
+    """What light meets while no knob moves, and the probabilities that follow from it."""
+
+    def __init__(self, network: PulsedNetwork) -> None:
+        self._network = network
+        sources, stations = network.sources, network.stations
+        self.units: list[_Unit] = []
+        self._groups: list[tuple[Any, ...]] = []
+        self.efficiencies = [outlet.efficiencies() for outlet in network.outlets]
+        self.dark_rates = [outlet.dark_rates() for outlet in network.outlets]
+        jones = [[arm.jones() * math.sqrt(arm.transmission) for arm in s.arms] for s in sources]
+        for s, source in enumerate(sources):
+            for a, arm in enumerate(source.arms):
+                place = network.places.get((s, a))
+                if place is None:
+                    continue
+                seen = arm.operators * self.efficiencies[place][:, None, None]
+                group = arm_units(seen, jones[s][a], s, a, len(sources))
+                for recalled in (False, True) if arm.memory is not None else (False,):
+                    self.units += [_Unit(place, d, s, a, recalled) for d in range(len(group))]
+                    self._groups.append(("arm", (s, a), recalled, group))
+        for i, station in enumerate(stations):
+            place = network.station_places[i]
+            left, right = station.inputs["left"], station.inputs["right"]
+            share = self.efficiencies[place] * 10 ** (-station.model.loss / 10)
+            meeting = (left, right, jones[left[0]][left[1]], jones[right[0]][right[1]])
+            self.units += [_Unit(place, d, None, None) for d in range(len(share))]
+            self._groups.append(("station", i, meeting, share[:, None, None]))
+        self._tables: dict[tuple[Any, ...], ClickStatistics] = {}
+
+    def statistics(
+        self,
+        means: tuple[float, ...],
+        phases: tuple[float, ...],
+        gaps_ps: tuple[int, ...],
+        fates: dict[tuple[int, int], tuple[float, float]],
+    ) -> ClickStatistics:
+        """Probabilities of the patterns of clicks of one kind of pulse.
+
+        Args:
+            means: Mean pairs of each source.
+            phases: Phase of each source's state, degrees.
+            gaps_ps: At each station, by how much the left light is later.
+            fates: Of each arm with a memory, the shares that pass and that are recalled.
+        """
+        key = (means, phases, gaps_ps, tuple(fates.values()))
+        table = self._tables.get(key)
+        if table is None:
+            if len(self._tables) >= _TABLES:
+                self._tables.clear()
+            table = self._tables[key] = self._compute(means, phases, gaps_ps, fates)
+        return table
+
+    def _compute(
+        self,
+        means: tuple[float, ...],
+        phases: tuple[float, ...],
+        gaps_ps: tuple[int, ...],
+        fates: dict[tuple[int, int], tuple[float, float]],
+    ) -> ClickStatistics:
+        sources, stations = self._network.sources, self._network.stations
+        crystal = sources[0].crystal
+        parts = []
+        for kind, which, how, group in self._groups:
+            if kind == "arm":
+                share = fates[which][how] if which in fates else 1.0
+                parts.append(group * share)
+                continue
+            model = stations[which].model
+            overlap = mode_overlap(gaps_ps[which] * 1e-12, crystal.pulse_width)
+            left, right, jones_left, jones_right = how
+            parts.append(
+                group
+                * bell_station_units(
+                    left,
+                    right,
+                    jones_left,
+                    jones_right,
+                    len(sources),
+                    reflectivity=model.reflectivity,
+                    extinction_db=model.extinction,
+                    overlap=model.mode_overlap * overlap,
+                )
+            )
+        pulses = [
+            PairPulse(mean, source.crystal.visibility, phase, source.crystal.imbalance)
+            for mean, phase, source in zip(means, phases, sources, strict=True)
+        ]
+        return ClickStatistics(pulses, np.concatenate(parts), crystal.schmidt_number)
+
+
+@dataclass(frozen=True)
+class _Pulses:
+    """Pulses of a block, and what they meet.
+
+    Attributes:
+        times_ps: Emission, int64 (n, sources); ``_NONE`` where a source has no pulse beside it.
+        means: Mean pairs, (n, sources).
+        phases: Phase of each source's state, degrees.
+        fates: Of each arm with a memory: shares that pass and come back, delay, each (n,).
+        recalls_ps: Of each arm with a memory: recall pulses of the block.
+        optics: What stands in the way.
+    """
+
+    times_ps: Times
+    means: Real
+    phases: tuple[float, ...]
+    fates: dict[tuple[int, int], memory.Fates]
+    recalls_ps: dict[tuple[int, int], Times]
+    optics: _Optics
+
+
+class PulsedNetwork:
+    """Pulsed sources whose light meets at stations, or one alone.
+
+    Args:
+        sources: One or two.
+        stations: Where their light meets.
+    """
+
+    def __init__(self, sources: Sequence[PulsedSource], stations: Sequence[Station]) -> None:
+        self.sources = list(sources)
+        self.stations = list(stations)
+        self.outlets: list[Outlet] = []
+        self.places: dict[tuple[int, int], int] = {}
+        for s, source in enumerate(sources):
+            for a, outlet in enumerate(source.outlets):
+                if outlet is not None:
+                    self.places[s, a] = len(self.outlets)
+                    self.outlets.append(outlet)
+        self.station_places = []
+        for station in stations:
+            self.station_places.append(len(self.outlets))
+            self.outlets.append(station.outlet)
+        self._combs = {
+            (s, a): arm.memory.comb()
+            for s, source in enumerate(sources)
+            for a, arm in enumerate(source.arms)
+            if arm.memory is not None
+        }
+        self._sigma_ps = sources[0].crystal.pulse_width / _FWHM * 1e12
+        #: By how much a photon may be early for its pulse.
+        self.spread_ps = math.ceil(_SIGMAS * self._sigma_ps)
+        #: How long after its emission a pulse's fate in the memories is known.
+        self.ahead_ps = max(
+            (
+                math.ceil(sources[s].arms[a].flight_to_memory_s * 1e12) + comb.echo_time_ps
+                for (s, a), comb in self._combs.items()
+            ),
+            default=0,
+        )
+        #: How long after its emission a pulse is looked at; set by the world.
+        self.lag_ps = 0
+        self._pending: list[tuple[Times, Real]] = [
+            (np.empty(0, np.int64), np.empty(0)) for _ in sources
+        ]
+        self._cycles = {key: _no_cycles() for key in self._combs}
+        self._optics: tuple[tuple[object, ...], _Optics] | None = None
+
+    def take(self, begin_ps: int, end_ps: int) -> _Pulses:
+        """Take in what the delay generators did, and return the pulses of the block."""
+        phases = []
+        for s, source in enumerate(self.sources):
+            crystal = source.crystal
+            optimum = crystal.phase_matching
+            temperature = optimum if source.oven is None else source.oven.temperature_c
+            rate = pair_rate_hz(
+                source.pump.power_w,
+                crystal.pair_rate,
+                temperature,
+                optimum,
+                crystal.phase_matching_fwhm,
+            )
+            # Rounded, so that an oven's last millikelvin do not ask for new probabilities.
+            phases.append(round(phase_deg(crystal, temperature), 2))
+            mean = float(f"{rate * crystal.pulse_width:.5g}")
+            edges = source.trigger.edges(begin_ps, end_ps).channel(source.channel)
+            times, means = self._pending[s]
+            fresh = np.full(edges.size, mean)
+            self._pending[s] = np.append(times, edges), np.append(means, fresh)
+        recalls = {}
+        for key in self._combs:
+            sequencer = self.sources[key[0]].sequencers[key[1]]
+            model = self.sources[key[0]].arms[key[1]].memory
+            assert sequencer is not None
+            assert model is not None
+            edges_of = sequencer.edges(begin_ps, end_ps)
+            keep = begin_ps - 2 * self.lag_ps
+            self._cycles[key] = _extend(self._cycles[key], edges_of, model, keep)
+            recalls[key] = edges_of.channel(model.recall[0])
+        times_ps, means_of = self._match(end_ps - self.lag_ps)
+        fates = {(s, a): self._fates(times_ps[:, s], (s, a)) for s, a in self._combs}
+        return _Pulses(times_ps, means_of, tuple(phases), fates, recalls, self._optics_now())
+
+    def generate(
+        self, pulses: _Pulses, rng: np.random.Generator, begin_ps: int, end_ps: int
+    ) -> None:
+        """Make the clicks of these pulses, and deliver what arrives in the block."""
+        masks, rows = self._patterns(pulses, rng)
+        units = pulses.optics.units
+        emission = pulses.times_ps[rows] + np.rint(
+            rng.standard_normal((rows.size, len(self.sources))) * self._sigma_ps
+        ).astype(np.int64)
+        found: list[list[tuple[Times, npt.NDArray[np.int64]]]] = [[] for _ in self.outlets]
+        for u, unit in enumerate(units):
+            hit = np.flatnonzero((masks >> np.uint64(u)) & np.uint64(1))
+            if not hit.size:
+                continue
+            outlet = self.outlets[unit.outlet]
+            if unit.source is None:
+                times = self._at_station(
+                    unit.outlet, emission[hit], pulses.times_ps[rows[hit]], rng
+                )
+            else:
+                times = emission[hit, unit.source]
+                if unit.recalled:
+                    assert unit.arm is not None
+                    times = times + pulses.fates[unit.source, unit.arm].delay_ps[rows[hit]]
+            jitter = rng.standard_normal(hit.size) * outlet.sigma_ps[unit.detector]
+            arrival = times + outlet.delay_ps[unit.detector] + np.rint(jitter).astype(np.int64)
+            found[unit.outlet].append((arrival, np.full(hit.size, unit.detector)))
+        for key, recalls in pulses.recalls_ps.items():
+            found[self.places[key]].append(self._noise(key, recalls, pulses.optics, rng))
+        seconds = (end_ps - begin_ps) * 1e-12
+        for place, outlet in enumerate(self.outlets):
+            dark = rng.poisson(pulses.optics.dark_rates[place] * seconds)
+            times = begin_ps + rng.integers(0, end_ps - begin_ps, int(dark.sum()))
+            found[place].append((times, np.repeat(np.arange(dark.size), dark)))
+            outlet.deliver(
+                np.concatenate([part[0] for part in found[place]]),
+                np.concatenate([part[1] for part in found[place]]),
+                end_ps,
+            )
+
+    def _optics_now(self) -> _Optics:
+        arms = [arm.key() for source in self.sources for arm in source.arms]
+        key = (*arms, *(outlet.key() for outlet in self.outlets))
+        if self._optics is None or self._optics[0] != key:
+            self._optics = key, _Optics(self)
+        return self._optics[1]
+
+    def _match(self, before_ps: int) -> tuple[Times, Real]:
+        """Take the pulses emitted before a time, those that meet in one row."""
+        if len(self.sources) == 1:
+            times, means = self._pending[0]
+            cut = int(np.searchsorted(times, before_ps))
+            self._pending[0] = times[cut:], means[cut:]
+            return times[:cut, None], means[:cut, None]
+        (first, first_means), (second, second_means) = self._pending
+        # Two pulses meet when their light comes to the station together.
+        gap = self._gap_ps(0)
+        reach = self.spread_ps
+        if first.size == second.size and (np.abs(second - first - gap) <= reach).all():
+            # The usual case: every pulse meets another.
+            late = second if gap > 0 else first
+            cut = int(np.searchsorted(late, before_ps - reach))
+            self._pending = [(first[cut:], first_means[cut:]), (second[cut:], second_means[cut:])]
+            return (
+                np.column_stack((first[:cut], second[:cut])),
+                np.column_stack((first_means[:cut], second_means[:cut])),
+            )
+        at = np.searchsorted(second, first + gap - reach)
+        padded = np.append(second, _NONE)
+        meets = padded[at] <= first + gap + reach
+        times = np.full((first.size + second.size, 2), _NONE, np.int64)
+        means = np.zeros(times.shape)
+        times[: first.size, 0], means[: first.size, 0] = first, first_means
+        times[: first.size, 1][meets] = second[at[meets]]
+        means[: first.size, 1][meets] = second_means[at[meets]]
+        alone = np.ones(second.size, np.bool_)
+        alone[at[meets]] = False
+        rest = int(alone.sum())
+        times[first.size : first.size + rest, 1] = second[alone]
+        means[first.size : first.size + rest, 1] = second_means[alone]
+        times, means = times[: first.size + rest], means[: first.size + rest]
+        ready = np.where(times == _NONE, -_NONE, times).max(axis=1) < before_ps - reach
+        for s in (0, 1):
+            waits = ~ready & (times[:, s] != _NONE)
+            self._pending[s] = times[waits, s], means[waits, s]
+        return times[ready], means[ready]
+
+    def _gap_ps(self, station: int) -> int:
+        """How much later source 1 has to emit than source 0, to meet its light."""
+        flights = {}
+        for s, a in self.stations[station].inputs.values():
+            flights[s] = round(self.sources[s].arms[a].flight_s * 1e12)
+        return flights[0] - flights[1]
+
+    def _fates(self, emitted_ps: Times, key: tuple[int, int]) -> memory.Fates:
+        there = emitted_ps != _NONE
+        flight = round(self.sources[key[0]].arms[key[1]].flight_to_memory_s * 1e12)
+        arrivals = emitted_ps[there] + flight
+        order = np.argsort(arrivals, kind="stable")
+        found = memory.fates(arrivals[order], self._cycles[key], self._combs[key])
+        where = np.flatnonzero(there)[order]
+        passed, recalled = np.zeros(there.size), np.zeros(there.size)
+        delay = np.zeros(there.size, np.int64)
+        passed[where], recalled[where], delay[where] = found.passed, found.recalled, found.delay_ps
+        return memory.Fates(passed, recalled, delay)
+
+    def _patterns(
+        self, pulses: _Pulses, rng: np.random.Generator
+    ) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.int64]]:
+        """Pulses that click: the pattern of each, and its row."""
+        n = len(pulses.times_ps)
+        columns: list[npt.NDArray[Any]] = [*pulses.means.T]
+        for station in self.stations:
+            columns.append(self._gaps(pulses.times_ps, station))
+        for fate in pulses.fates.values():
+            columns += [np.rint(share / _GRAIN) for share in (fate.passed, fate.recalled)]
+        masks: list[npt.NDArray[np.uint64]] = [np.empty(0, np.uint64)]
+        rows: list[npt.NDArray[np.int64]] = [np.empty(0, np.int64)]
+        for values, members in _classes(columns, n):
+            means = tuple(float(v) for v in values[: len(self.sources)])
+            if not any(means):
+                continue
+            rest = values[len(self.sources) :]
+            gaps = tuple(int(v) for v in rest[: len(self.stations)])
+            shares = [float(v) * _GRAIN for v in rest[len(self.stations) :]]
+            fates = {key: (shares[2 * i], shares[2 * i + 1]) for i, key in enumerate(pulses.fates)}
+            statistics = pulses.optics.statistics(means, pulses.phases, gaps, fates)
+            found, counts = statistics.sample(rng, members.size)
+            total = int(counts.sum())
+            masks.append(np.repeat(found, counts))
+            rows.append(members[rng.choice(members.size, total, replace=False)])
+        return np.concatenate(masks), np.concatenate(rows)
+
+    def _gaps(self, times_ps: Times, station: Station) -> Times:
+        (s, a), (t, b) = station.inputs["left"], station.inputs["right"]
+        left = self.sources[s].arms[a].flight_s - self.sources[t].arms[b].flight_s
+        gaps = times_ps[:, s] - times_ps[:, t] + round(left * 1e12)
+        # Light that meets nothing: any gap will do, so let it be one.
+        met = (times_ps[:, s] != _NONE) & (times_ps[:, t] != _NONE)
+        return np.where(met, gaps, 0)
+
+    def _at_station(
+        self, place: int, emission: Times, emitted: Times, rng: np.random.Generator
+    ) -> Times:
+        """When the light of a click came to a station: with either of the pulses that met there."""
+        station = self.stations[self.station_places.index(place)]
+        sides = [station.inputs["left"], station.inputs["right"]]
+        right = rng.random(len(emission)) < 0.5
+        missing = [emitted[:, s] == _NONE for s, _ in sides]
+        right = np.where(missing[0], True, np.where(missing[1], False, right))
+        arrivals = [
+            emission[:, s] + round(self.sources[s].arms[a].flight_s * 1e12) for s, a in sides
+        ]
+        return np.where(right, arrivals[1], arrivals[0])
+
+    def _noise(
+        self, key: tuple[int, int], recalls: Times, optics: _Optics, rng: np.random.Generator
+    ) -> tuple[Times, npt.NDArray[np.int64]]:
+        """Clicks of the light that recall pulses add, after the memory."""
+        arm = self.sources[key[0]].arms[key[1]]
+        place = self.places[key]
+        outlet, model = self.outlets[place], arm.memory
+        assert model is not None
+        photons = model.noise * model.echo_time / model.mode_duration
+        share = np.trace(arm.operators, axis1=1, axis2=2).real / 2 * optics.efficiencies[place]
+        mean = photons * arm.transmission_after_memory * share
+        counts = rng.poisson(mean * recalls.size)
+        total = int(counts.sum())
+        detector = np.repeat(np.arange(counts.size), counts)
+        after = rng.random(total) * model.echo_time * 1e12 - arm.flight_to_memory_s * 1e12
+        after += rng.standard_normal(total) * outlet.sigma_ps[detector]
+        times = recalls[rng.integers(0, max(1, recalls.size), total)] if total else recalls[:0]
+        return times + np.rint(after).astype(np.int64) + outlet.delay_ps[detector], detector
+
+
+def _no_cycles() -> memory.Cycles:
+    none = np.empty(0, np.int64)
+    return memory.Cycles(none, none, none, np.empty(0, np.bool_), none, none)
+
+
+def _extend(
+    known: memory.Cycles, edges: el.Edges, model: el.MemoryModel, keep_ps: int
+) -> memory.Cycles:
+    """Add the cycles that began in a block; drop those that ended before ``keep_ps``."""
+    old = max(0, int(np.searchsorted(known.starts_ps, keep_ps)) - 1)
+    rows = [
+        tuple(
+            column[old:]
+            for column in (
+                known.starts_ps,
+                known.burn_begin_ps,
+                known.burn_end_ps,
+                known.pit,
+                known.transfer_ps,
+                known.recall_ps,
+            )
+        )
+    ]
+    rows += [_cycles(t, model) for t in edges.trains if t.starts_ps[0] >= edges.begin_ps]
+    return memory.Cycles(*(np.concatenate(column) for column in zip(*rows, strict=True)))
+
+
+def _cycles(train: el.Train, model: el.MemoryModel) -> tuple[npt.NDArray[Any], ...]:
+    """What the sequencer tells the memory in the cycles of a train."""
+
+    def edge(channel: str) -> Times:
+        delayed = train.starts_ps + train.delay_ps(channel)
+        return np.where(train.answers(channel), delayed, memory.NEVER)
+
+    def length_ps(output: str) -> int:
+        return train.delay_ps(output[1]) - train.delay_ps(output[0])
+
+    never = np.full(train.starts_ps.size, memory.NEVER)
+    burns = length_ps(model.prepare) > 0
+    burn_begin = edge(model.prepare[0]) if burns else never
+    burn_end = edge(model.prepare[1]) if burns else never
+    pit_begin = train.delay_ps(model.pit[0])
+    burn_delay = train.delay_ps(model.prepare[0])
+    pit = train.answers(model.pit[0]) & (pit_begin <= burn_delay < train.delay_ps(model.pit[1]))
+    transfer = edge(model.transfer[0]) if length_ps(model.transfer) > 0 else never
+    recall = edge(model.recall[0]) if length_ps(model.recall) > 0 else never
+    return train.starts_ps, burn_begin, burn_end, pit, transfer, recall
+
+
+def _classes(
+    columns: list[npt.NDArray[Any]], n: int
+) -> list[tuple[list[Any], npt.NDArray[np.int64]]]:
+    """Group n rows by equal values in all columns: the values, and the rows of each group."""
+    if not n:
+        return []
+    code = np.zeros(n, np.int64)
+    varied = False
+    for column in columns:
+        if column[0] == column[-1] and (column == column[0]).all():
+            continue
+        values, inverse = np.unique(column, return_inverse=True)
+        code = code * values.size + inverse
+        varied = True
+    if not varied:
+        return [([column[0] for column in columns], np.arange(n))]
+    order = np.argsort(code, kind="stable")
+    borders = np.flatnonzero(np.diff(code[order])) + 1
+    return [
+        ([column[members[0]] for column in columns], members)
+        for members in np.split(order, borders)
+    ]
