@@ -36,6 +36,15 @@ def _ps(text: str) -> int:
     return round(value)
 
 
+def _coincidence_ps(text: str) -> int:
+    value = _ps(text)
+    if value > 10**8:  # counting costs clicks x rate x window, at each of the wrong delays
+        raise typer.BadParameter(
+            "a coincidence window goes up to 100 us; 'tags correlate' looks further"
+        )
+    return value
+
+
 def _numbers(text: str | None) -> list[int] | None:
     if text is None:
         return None
@@ -220,7 +229,10 @@ def coincidences(
     file: File,
     channels: Channels = None,
     window: Annotated[
-        int, typer.Option(parser=_ps, metavar="TIME", help="Full width, ends included.")
+        int,
+        typer.Option(
+            parser=_coincidence_ps, metavar="TIME", help="Full width, ends included; to 100 us."
+        ),
     ] = "1ns",  # type: ignore[assignment]
     delay: Delays = None,
     format: Format = None,  # noqa: A002

@@ -102,12 +102,15 @@ def test_coincidences(file: Path) -> None:
         assert row["coincidences"] == expected
         assert row["accidentals"] == 0
         assert row["car"] is None
+    assert run_json("coincidences", file, "--window", "100us")["window_ps"] == 10**8
     assert "window 10 ns (full width)" in run("coincidences", file, "--window", "10ns")
 
 
 def test_usage_errors(file: Path) -> None:
     assert "'3' has no unit" in usage_error("correlate", file, "--window", "3")
     assert "between 1 ps and 1000 s" in usage_error("correlate", file, "--window", "0s")
+    assert "up to 100 us" in usage_error("coincidences", file, "--window", "1s")
+    assert "between 1 ps" in usage_error("coincidences", file, "--window", "0s")
     assert "no bin of 2000 ps" in usage_error("correlate", file, "--window", "1ns", "--bin", "2ns")
     assert "10 million bins" in usage_error("correlate", file, "--window", "1s", "--bin", "1ps")
     assert "write channels as in 0,1" in usage_error("correlate", file, "--channels", "a")
