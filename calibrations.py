@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from .bench import BenchConfig, missing_members, open_bench
-from .configs import Report, read_config, write
+from .configs import Report, nearest, read_config, write
 from .instruments import (
     BellbenchError,
     ConfigError,
@@ -59,6 +59,8 @@ _VALID_S: dict[Kind, float] = {
     "polarization": 3600.0,
 }
 _POLL_S = 0.2
+#: Labels of the inputs behind an analyzer.
+_ANALYZER = ("H", "V", "D", "A")
 
 
 class _Model(BaseModel):
@@ -270,12 +272,17 @@ def _check(kind: Kind, config: BenchConfig, party: str | None) -> None:
         raise ConfigError(f"{kind} needs two parties with taggers", place=place)
     if kind == "bias" and not any(p.detectors for p in chosen):
         raise ConfigError("no party has detectors of its own to bias", place=place)
-    if kind == "polarization":
-        if not any(p.controller for p in chosen):
-            raise ConfigError("no polarization controller to turn", place=place)
+    if kind == "polarization" and not any(p.controller for p in chosen):
+        raise ConfigError("no polarization controller to turn", place=place)
+    if kind in ("delays", "polarization"):
         for p in config.parties.values():
-            if missing := set("HVDA") - set(p.channels.values()):
-                raise ConfigError(f"{p.name} has no detector {', '.join(missing)}", place=place)
+            there = list(p.channels.values())
+            if missing := [label for label in _ANALYZER if label not in there]:
+                near = nearest(missing[0], [label for label in there if label not in _ANALYZER])
+                raise ConfigError(
+                    f"{kind} needs channels H, V, D, A; {p.name} lacks {', '.join(missing)}{near}",
+                    place=place,
+                )
 
 
 class _Making:
@@ -311,9 +318,8 @@ class _Making:
 
         self._show("recording clicks to find the delays")
         a, b = self._lab.parties.values()
-        found = calibration.find_delays(
-            (a.tagger, b.tagger), (sorted(a.channels), sorted(b.channels)), self._lab.clock
-        )
+        inputs = (sorted(a.inputs(_ANALYZER).values()), sorted(b.inputs(_ANALYZER).values()))
+        found = calibration.find_delays((a.tagger, b.tagger), inputs, self._lab.clock)
         if found.delays is None:
             return _failed(found.reason)
         delays = found.delays
@@ -380,7 +386,9 @@ class _Making:
         parties = list(self._lab.parties.values())
         stations = [
             calibration.Station(
-                p.tagger, p.channels, p.controller if only in (None, p.name) else None
+                p.tagger,
+                {channel: label for label, channel in p.inputs(_ANALYZER).items()},
+                p.controller if only in (None, p.name) else None,
             )
             for p in parties
         ]

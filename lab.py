@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Protocol, Self
@@ -13,11 +13,14 @@ from .instruments import (
     BellbenchError,
     Clock,
     Deadline,
+    DelayGenerator,
     DetectorArray,
     Instrument,
     InstrumentError,
     InstrumentTimeout,
+    PairSource,
     PolarizationController,
+    QuantumMemory,
     TimeTagger,
     TwinError,
 )
@@ -73,21 +76,36 @@ class Device:
 
 @dataclass(frozen=True)
 class Party:
-    """What one party owns.
+    """What one party owns; None where it has none.
 
     Attributes:
         name: Name of the party.
         tagger: Its time tagger.
-        detectors: Its detectors, where it has electronics for them.
-        controller: Its polarization controller, where it has one.
-        channels: Label (``H``, ``V``, ``D``, ``A``) of each of its tagger inputs.
+        channels: Label of each of its tagger's inputs, such as ``H`` or ``herald``.
+        detectors: Electronics of its detectors.
+        controller: Its polarization controller.
+        source: Its pair source.
+        memory: Its quantum memory.
+        delay_generator: What times its pulses.
     """
 
     name: str
     tagger: TimeTagger
-    detectors: DetectorArray | None
-    controller: PolarizationController | None
     channels: Mapping[int, str]
+    detectors: DetectorArray | None = None
+    controller: PolarizationController | None = None
+    source: PairSource | None = None
+    memory: QuantumMemory | None = None
+    delay_generator: DelayGenerator | None = None
+
+    def inputs(self, labels: Sequence[str]) -> dict[str, int]:
+        """Return the tagger's input of each label, in the labels' order.
+
+        Raises:
+            KeyError: for a label that no input has.
+        """
+        by_label = {label: channel for channel, label in self.channels.items()}
+        return {label: by_label[label] for label in labels}
 
 
 class Lab:

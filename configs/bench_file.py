@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import keyword
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, Strict
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict
 
 from ..instruments import Unit
 
@@ -45,12 +46,23 @@ class InstrumentEntry(_Entry):
     """Of the twin: ``element`` of the world (the instrument's own name), its other settings."""
 
 
+def _label(text: str) -> str:
+    if not text.isidentifier() or keyword.iskeyword(text):
+        raise ValueError(f"{text!r} cannot be a label; write a name such as 'H' or 'herald'")
+    return text
+
+
 class PartyEntry(_Entry):
     """What one party owns, and what each input of its tagger means."""
 
     tagger: str
     detectors: str | None = None
     controller: str | None = None
+    """Its polarization controller."""
+    source: str | None = None
+    memory: str | None = None
+    delay_generator: str | None = None
     channels: Annotated[
-        dict[Annotated[int, Strict()], Literal["H", "V", "D", "A"]], Field(min_length=1)
+        dict[Annotated[int, Strict()], Annotated[str, AfterValidator(_label)]], Field(min_length=1)
     ]
+    """A label for each input in use; an experiment says which labels it needs."""

@@ -77,12 +77,13 @@ def _check(file: BBM92File, bench: BenchConfig) -> list[Mistake]:
     mistakes: list[Mistake] = []
     if file.key.time_grid > file.coincidence_window:
         mistakes.append((("key", "time_grid"), "is wider than the coincidence_window"))
+    else:
+        try:
+            _parameters(file)
+        except ValueError as error:
+            mistakes.append((("key",), str(error)))
     for party in ("alice", "bob"):
         mistakes += lacks(file, bench, party, labels=_LABELS)
-    try:
-        _parameters(file)
-    except ValueError as error:
-        mistakes.append((("key",), str(error)))
     return mistakes
 
 
@@ -165,7 +166,7 @@ class _Exchange:
         self._seeded = lab.seeded and lab.all_twins
         # inputs with other labels are not of this protocol
         self._channels = [
-            {c: label for c, label in party.channels.items() if label in _OUTCOME}
+            {channel: label for label, channel in party.inputs(_LABELS).items()}
             for party in self._parties
         ]
         parameters = _parameters(file)

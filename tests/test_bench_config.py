@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 from bellbench.bench import BenchConfig, check_bench, load_bench
-from bellbench.configs import ConfigErrors, bundled
+from bellbench.configs import ConfigErrors, bundled, write
+from bellbench.drivers import driver_keys
 from bellbench.instruments import ConfigError
 from bellbench.sims.world import World, WorldModel
 from hypothesis import HealthCheck, given, settings
@@ -72,6 +73,38 @@ def mistakes(folder: Path, text: str, world: str | None = None) -> list[str]:
 def test_a_good_bench_has_no_mistakes(tmp_path: Path) -> None:
     assert mistakes(tmp_path, HARDWARE) == []
     assert mistakes(tmp_path, TWINS, WORLD) == []
+
+
+def test_a_party_may_own_a_source_and_a_delay_generator_and_call_its_inputs_as_it_likes(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "bench.yaml"
+    path.write_text(
+        edited(
+            HARDWARE,
+            (
+                "parties:\n",
+                "  pulser: {driver: stanford.dg645, address: TCPIP::10.0.0.3::5025::SOCKET}\n"
+                "parties:\n",
+            ),
+            ("controller: paddles", "controller: paddles, source: source, delay_generator: pulser"),
+            ("{1: H, 2: V, 3: D, 4: A}", "{4: trigger, 1: herald, 2: cH}"),
+        ),
+        encoding="utf-8",
+    )
+    config = load_bench(path)
+    alice = config.parties["alice"]
+    assert alice.instruments == {
+        "tagger": "tagger",
+        "detectors": "snspd",
+        "controller": "paddles",
+        "source": "source",
+        "delay_generator": "pulser",
+    }
+    assert alice.channels == {4: "trigger", 1: "herald", 2: "cH"}
+    again = tmp_path / "again.yaml"
+    write(again, config.resolved())
+    assert load_bench(again).parties == config.parties
 
 
 @pytest.mark.parametrize(
@@ -197,10 +230,8 @@ def test_a_good_bench_has_no_mistakes(tmp_path: Path) -> None:
         (
             ("  paddles: {driver", "  paddles: {driver: x}\n  paddles: {driver"),
             [
-                "bench.yaml:7:21: instruments.paddles.driver: unknown driver 'x'; valid:"
-                " id_quantique.id900, s_fifteen.tdc1, single_quantum.websq, spdc_source,"
-                " stanford.dg645, thorlabs.cld1015, thorlabs.mpc320, thorlabs.pm100d,"
-                " thorlabs.tc200",
+                "bench.yaml:7:21: instruments.paddles.driver: unknown driver 'x'; valid: "
+                + ", ".join(driver_keys()),
                 "bench.yaml:8:3: instruments.paddles: this key stands twice; first in line 7",
             ],
         ),
@@ -239,11 +270,30 @@ def test_a_good_bench_has_no_mistakes(tmp_path: Path) -> None:
             ["bench.yaml:10:98: parties.alice.channels.4: D is channel 3 already"],
         ),
         (
-            ("4: A", "4: R"),
+            ("4: A", "4: 45 deg"),
             [
-                "bench.yaml:10:98: parties.alice.channels.4: 'R' does not fit here; valid: H, V,"
-                " D, A"
+                "bench.yaml:10:98: parties.alice.channels.4: '45 deg' cannot be a label; write a"
+                " name such as 'H' or 'herald'"
             ],
+        ),
+        (
+            ("4: A", "4: 4"),
+            ["bench.yaml:10:98: parties.alice.channels.4: expected text, got 4"],
+        ),
+        (
+            ("controller: paddles", "controller: paddles, source: pump"),
+            [
+                "bench.yaml:10:74: parties.alice.source: pump (thorlabs.cld1015) is no PairSource;"
+                " valid: source"
+            ],
+        ),
+        (
+            ("controller: paddles", "controller: paddles, memory: source"),
+            ["bench.yaml:10:74: parties.alice.memory: source (spdc_source) is no QuantumMemory"],
+        ),
+        (
+            ("controller: paddles", "controller: paddles, delay_generator: padles"),
+            ["bench.yaml:10:83: parties.alice.delay_generator: no instrument 'padles'"],
         ),
         (
             ("4: A", "four: A"),
@@ -438,7 +488,7 @@ def test_no_file_is_one_error(tmp_path: Path) -> None:
 
 def test_all_mistakes_are_in_the_error_that_is_raised(tmp_path: Path) -> None:
     path = tmp_path / "bench.yaml"
-    path.write_text(edited(HARDWARE, ("4: A", "4: R"), ("on_exit: leave", "on_exit: stay")))
+    path.write_text(edited(HARDWARE, ("4: A", "4: 45"), ("on_exit: leave", "on_exit: stay")))
     with pytest.raises(ConfigErrors) as caught:
         load_bench(path)
     assert [error.place for error in caught.value.errors] == [f"{path}:4:66", f"{path}:10:98"]
