@@ -28,7 +28,7 @@ class Bench:
     def __init__(self, stage: Any, *, lossless: bool = True, offset: float = 0.0, **changes: Any):
         model = TaggerModel(kind="tagger", start_offset=offset)
         self.stage = stage
-        self.element = TaggerInputs(model, 4)
+        self.element = TaggerInputs(model)
         name = changes.pop("name", "tagger")
         self.emulator = ID900Emulator(
             stage.setting(name, lossless=lossless),

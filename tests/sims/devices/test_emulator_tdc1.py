@@ -38,7 +38,7 @@ class Bench:
         **changes: Any,
     ) -> None:
         self.stage = stage
-        self.element = TaggerInputs(TaggerModel(kind="tagger", start_offset=offset), 4)
+        self.element = TaggerInputs(TaggerModel(kind="tagger", start_offset=offset))
         self.emulator = TDC1Emulator(
             stage.setting(name, lossless=lossless), self.element, TDC1Emulator.Settings(**changes)
         )
