@@ -52,7 +52,8 @@ class PairPulse:
     Args:
         mean_pairs: Mean number of pairs in the pulse, over all Schmidt modes.
         visibility: Werner visibility V, 0..1: a Pauli error on the idler arm, X, Y and Z with
-            probability (1 - V)/4 each, the same for all pairs of a pulse.
+            probability (1 - V)/4 each, the same for all pairs of a pulse. (Unlike white noise it
+            leaves the signal alone, which shows in the singles where ``imbalance`` is not 1.)
         phase_deg: Phase of VV against HH, degrees.
         imbalance: Amplitude of VV against HH for a single pair.
     """
@@ -91,9 +92,9 @@ class ClickStatistics:
     probabilities of silence are those of one mode to the power K, and two heralded photons overlap
     by 1/K. K need not be whole.
 
-    Accuracy: a probability is off by at most a few 1e-16 times 2^clicks times the mean number of
-    pairs in sight of the detectors so rates of 1e-12 per pulse keep at least four digits. Time and memory grow
-    as 2^clicks: up to about twelve clicks in one pulse.
+    Accuracy: a probability is off by about 1e-16 times 2^clicks times the mean number of
+    photons to be detected, so rates of 1e-12 per pulse keep four digits and more. Time and memory
+    grow as 2^clicks: up to about twelve clicks in one pulse.
 
     Args:
         pulses: The pulse of each of S sources.
@@ -162,10 +163,11 @@ class ClickStatistics:
             return 0.0
         clicks = np.array([[self._place[u] for u in sorted(set(clicked))]], np.int64)
         quiet = sum(1 << self._place[u] for u in set(silent) & self._place.keys())
-        return math.fsum(
+        total = math.fsum(
             float(weight) * max(0.0, float(one.joint(clicks, np.array([[quiet]], np.int64))[0, 0]))
             for weight, one in zip(self._weights, self._classes, strict=True)
         )
+        return min(1.0, total)
 
     def sample(
         self, rng: np.random.Generator, pulses: int
