@@ -124,12 +124,12 @@ def test_nothing_is_left_of_an_entry_whose_picture_fails(tmp_path: Path) -> None
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_run_applies_what_its_file_names_and_keeps_it(tmp_path: Path) -> None:
+def test_a_run_applies_what_its_file_names_and_keeps_it(tmp_path: Path, warm: Path) -> None:
     """The stored oven set point is 4 K off on purpose, so the run must show it."""
     now = datetime.datetime.now(datetime.UTC)
     off = {"source": {"crystal_temperature": Value(value=44.0, sigma=0.01, unit="degC")}}
     calibrations.store(tmp_path / "cal", entry(when=now, values=off), draw)
-    config = load_experiment("bbm92_metro", duration=0.5)
+    config = load_experiment(warm / "bbm92_metro.yaml", duration=0.5)
     file = config.file.model_copy(update={"calibrations": ("phase_matching",)})
     config = dataclasses.replace(config, file=file)
     outcome = run_experiment(config, seed=3, out=tmp_path / "runs", registry=tmp_path / "cal")
@@ -161,10 +161,10 @@ def test_an_experiment_file_names_calibrations_by_kind(tmp_path: Path) -> None:
         load_experiment(path)
 
 
-def test_the_command_finds_delays_and_says_the_same_twice(tmp_path: Path) -> None:
+def test_the_command_finds_delays_and_says_the_same_twice(tmp_path: Path, warm: Path) -> None:
     found = []
     for folder in ("a", "b"):
-        command = ["calibrate", "delays", "metro", "--seed", "5", "--json"]
+        command = ["calibrate", "delays", str(warm / "metro.yaml"), "--seed", "5", "--json"]
         result = CliRunner().invoke(app, [*command, "--out", str(tmp_path / folder)])
         assert result.exit_code == 0, result.output
         (outcome,) = json.loads(result.stdout)
@@ -179,10 +179,11 @@ def test_the_command_finds_delays_and_says_the_same_twice(tmp_path: Path) -> Non
         assert abs(delay["value"] - true) <= 3.5 * delay["sigma"] + 0.5
 
 
-def test_the_command_on_a_dark_bench_fails_and_writes_nothing(tmp_path: Path) -> None:
-    bundled = load_bench("metro").path.read_text(encoding="utf-8")
+def test_the_command_on_a_dark_bench_fails_and_writes_nothing(tmp_path: Path, warm: Path) -> None:
+    text = (warm / "metro.yaml").read_text(encoding="utf-8")
+    text = text.replace("world: world.yaml", f"world: {warm / 'world.yaml'}")
     bench = tmp_path / "dark.yaml"
-    bench.write_text(bundled.replace("emission: true", "emission: false"), encoding="utf-8")
+    bench.write_text(text.replace("emission: true", "emission: false"), encoding="utf-8")
     out = tmp_path / "cal"
     result = CliRunner().invoke(app, ["calibrate", "delays", str(bench), "--out", str(out)])
     assert result.exit_code == 1

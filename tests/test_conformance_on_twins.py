@@ -16,8 +16,8 @@ from bellbench.twins import PacedClock
 BENCHES = ("metro", "metro_tdc1")
 
 
-def with_chaos(bench: str) -> BenchConfig:
-    """The bundled bench with twins that split and glue what they send at random places."""
+def with_chaos(bench: Path) -> BenchConfig:
+    """The bench with twins that split and glue what they send at random places."""
     config = load_bench(bench, twin=True)
     instruments = {
         name: dataclasses.replace(
@@ -31,8 +31,8 @@ def with_chaos(bench: str) -> BenchConfig:
 
 
 @pytest.fixture(scope="module", params=BENCHES)
-def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
-    with bellbench.open_bench(with_chaos(request.param), seed=21) as found:
+def lab(request: pytest.FixtureRequest, warm: Path) -> Iterator[Lab]:
+    with bellbench.open_bench(with_chaos(warm / f"{request.param}.yaml"), seed=21) as found:
         yield found
 
 

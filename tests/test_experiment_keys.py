@@ -21,14 +21,15 @@ def spoil(_: str, envelope: Envelope) -> Iterable[Envelope]:
 
 
 def test_a_key_that_only_one_party_accepted_is_not_kept(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, warm: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Spoiling(qkd.Channel):
         def __init__(self, alice: Any, bob: Any) -> None:
             super().__init__(alice, bob, spoil)
 
     monkeypatch.setattr(qkd, "Channel", Spoiling)
-    outcome = run_experiment(load_experiment("bbm92_metro", duration=0.7), seed=3, out=tmp_path)
+    config = load_experiment(warm / "bbm92_metro.yaml", duration=0.7)
+    outcome = run_experiment(config, seed=3, out=tmp_path)
     assert outcome.metrics["aborted"]
     assert "transcripts differ" in outcome.metrics["reason"]
     assert outcome.metrics["leak_bits"] > 0

@@ -143,9 +143,9 @@ def test_measurement_registers_the_parameters(laser: Laser) -> None:
 
 
 @pytest.mark.usefixtures("database")
-def test_a_bench_on_twins_is_a_station_that_scans() -> None:
+def test_a_bench_on_twins_is_a_station_that_scans(warm: Path) -> None:
     """Real drivers on their wires: the pump's Parameter moves the detectors' count rates."""
-    with bellbench.open_bench("metro", twin=True, seed=9) as lab:
+    with bellbench.open_bench(warm / "metro.yaml", twin=True, seed=9) as lab:
         bench = station(lab, prefix="metro_")
         assert bench.metro_pump.get_idn()["vendor"].upper() == "THORLABS"
         rate = bench.metro_alice_snspd.parameters["count_rate_1"]

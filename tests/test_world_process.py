@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import bellbench
@@ -19,14 +20,14 @@ BLOCK_S = 0.01
 
 
 def record(
-    seed: int, steps: dict[str, int], *, change_at: int | None = None
+    bench: Path, seed: int, steps: dict[str, int], *, change_at: int | None = None
 ) -> dict[str, TagBatch]:
     """One second of both taggers' clicks; tagger ``n`` is read every ``steps[n]`` blocks.
 
     At block ``change_at`` the pump is turned up.
     """
     found: dict[str, list[TagBatch]] = {name: [] for name in steps}
-    with bellbench.open_bench("metro", twin=True, seed=seed) as lab:
+    with bellbench.open_bench(bench, twin=True, seed=seed) as lab:
         for name in steps:
             lab.instruments[name].start()
         for block in range(1, 111):
@@ -45,22 +46,29 @@ def same(a: TagBatch, b: TagBatch) -> bool:
 
 
 @pytest.fixture(scope="module")
-def even() -> dict[str, TagBatch]:
-    return record(5, {"alice_tagger": 10, "bob_tagger": 10})
+def bench(warm: Path) -> Path:
+    return warm / "metro.yaml"
 
 
-def test_clicks_do_not_depend_on_how_fast_each_reader_is(even: dict[str, TagBatch]) -> None:
-    uneven = record(5, {"alice_tagger": 1, "bob_tagger": 55})
+@pytest.fixture(scope="module")
+def even(bench: Path) -> dict[str, TagBatch]:
+    return record(bench, 5, {"alice_tagger": 10, "bob_tagger": 10})
+
+
+def test_clicks_do_not_depend_on_how_fast_each_reader_is(
+    bench: Path, even: dict[str, TagBatch]
+) -> None:
+    uneven = record(bench, 5, {"alice_tagger": 1, "bob_tagger": 55})
     for name, batch in even.items():
         assert len(batch) > 100_000
         assert same(batch, uneven[name])
 
 
 def test_a_setting_changed_in_mid_run_acts_at_the_same_block_each_time(
-    even: dict[str, TagBatch],
+    bench: Path, even: dict[str, TagBatch]
 ) -> None:
     first, second = (
-        record(5, {"alice_tagger": 10, "bob_tagger": 10}, change_at=51) for _ in range(2)
+        record(bench, 5, {"alice_tagger": 10, "bob_tagger": 10}, change_at=51) for _ in range(2)
     )
     for name, batch in even.items():
         assert same(first[name], second[name])
@@ -134,10 +142,12 @@ def test_nonsense_on_the_control_port_is_answered_and_harms_nobody(
     world.clock.sleep(0.02)
 
 
-def test_a_reader_that_stops_holds_the_world_and_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_reader_that_stops_holds_the_world_and_is_named(
+    bench: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(twins, "_HELD_LIMIT_S", 1.5)
     monkeypatch.setattr(streams, "_MAX_WORDS", 1000)
-    with bellbench.open_bench("metro", twin=True, seed=2) as lab:
+    with bellbench.open_bench(bench, twin=True, seed=2) as lab:
         lab.bob_tagger.start()
         with pytest.raises(TwinError, match="waits for bob_tagger: its stream is full"):
             lab.clock.sleep(300.0)
