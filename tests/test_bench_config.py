@@ -213,6 +213,30 @@ def test_a_party_may_own_a_source_and_a_delay_generator_and_call_its_inputs_as_i
             ],
         ),
         (
+            ("TCPIP::10.0.0.2::5025::SOCKET", "TCPIP::10.0.0.2::502S::SOCKET"),
+            [
+                "bench.yaml:3:45: instruments.pump.address: pump (Thorlabs CLD1015) at"
+                " TCPIP::10.0.0.2::502S::SOCKET: '502S' is not a port; try: a resource name is"
+                " USB0::0x1313::0x804F::<serial>::INSTR or TCPIP::<host>::<port>::SOCKET"
+            ],
+        ),
+        (
+            ("/dev/ttyUSB1", "socket://localhost"),
+            [
+                "bench.yaml:7:47: instruments.paddles.address: paddles (Thorlabs MPC320) at"
+                " socket://localhost: the address lacks a host or a port; try: write COM5,"
+                " /dev/ttyUSB0 or socket://host:port"
+            ],
+        ),
+        (
+            ('"tcp://192.168.1.1:12000"', "192.168.1.1"),
+            [
+                "bench.yaml:6:50: instruments.snspd.address: snspd (Single Quantum WebSQ) at"
+                " 192.168.1.1: cannot read the address; try: write it like"
+                " tcp://192.168.1.1:12000?counts=12345"
+            ],
+        ),
+        (
             ("  tagger: {driver", "  clock: {driver"),
             [
                 "bench.yaml:8:3: instruments.clock: is the lab's own word; use another",
@@ -557,7 +581,7 @@ def test_bundled_benches_are_right_and_resolve_to_a_file_of_their_own(
 ) -> None:
     assert check_bench(name) == []
     config = load_bench(name)
-    assert config.world_path == bundled("worlds")["metro"]
+    assert config.world_path in bundled("worlds").values()
     dump(config.resolved(), tmp_path / "bench.yaml")
     again = load_bench(tmp_path / "bench.yaml")
     assert again.resolved() == config.resolved()

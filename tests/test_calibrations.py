@@ -196,3 +196,14 @@ def test_a_party_that_is_not_there_is_refused_before_anything_opens(tmp_path: Pa
         calibrations.calibrate("bias", load_bench("metro"), party="carol", registry=tmp_path)
     with pytest.raises(ConfigError, match="the whole bench"):
         calibrations.calibrate("delays", load_bench("metro"), party="alice", registry=tmp_path)
+
+
+def test_inputs_of_other_use_are_no_analyzer(tmp_path: Path) -> None:
+    text = load_bench("metro").path.read_text(encoding="utf-8")
+    bench = tmp_path / "odd.yaml"
+    odd = text.replace("channels: {1: H, 2: V, 3: D, 4: A}", "channels: {1: H, 2: V, 3: d}", 1)
+    bench.write_text(odd, encoding="utf-8")
+    expected = "delays needs channels H, V, D, A; alice lacks D, A; did you mean 'd'"
+    with pytest.raises(ConfigError, match=expected):
+        calibrations.calibrate("delays", load_bench(bench), registry=tmp_path / "cal")
+    assert not (tmp_path / "cal").exists()

@@ -30,7 +30,7 @@ from ...instruments import (
 )
 from ..base import Driver, DriverSettings, attempt_all
 from ..signal import LimitedSignal, ReadOnlySignal, Switch
-from ..transports.tcp import parse_tcp_address
+from ..transports.tcp import parse_tcp_address, port_number
 from ..transports.zeromq import Requester
 from .streams import PairStreams
 
@@ -74,6 +74,8 @@ class IDQuantiqueID900(Driver):
 
     def __init__(self, name: str, address: str, settings: ID900Settings, clock: Clock) -> None:
         super().__init__(name, address, clock)
+        if address:
+            self._where()  # a wrong address is said before anything is opened
         self._settings = settings
         self._scpi = Requester(self._endpoint, settings.timeout)
         self._dlt = Requester(self._endpoint, settings.timeout)
@@ -324,13 +326,10 @@ class IDQuantiqueID900(Driver):
         """Host and port of the box, host and port of the DLT, port of stream 1."""
         options = {"dlt": "localhost:6060", "stream": "4242"}
         host, port, given = parse_tcp_address(self._endpoint, 5555, options)
-        dlt_host, _, dlt_port = given["dlt"].rpartition(":")
-        try:
-            return host, port, dlt_host, int(dlt_port), int(given["stream"])
-        except ValueError as error:
-            raise self._endpoint.error(
-                "cannot read the address", hint="write ?dlt=localhost:6060&stream=4242"
-            ) from error
+        dlt_host, _, text = given["dlt"].rpartition(":")
+        dlt_port = port_number(self._endpoint, "dlt", text)
+        stream = port_number(self._endpoint, "stream", given["stream"])
+        return host, port, dlt_host, dlt_port, stream
 
     def _set_threshold(self, n: int, volts: float) -> None:
         self._tell(f"INPU{n}:THRE {volts:.6g}V")

@@ -20,7 +20,7 @@ from pydantic import Field, model_validator
 from ...instruments import Clock, Identity, InstrumentError, Limits, Unit
 from ..base import Driver, DriverSettings, attempt_all
 from ..signal import LimitedSignal, ReadOnlySignal, Switch
-from ..transports.tcp import TcpFeed, parse_tcp_address
+from ..transports.tcp import TcpFeed, parse_tcp_address, port_number
 
 __all__ = ["SingleQuantumWebSQ", "WebSQSettings"]
 
@@ -92,6 +92,8 @@ class SingleQuantumWebSQ(Driver):
 
     def __init__(self, name: str, address: str, settings: WebSQSettings, clock: Clock) -> None:
         super().__init__(name, address, clock)
+        if address:
+            self._where()  # a wrong address is said before anything is opened
         self._settings = settings
         self._lock = threading.RLock()  # one request at a time
         self._news = threading.Condition()  # guards what the reader threads write
@@ -254,10 +256,7 @@ class SingleQuantumWebSQ(Driver):
 
     def _where(self) -> tuple[str, int, int]:
         host, port, options = parse_tcp_address(self._endpoint, 12000, {"counts": "12345"})
-        try:
-            return host, port, int(options["counts"])
-        except ValueError as error:
-            raise self._endpoint.error(f"counts={options['counts']!r} is not a port") from error
+        return host, port, port_number(self._endpoint, "counts", options["counts"])
 
     def _value(self, label: str) -> Any:
         with self._news:

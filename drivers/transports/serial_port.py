@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 from typing import TYPE_CHECKING, Protocol
+from urllib.parse import urlsplit
 
 from .endpoint import Endpoint, Text
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 __all__ = ["SerialPort"]
 
 _PURGE_S = 0.05
+#: What pyserial opens besides devices.
+_SCHEMES = ("alt", "cp2110", "hwgrep", "loop", "rfc2217", "socket", "spy")
 _HINT = "check cable, power, baud rate, and that no other program has the port open"
 
 
@@ -47,11 +50,15 @@ class SerialPort:
         timeout_s: Longest wait for the bytes asked for, wall time.
         baudrate: Bits per second; 8N1 always.
         rtscts: Hardware handshake; ignored by sockets.
+
+    Raises:
+        InstrumentError: for an address that is neither.
     """
 
     def __init__(
         self, endpoint: Endpoint, timeout_s: float, *, baudrate: int = 115200, rtscts: bool = False
     ) -> None:
+        _check(endpoint)
         self.lock = threading.RLock()
         self._endpoint = endpoint
         self._timeout_s = timeout_s
@@ -204,6 +211,23 @@ class SerialPort:
         return self._endpoint.error(
             f"the connection broke: {error}", command=command, hint=f"{_HINT}; then close and open"
         )
+
+
+def _check(endpoint: Endpoint) -> None:
+    """Refuse what cannot be a port, before anything is opened."""
+    scheme, is_url, _ = endpoint.address.partition("://")
+    hint = "write COM5, /dev/ttyUSB0 or socket://host:port"
+    if "::" in endpoint.address or (is_url and scheme not in _SCHEMES):
+        raise endpoint.error("is no serial port", hint=hint)
+    if scheme != "socket" or not is_url:
+        return
+    try:
+        parts = urlsplit(endpoint.address)
+        complete = bool(parts.hostname and parts.port)
+    except ValueError as error:
+        raise endpoint.error(f"cannot read the address: {error}", hint=hint) from error
+    if not complete:
+        raise endpoint.error("the address lacks a host or a port", hint=hint)
 
 
 class _Replayed:

@@ -11,7 +11,7 @@ from urllib.parse import parse_qsl, urlsplit
 from ...instruments import InstrumentError
 from .endpoint import Endpoint
 
-__all__ = ["TcpFeed", "parse_tcp_address"]
+__all__ = ["TcpFeed", "parse_tcp_address", "port_number"]
 
 
 def parse_tcp_address(
@@ -40,6 +40,17 @@ def parse_tcp_address(
     if unknown := sorted(set(given) - set(options)):
         raise endpoint.error(f"the address has no option {unknown[0]!r}", hint=hint)
     return host, chosen or port, options | given
+
+
+def port_number(endpoint: Endpoint, option: str, text: str) -> int:
+    """Return a port out of an address's option.
+
+    Raises:
+        InstrumentError: where it is none.
+    """
+    if not (text.isdecimal() and 0 < int(text) < 65536):
+        raise endpoint.error(f"{option}={text!r} is not a port", hint="check the address")
+    return int(text)
 
 
 class TcpFeed:

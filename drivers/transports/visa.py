@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["VisaLink"]
 
 _SOCKET = re.compile(r"TCPIP\d*::(?P<host>[^:]+|\[[^]]+\])::(?P<port>\d+)::SOCKET", re.IGNORECASE)
+_HINT = "a resource name is USB0::0x1313::0x804F::<serial>::INSTR or TCPIP::<host>::<port>::SOCKET"
 
 
 class _Resource(Protocol):
@@ -39,9 +40,13 @@ class VisaLink:
     Args:
         endpoint: Whose link it is; its address is a VISA resource name.
         timeout_s: Longest wait for a reply, wall time.
+
+    Raises:
+        InstrumentError: for an address that is none.
     """
 
     def __init__(self, endpoint: Endpoint, timeout_s: float) -> None:
+        _check(endpoint)
         self.lock = threading.RLock()
         self._endpoint = endpoint
         self._timeout_s = timeout_s
@@ -146,17 +151,28 @@ class VisaLink:
                 manager = pyvisa.ResourceManager("@py")
                 resource = manager.open_resource(address, timeout=int(self._timeout_s * 1000))
         except (pyvisa.Error, OSError, ValueError) as error:
-            raise self._endpoint.error(
-                f"VISA cannot open it: {error}",
-                hint="a resource name is USB0::0x1313::0x804F::<serial>::INSTR or"
-                " TCPIP::<host>::<port>::SOCKET; USB needs the package pyusb and the right"
-                " to use the device",
-            ) from error
+            hint = f"{_HINT}; USB needs the package pyusb and the right to use the device"
+            raise self._endpoint.error(f"VISA cannot open it: {error}", hint=hint) from error
         if not isinstance(resource, MessageBasedResource):
             resource.close()
             raise self._endpoint.error("this VISA resource does not take messages")
         resource.read_termination = resource.write_termination = "\n"
         return resource
+
+
+def _check(endpoint: Endpoint) -> None:
+    """Refuse what cannot be a resource name, before anything is opened."""
+    from pyvisa import rname
+
+    if not endpoint.address:  # a twin's is not known yet
+        return
+    try:
+        name = rname.parse_resource_name(endpoint.address)
+    except rname.InvalidResourceName as error:
+        raise endpoint.error(f"VISA cannot open it: {error}", hint=_HINT) from error
+    port = getattr(name, "port", "1")
+    if not (port.isdigit() and 0 < int(port) < 65536):
+        raise endpoint.error(f"{port!r} is not a port", hint=_HINT)
 
 
 class _Replayed:

@@ -88,7 +88,7 @@ class Thing:
 
 
 def test_wrong_parts(clock: Any) -> None:
-    laser = ThorlabsCLD1015("pump", "a", CLD1015Settings(), clock)
+    laser = ThorlabsCLD1015("pump", "", CLD1015Settings(), clock)
     settings = SPDCSourceSettings()
     with pytest.raises(ConfigError, match="oven is missing"):
         SPDCSource("source", {"laser": laser}, settings, clock)
@@ -96,6 +96,6 @@ def test_wrong_parts(clock: Any) -> None:
         ConfigError, match="thing cannot be the oven: it has no heating, measured_temperature, te"
     ):
         SPDCSource("source", {"laser": laser, "oven": Thing()}, settings, clock)
-    oven = ThorlabsTC200("oven", "b", TC200Settings(), clock)
+    oven = ThorlabsTC200("oven", "", TC200Settings(), clock)
     with pytest.raises(ConfigError, match="no part 'fan'"):
         SPDCSource("source", {"laser": laser, "oven": oven, "fan": Thing()}, settings, clock)
