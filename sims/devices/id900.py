@@ -140,6 +140,7 @@ class _Stream:
         self.acquisitions = 0
         self.last_ps = 0
         self.lost = 0
+        self.words: list[Times] = []  # of the next message
         self._socket: zmq.asyncio.Socket = context.socket(zmq.PAIR)
         self._socket.setsockopt(zmq.SNDHWM, high_water_mark)
         self._socket.setsockopt(zmq.RCVHWM, 1)  # readers have nothing to say
@@ -307,6 +308,8 @@ class ID900Emulator:
         """Bin width in the HIRES mode."""
         coarse_resolution_ps: Annotated[int, Field(ge=1)] = 100
         """Bin width in the LOWRES mode."""
+        message_period: Annotated[float, Unit("s"), Field(gt=0, le=1)] = 0.01
+        """Time of which a message carries the tags; the driver's latency must be longer."""
 
     def __init__(self, setting: Setting, element: TaggerInputs, settings: Settings) -> None:
         self._setting = setting
@@ -325,6 +328,7 @@ class ID900Emulator:
         self._counting = False
         self._start_pending = False
         self._zero_ps: int | None = None
+        self._message_ps = 0  # end of the block that ends the next message
         self._restore()
         self._interpreter = Interpreter(
             self._commands(),
@@ -361,6 +365,7 @@ class ID900Emulator:
         if self._start_pending:
             self._start_pending = False
             self._zero_ps = begin_ps + round(self._element.model.start_offset * _PS)
+            self._message_ps = 0
             for delay in self._delays.values():
                 delay.line = _NO_TIMES
             for raw in self._raws.values():
@@ -649,6 +654,7 @@ class ID900Emulator:
         if self._zero_ps is None or self._in_block or (self._playing and not self._start_pending):
             return
         self._zero_ps = None
+        self._send()
         for stream in self._streams.values():
             stream.acquisitions += 1
             stream.put(b"", 0)
@@ -689,7 +695,11 @@ class ID900Emulator:
             raw.lost += tags[stream.channel].size - times.size
             words = self._words(raw, times, signals.get(raw.ref, _NO_TIMES), stream.with_index)
             if times.size:
-                self._send(stream, raw, words, end_ps)
+                stream.words.append(words)
+                stream.last_ps = end_ps
+        if end_ps >= self._message_ps:
+            self._message_ps = end_ps + round(self._settings.message_period * _PS)
+            self._send()
 
     def _within_rate(self, tags: dict[int, Times], block_ps: int) -> dict[int, Times]:
         """Cut the block where the device's buffers are full."""
@@ -716,14 +726,18 @@ class ID900Emulator:
         bin_ps = self._bin_ps()
         return times if bin_ps == 1 else times // bin_ps * bin_ps
 
-    def _send(self, stream: _Stream, raw: _Raw, words: Times, end_ps: int) -> None:
-        width = 2 if stream.with_index else 1
-        if not self._setting.lossless and stream.backlog >= _PACED_BACKLOG:
-            raw.lost += words.size // width
-            return
-        stream.last_ps = end_ps
-        for piece in _pieces(words.astype("<i8"), width, self._chaos):
-            stream.put(piece.tobytes(), piece.size // width)
+    def _send(self) -> None:
+        """Make a message of the words that each stream has gathered."""
+        for stream in self._streams.values():
+            if not stream.words:
+                continue
+            words, stream.words = np.concatenate(stream.words), []
+            width = 2 if stream.with_index else 1
+            if not self._setting.lossless and stream.backlog >= _PACED_BACKLOG:
+                self._raws[stream.channel].lost += words.size // width
+                continue
+            for piece in _pieces(words.astype("<i8"), width, self._chaos):
+                stream.put(piece.tobytes(), piece.size // width)
 
     # -- DataLinkTargetService --------------------------------------------------------------------
 
