@@ -6,9 +6,9 @@ G the photon-number operator ``a^+ G a`` of the units that stay silent, S = 1 - 
 
     P(silent) = <:exp(-a^+ G a):> = [det(1 - A^+ A) / det(1 - A^+ S A S^T)]^(1/2),
 
-which is ``det(1 + Gamma Gt)^(-1/2)`` of the normally ordered covariance matrix (Bulmer et al.,
-Sci. Adv. 8, eabl9236 (2022); Takeoka et al., NJP 17, 043030 (2015)), with half the matrix.
-Click patterns follow by inclusion and exclusion.
+which is ``det(1 + Gamma Gt)^(-1/2)`` of the normally ordered covariance matrix, with half the
+matrix. Click patterns follow by inclusion and exclusion (Takeoka, Jin and Sasaki, NJP 17, 043030
+(2015); Quesada, Arrazola and Killoran, PRA 98, 062322 (2018)).
 
 Modes of source s, in this order: ``4 s + (signal H, signal V, idler H, idler V)``.
 """
