@@ -2,6 +2,7 @@
 
 import base64
 import contextlib
+import io
 import json
 import os
 import re
@@ -21,6 +22,7 @@ from typing import IO
 
 import bellbench
 import pytest
+from bellbench import cli
 
 COMMAND = [sys.executable, "-P", "-m", "bellbench"]
 CONFIGS = Path(bellbench.__file__).parent / "configs"
@@ -78,20 +80,23 @@ def dead(name: str) -> str:
     return f"tcp://127.0.0.1:{port}"
 
 
+#: Colours and borders of an interactive terminal are not what is tested.
+PLAIN = {"NO_COLOR": "1", "COLUMNS": "200"}
+
+
 @dataclass(frozen=True)
 class Answer:
-    code: int
+    code: int | str | None
     out: str
     err: str
 
 
 def ask(folder: Path, arguments: Sequence[str]) -> Answer:
-    # colours and borders of an interactive terminal are not what is tested
-    environment = os.environ | {"NO_COLOR": "1", "COLUMNS": "200"}
+    """What the real command answers."""
     done = subprocess.run(
         [*COMMAND, *arguments],
         cwd=folder,
-        env=environment,
+        env=os.environ | PLAIN,
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -99,6 +104,27 @@ def ask(folder: Path, arguments: Sequence[str]) -> Answer:
         check=False,
     )
     return Answer(done.returncode, done.stdout, done.stderr)
+
+
+def ask_here(folder: Path, arguments: Sequence[str]) -> Answer:
+    """The same without a process of its own."""
+    out, err = io.StringIO(), io.StringIO()
+    handlers = {number: signal.getsignal(number) for number in signal.valid_signals()}
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+    ):
+        patch.chdir(folder)
+        patch.setattr(sys, "argv", ["bellbench", *arguments])
+        for name, value in PLAIN.items():
+            patch.setenv(name, value)
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+    for number, handler in handlers.items():
+        if signal.getsignal(number) != handler:
+            signal.signal(number, handler)
+    return Answer(ended.value.code, out.getvalue(), err.getvalue())
 
 
 # -- what is refused at once
@@ -314,14 +340,22 @@ MISTAKES: dict[str, tuple[list[str], int, list[str]]] = {
 }
 
 
+#: Asked as processes, one of each way to end; the others in this one.
+PROCESSES = {
+    "every mistake of a bench and its world",
+    "no unit",
+    "nobody at one address",
+    "no such twin",
+    "a cut recording",
+}
+
+
 @pytest.fixture(scope="module")
 def answers(folder: Path) -> dict[str, Answer]:
-    with ThreadPoolExecutor(2) as pool:
-        asked = {
-            name: pool.submit(ask, folder, arguments)
-            for name, (arguments, _, _) in MISTAKES.items()
-        }
-        return {name: answer.result() for name, answer in asked.items()}
+    return {
+        name: (ask if name in PROCESSES else ask_here)(folder, arguments)
+        for name, (arguments, _, _) in MISTAKES.items()
+    }
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
@@ -385,8 +419,8 @@ class Ending:
     world_ended: bool
 
 
-def run_well(made: Path) -> Run:
-    answer = ask(made, [*RUN, "--seed", "1", "--duration", "0.3s", "--json"])
+def run_well(made: Path, experiment: Path) -> Run:
+    answer = ask(made, ["run", str(experiment), "--seed", "1", "--duration", "0.3s", "--json"])
     (run,) = (made / "runs").iterdir()
     alice, bob = ((run / f"{party}.key").read_bytes() for party in ("alice", "bob"))
     return Run(answer, run, (alice, bob))
@@ -467,11 +501,13 @@ def wait_for(stage: str, output: IO[str]) -> None:
 def end(
     out: Path,
     how: Callable[[subprocess.Popen[str], Path], None],
-    experiment: str = "bbm92_metro",
+    experiment: Path,
+    *,
+    own_world: bool = True,
 ) -> Ending:
     """Start a run that would last for hours, and end it."""
     with subprocess.Popen(
-        [*COMMAND, "run", experiment, "--seed", "1", "--duration", "9000s"],
+        [*COMMAND, "run", str(experiment), "--seed", "1", "--duration", "9000s"],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -483,7 +519,7 @@ def end(
         try:
             # in the midst of the key, or (which costs less) of the calibration
             wait_for("exchanging" if how is ctrl_c else "recording", run.stdout)
-            world = child_of(run.pid) if experiment == "bbm92_metro" else None
+            world = child_of(run.pid) if own_world else None
             how(run, out)
             said = "" if run.stdout.closed else run.stdout.read()
             code = run.wait(60)
@@ -520,15 +556,16 @@ ENDS = (kill_the_world, ctrl_c, delete_the_folder, kill, read_no_more)
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, dict[str, Ending]]:
+def runs(tmp_path_factory: pytest.TempPathFactory, warm: Path) -> tuple[Run, dict[str, Ending]]:
     """All that run long, some at a time: the good one, and those that end before their time."""
+    experiment = warm / "bbm92_metro.yaml"
     with ThreadPoolExecutor(3) as pool:
         ended = {
-            how.__name__: pool.submit(end, tmp_path_factory.mktemp(how.__name__), how)
+            how.__name__: pool.submit(end, tmp_path_factory.mktemp(how.__name__), how, experiment)
             for how in ENDS
             if sys.platform == "linux"
         }
-        well = pool.submit(run_well, tmp_path_factory.mktemp("good"))
+        well = pool.submit(run_well, tmp_path_factory.mktemp("good"), experiment)
         return well.result(), {name: ending.result() for name, ending in ended.items()}
 
 
@@ -626,10 +663,10 @@ def test_an_output_on_a_full_disk(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def served() -> Iterator[dict[str, str]]:
+def served(warm: Path) -> Iterator[dict[str, str]]:
     """Twins that outlive the run: their addresses, and where their world answers."""
     with subprocess.Popen(
-        [*COMMAND, "twin", "serve", "metro", "--stepped", "--seed", "1"],
+        [*COMMAND, "twin", "serve", str(warm / "metro.yaml"), "--stepped", "--seed", "1"],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         text=True,
@@ -665,14 +702,15 @@ def test_a_stopped_run_leaves_the_laser_dark(tmp_path: Path, served: dict[str, s
     bench = readdressed(BENCH, lambda name: f"twin://{served['control']}/{name}")
     (tmp_path / "bench.yaml").write_text(bench)
     experiment = changed(EXPERIMENT, ("bench: metro", "bench: bench.yaml"))
-    (tmp_path / "served.yaml").write_text(experiment)
+    file = tmp_path / "served.yaml"
+    file.write_text(experiment)
     before = []
 
     def look_and_end(run: subprocess.Popen[str], out: Path) -> None:
         before.append(emission(served["pump"]))
         run.terminate()
 
-    ending = end(tmp_path, look_and_end, experiment="served.yaml")
+    ending = end(tmp_path, look_and_end, file, own_world=False)
     assert ending.code == 128 + signal.SIGTERM
     assert before == ["1"]
     assert emission(served["pump"]) == "0"
