@@ -270,7 +270,8 @@ class PulsedNetwork:
             edges_of = sequencer.edges(begin_ps, end_ps)
             keep = begin_ps - 2 * self.lag_ps
             self._cycles[key] = _extend(self._cycles[key], edges_of, model, keep)
-            recalls[key] = edges_of.channel(model.recall[0])
+            pulses_of = self._cycles[key].recall_ps
+            recalls[key] = pulses_of[(pulses_of >= begin_ps) & (pulses_of < end_ps)]
         times_ps, means_of = self._match(end_ps - self.lag_ps)
         fates = {(s, a): self._fates(times_ps[:, s], (s, a)) for s, a in self._combs}
         return _Pulses(times_ps, means_of, tuple(phases), fates, recalls, self._optics_now())

@@ -283,6 +283,9 @@ def test_recalls_add_noise_where_the_echo_comes() -> None:
     assert 53 * US <= after.min() < after.max() < 63 * US
     expected = starts.size * 0.02 * 50 * 0.8 * 10 ** (-0.2 * 4e-3 / 10)
     assert lights.size == pytest.approx(expected, abs=3 * math.sqrt(expected))
+    sequence(bench, C=33, D=34, E=53, F=53)  # a recall pulse of no length
+    bench.run(1)
+    assert set(bench.run(20, "tags")["tags"][1].tolist()) == {4}
 
 
 def test_clicks_do_not_depend_on_when_somebody_begins_to_listen() -> None:
