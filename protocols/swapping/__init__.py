@@ -18,10 +18,10 @@ from .analysis import (
     predict,
     visibilities,
 )
-from .arrivals import Arrivals, Klyshko, find_arrivals, find_end_delays, klyshko
+from .arrivals import Arrivals, Klyshko, find_arrivals, find_end_delays, find_gate, klyshko
 from .hom import HomDip, fit_dip
 from .settings import SETTINGS, Analyzer, Setting, paddle_angles
-from .swaps import BELL_LABELS, DETECTORS, OUTCOMES, SwapCounter, SwapCounts
+from .swaps import BELL_LABELS, DETECTORS, OUTCOMES, Gate, SwapCounter, SwapCounts
 
 __all__ = [
     "BELL_LABELS",
@@ -33,6 +33,7 @@ __all__ = [
     "Arrivals",
     "EmptyShares",
     "Estimate",
+    "Gate",
     "HomDip",
     "Klyshko",
     "Prediction",
@@ -45,6 +46,7 @@ __all__ = [
     "fidelity",
     "find_arrivals",
     "find_end_delays",
+    "find_gate",
     "fit_dip",
     "klyshko",
     "paddle_angles",

@@ -12,8 +12,9 @@ import numpy.typing as npt
 from ...instruments import ProtocolError, TagBatch, TimesPs
 from .. import timing
 from .analysis import Estimate, Tally
+from .swaps import Gate
 
-__all__ = ["Arrivals", "Klyshko", "find_arrivals", "find_end_delays", "klyshko"]
+__all__ = ["Arrivals", "Klyshko", "find_arrivals", "find_end_delays", "find_gate", "klyshko"]
 
 Delays = Mapping[int, int]
 
@@ -128,6 +129,54 @@ def find_arrivals(
         phases.append(guess % period_ps)
         errors.append(1.25 * float(np.std(near)) / math.sqrt(near.size))
     return Arrivals(phases[0], phases[1], max(errors), period_ps)
+
+
+_BINS = 1000
+
+
+def find_gate(
+    station: TagBatch,
+    end: TagBatch,
+    delays: tuple[Delays, Delays],
+    *,
+    period_ps: float,
+    length_ps: float,
+    window_ps: int,
+) -> Gate:
+    """Find when a memory takes photons in, from the station's clicks that coincide with its end's.
+
+    The gate is the stretch of this length that holds most of them.
+
+    Args:
+        station: Clicks of the station.
+        end: Clicks of the end behind the memory.
+        delays: Of the station's inputs, and of the end's with the storage time in them.
+        period_ps: From one cycle of the memory to the next; the tagger shares its reference.
+        length_ps: Length of the memory's window.
+        window_ps: Coincidence window, full width.
+
+    Raises:
+        ProtocolError: where the coincidences do not follow the cycles.
+    """
+    centre = corrected(station, delays[0])
+    hits, _ = timing.match(centre, corrected(end, delays[1]), window_ps)
+    bins = np.floor(np.mod(centre[hits], period_ps) / period_ps * _BINS).astype(np.int64)
+    counts = np.bincount(np.minimum(bins, _BINS - 1), minlength=_BINS)
+    wide = max(1, min(_BINS - 1, round(length_ps / period_ps * _BINS)))
+    total = np.concatenate([[0], np.cumsum(np.tile(counts, 2))])
+    inside = total[wide : wide + _BINS] - total[:_BINS]
+    best = int(inside.max())
+    share = wide / _BINS
+    if best < 20 or best - hits.size * share < 5 * math.sqrt(hits.size * share):
+        raise ProtocolError(
+            f"{hits.size} photons came back after the storage time, and they do not follow the"
+            " memory's cycle: is it prepared, does it recall, is its sequencer on the reference?"
+        )
+    # of equally good places the middle one
+    places = np.flatnonzero(inside >= best - 2 * math.sqrt(best))
+    near = (places - int(inside.argmax()) + _BINS // 2) % _BINS - _BINS // 2
+    place = int(inside.argmax()) + int(np.median(near))
+    return Gate(period_ps, place % _BINS / _BINS * period_ps, length_ps)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +11,7 @@ import numpy.typing as npt
 from ...instruments import TagBatch, TimesPs
 from ..timing._streams import DelayLine
 
-__all__ = ["BELL_LABELS", "DETECTORS", "OUTCOMES", "SwapCounter", "SwapCounts"]
+__all__ = ["BELL_LABELS", "DETECTORS", "OUTCOMES", "Gate", "SwapCounter", "SwapCounts"]
 
 Indices = npt.NDArray[np.int64]
 
@@ -39,6 +39,25 @@ _MEANING: npt.NDArray[np.int64] = np.array(
 
 
 @dataclass(frozen=True)
+class Gate:
+    """A window that opens again and again, in step with the station's tagger.
+
+    Attributes:
+        period_ps: From one opening to the next.
+        begin_ps: When it opens, within the period.
+        length_ps: How long it stays open.
+    """
+
+    period_ps: float
+    begin_ps: float
+    length_ps: float
+
+    def open(self, times_ps: TimesPs) -> npt.NDArray[np.bool_]:
+        """Whether it is open at each time."""
+        return np.asarray(np.mod(times_ps - self.begin_ps, self.period_ps) < self.length_ps)
+
+
+@dataclass(frozen=True)
 class SwapCounts:
     """What was counted at one setting.
 
@@ -47,7 +66,9 @@ class SwapCounts:
             outputs: no herald). Then alice, then bob: H, V, D, A, no click, several clicks.
         lone: Detections at the station with one click.
         unclear: Detections at the station with three clicks or more, or two of one detector.
-        lost: Heralds and HOM coincidences left out because an end lost clicks at the time.
+        lost: Heralds and HOM coincidences left out because an end lost clicks, or was not
+            recorded, at the time.
+        outside: Heralds and HOM coincidences left out because a gate was closed.
         live_s: Shortest of the three live times.
     """
 
@@ -55,6 +76,7 @@ class SwapCounts:
     lone: int
     unclear: int
     lost: int
+    outside: int
     live_s: float
 
     def __add__(self, other: SwapCounts) -> SwapCounts:
@@ -63,6 +85,7 @@ class SwapCounts:
             self.lone + other.lone,
             self.unclear + other.unclear,
             self.lost + other.lost,
+            self.outside + other.outside,
             self.live_s + other.live_s,
         )
 
@@ -97,7 +120,7 @@ class SwapCounter:
     A detection at the station begins with a click outside the detection before and holds every
     click up to window/2 after it. Two clicks in it are a herald or a HOM coincidence, at the mean
     of their times. To an end belong its clicks within window/2 of that. Clicks inside losses do
-    not count, and heralds at which an end lost clicks are left out.
+    not count, and heralds at which an end lost clicks, or was not recorded, are left out.
 
     Cost: some 30 ns per click; memory for the clicks within the delays and the lead of one stream
     over the others.
@@ -109,6 +132,7 @@ class SwapCounter:
         window_ps: Coincidence window, full width.
         delays: Delay of each input of station, alice and bob, ps, subtracted from its times; for
             an end behind a memory it contains the storage time.
+        gates: All of them must be open at a herald.
     """
 
     def __init__(
@@ -118,6 +142,8 @@ class SwapCounter:
         bob: Mapping[int, str],
         window_ps: int,
         delays: tuple[Mapping[int, int], Mapping[int, int], Mapping[int, int]],
+        *,
+        gates: Sequence[Gate] = (),
     ) -> None:
         if window_ps < 2:
             raise ValueError(f"a coincidence window of {window_ps} ps is too narrow")
@@ -130,7 +156,8 @@ class SwapCounter:
         self._times: TimesPs = np.zeros(0, np.int64)
         self._kinds: Indices = np.zeros(0, np.int64)
         self._table = np.zeros((3, 6, 6), np.int64)
-        self._lost = 0
+        self._gates = tuple(gates)
+        self._lost = self._outside = 0
         self._live = [0.0, 0.0, 0.0]
 
     def add(self, station: TagBatch, alice: TagBatch, bob: TagBatch) -> None:
@@ -141,34 +168,43 @@ class SwapCounter:
 
     def finish(self) -> SwapCounts:
         """End the streams and return the result."""
-        self._feed(None, None, None)
+        self._take(*self._station.feed(None))
+        self._lost += int(self._times.size)
+        self._times, self._kinds = self._times[:0], self._kinds[:0]
         return SwapCounts(
             self._table.copy(),
             self._station.lone,
             self._station.unclear,
             self._lost,
+            self._outside,
             min(self._live),
         )
 
-    def _feed(self, station: TagBatch | None, alice: TagBatch | None, bob: TagBatch | None) -> None:
-        times, kinds = self._station.feed(station)
-        self._times = np.concatenate([self._times, times])
-        self._kinds = np.concatenate([self._kinds, kinds])
+    def _feed(self, station: TagBatch, alice: TagBatch, bob: TagBatch) -> None:
         for end, batch in zip(self._ends, (alice, bob), strict=True):
             end.feed(batch)
-        known = min(end.watermark for end in self._ends) - self._half
-        ready = int(np.searchsorted(self._times, known))
-        at, kinds = self._times[:ready], self._kinds[:ready]
-        if ready:
-            alive = self._ends[0].alive(at) & self._ends[1].alive(at)
-            self._lost += int(np.count_nonzero(~alive))
-            at, kinds = at[alive], kinds[alive]
-            first, second = (end.outcomes(at) for end in self._ends)
-            np.add.at(self._table, (kinds, first, second), 1)
-            self._times, self._kinds = self._times[ready:], self._kinds[ready:]
+        self._take(*self._station.feed(station))
         next_ps = int(self._times[0]) if self._times.size else self._station.next_ps
         for end in self._ends:
             end.forget(next_ps)
+
+    def _take(self, times: TimesPs, kinds: Indices) -> None:
+        """Take in heralds, and count those whose ends are known."""
+        keep = np.ones(times.size, np.bool_)
+        for gate in self._gates:
+            keep &= gate.open(times)
+        self._outside += int(np.count_nonzero(~keep))
+        self._times = np.concatenate([self._times, times[keep]])
+        self._kinds = np.concatenate([self._kinds, kinds[keep]])
+        known = min(end.watermark for end in self._ends) - self._half
+        ready = int(np.searchsorted(self._times, known))
+        at, kinds = self._times[:ready], self._kinds[:ready]
+        self._times, self._kinds = self._times[ready:], self._kinds[ready:]
+        alive = self._ends[0].alive(at) & self._ends[1].alive(at)
+        self._lost += int(np.count_nonzero(~alive))
+        at, kinds = at[alive], kinds[alive]
+        first, second = (end.outcomes(at) for end in self._ends)
+        np.add.at(self._table, (kinds, first, second), 1)
 
 
 def _by_name(channels: Mapping[int, str], names: tuple[str, ...]) -> list[int]:
@@ -244,24 +280,29 @@ class _End:
         self._shifts = min(shifts), max(shifts)
         self._times: TimesPs = np.zeros(0, np.int64)
         self._which: npt.NDArray[np.int16] = np.zeros(0, np.int16)
+        self._begin: int | None = None  # of the recording, in corrected time
         self._losses: set[tuple[int, int]] = set()
 
     @property
     def watermark(self) -> int:
         return self._line.watermark
 
-    def feed(self, batch: TagBatch | None) -> None:
+    def feed(self, batch: TagBatch) -> None:
         times, which = self._line.feed(batch)
         self._times = np.concatenate([self._times, times])
         self._which = np.concatenate([self._which, which])
         least, most = self._shifts
-        for loss in () if batch is None else batch.losses:
+        if self._begin is None:
+            self._begin = batch.begin_ps - least
+        for loss in batch.losses:
             begin, end = loss.begin_ps - most - self._half, loss.end_ps - least + self._half
             self._losses.add((begin, end))
 
     def alive(self, at: TimesPs) -> npt.NDArray[np.bool_]:
         """Whether nothing was lost in the window of each herald."""
-        alive = np.ones(at.size, np.bool_)
+        if self._begin is None:
+            return np.zeros(at.size, np.bool_)
+        alive = at - self._half >= self._begin
         for begin, end in self._losses:
             alive[np.searchsorted(at, begin) : np.searchsorted(at, end)] = False
         return alive

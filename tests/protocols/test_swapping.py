@@ -19,6 +19,7 @@ Complex = npt.NDArray[np.complex128]
 STATION = {1: "cH", 2: "cV", 3: "dH", 4: "dV"}
 ENDS = ({1: "H", 2: "V", 3: "D", 4: "A"}, {4: "H", 2: "V", 3: "D", 1: "A"})
 END_PS = 301
+GATE = swapping.Gate(70.0, 12.5, 50.0)
 
 clicks = st.lists(st.tuples(st.integers(0, 300), st.integers(1, 5)), max_size=40).map(sorted)
 cuts = st.lists(st.integers(0, END_PS), max_size=4)
@@ -45,9 +46,10 @@ def counted(
     window_ps: int,
     shifts: tuple[dict[int, int], dict[int, int], dict[int, int]],
     at: tuple[list[int], list[int], list[int]] = ([], [], []),
+    gates: Sequence[swapping.Gate] = (),
 ) -> swapping.SwapCounts:
     """Count with each stream cut on its own, empty batches standing in for those at their end."""
-    counter = swapping.SwapCounter(STATION, *ENDS, window_ps, shifts)
+    counter = swapping.SwapCounter(STATION, *ENDS, window_ps, shifts, gates=gates)
     parts = [split(stream, cut) for stream, cut in zip(streams, at, strict=True)]
     empty = batch([]).split(END_PS)[1]
     for group in itertools.zip_longest(*parts, fillvalue=empty):
@@ -59,7 +61,7 @@ def oracle(
     streams: tuple[Clicks, Clicks, Clicks],
     window_ps: int,
     shifts: tuple[dict[int, int], dict[int, int], dict[int, int]],
-) -> tuple[npt.NDArray[np.int64], int, int]:
+) -> tuple[npt.NDArray[np.int64], dict[str, int]]:
     """One click after the other, as the docstring of SwapCounter says it."""
     half = window_ps // 2
     station, *ends = (
@@ -67,7 +69,7 @@ def oracle(
         for stream, shift in zip(streams, shifts, strict=True)
     )
     table = np.zeros((3, 6, 6), np.int64)
-    lone = unclear = 0
+    said = {"lone": 0, "unclear": 0, "lost": 0, "outside": 0}
     while station:
         start = station[0][0]
         group = [c for t, c in station if t <= start + half]
@@ -75,20 +77,31 @@ def oracle(
         station = [x for x in station if x[0] > start + half]
         names = sorted(STATION[c] for c in group)
         if len(group) == 1:
-            lone += 1
+            said["lone"] += 1
             continue
         if len(group) > 2 or names[0] == names[1]:
-            unclear += 1
+            said["unclear"] += 1
             continue
         same_port, same_pol = (names[0][k] == names[1][k] for k in (0, 1))
         kind = 2 if same_pol else 1 if same_port else 0
         at = sum(times) // 2
+        if (at - GATE.begin_ps) % GATE.period_ps >= GATE.length_ps:
+            said["outside"] += 1
+            continue
+        recorded = [
+            at - half >= max(-s for s in shift.values())
+            and at + half < min(END_PS - s for s in shift.values())
+            for shift in shifts[1:]
+        ]
+        if not all(recorded):
+            said["lost"] += 1
+            continue
         where = []
         for labels, end in zip(ENDS, ends, strict=True):
             here = [labels[c] for t, c in end if abs(t - at) <= half]
             where.append("HVDA".index(here[0]) if len(here) == 1 else 5 if here else 4)
         table[kind, where[0], where[1]] += 1
-    return table, lone, unclear
+    return table, said
 
 
 @given(
@@ -105,10 +118,10 @@ def test_heralds_and_fourfolds_are_those_of_brute_force_in_any_split(
     window: int,
 ) -> None:
     a, b, c = (batch(stream) for stream in streams)
-    got = counted((a, b, c), window, shifts, at)
-    table, lone, unclear = oracle(streams, window, shifts)
+    got = counted((a, b, c), window, shifts, at, [GATE])
+    table, said = oracle(streams, window, shifts)
     assert got.table.tolist() == table.tolist()
-    assert (got.lone, got.unclear, got.lost) == (lone, unclear, 0)
+    assert {name: getattr(got, name) for name in said} == said
     assert got.live_s == pytest.approx(END_PS * 1e-12)
 
 
@@ -379,7 +392,7 @@ def test_empty_heralds_are_found_with_their_error() -> None:
     def counts(drawn: npt.NDArray[np.int64]) -> swapping.SwapCounts:
         full = np.zeros((3, 6, 6), np.int64)
         full[0], full[1] = drawn // 2, drawn - drawn // 2
-        return swapping.SwapCounts(full, 0, 0, 0, 1.0)
+        return swapping.SwapCounts(full, 0, 0, 0, 0, 1.0)
 
     found = swapping.empty_shares(counts(np.rint(1e9 * table).astype(np.int64)), *exact)
     assert found.any.value == pytest.approx(left + right, abs=1e-6)
@@ -580,6 +593,37 @@ def test_efficiencies_and_pairs_per_pulse_of_each_source() -> None:
             phase_ps=50_000,
             other_ps=52_000,
             period_ps=PERIOD_PS,
+            window_ps=2000,
+        )
+
+
+def test_a_gate_is_found_where_photons_come_back() -> None:
+    random = np.random.default_rng(11)
+    period, begin, storage = 40_000_000, 33_000_000, 21_000_000  # across the period's end
+    came = np.sort(random.integers(0, 10**11, 20_000))
+    phase = (came - begin) % period
+    back = came[(phase < 9_000_000) & (random.random(came.size) < 0.3)] + storage
+    noise = random.integers(0, 10**11, 3000)
+    station = TagBatch(came, np.ones(came.size, np.int16), 0, 10**11)
+    times = np.sort(np.concatenate([back, noise[noise < 99 * 10**9]]))
+    end = TagBatch(times, np.ones(times.size, np.int16), 0, 10**11)
+    gate = swapping.find_gate(
+        station,
+        end,
+        ({1: 0}, {1: storage}),
+        period_ps=period,
+        length_ps=8_000_000,
+        window_ps=2000,
+    )
+    late = (gate.begin_ps - begin + period / 2) % period - period / 2
+    assert -100_000 <= late <= 1_100_000  # 8 us of the 9 us in which it takes photons
+    with pytest.raises(ProtocolError, match="cycle"):
+        swapping.find_gate(
+            station,
+            end,
+            ({1: 0}, {1: storage + 10_000_000}),
+            period_ps=period,
+            length_ps=8_000_000,
             window_ps=2000,
         )
 
