@@ -53,6 +53,8 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError("choose one of --bench-record, --bench-replay")
     if config.getoption("--hardware") and not config.getoption("--bench"):
         raise pytest.UsageError("--hardware needs --bench FILE: which table is it?")
+    if config.getoption("--hardware") and config.getoption("numprocesses", None):
+        raise pytest.UsageError("there is one table: --hardware goes without -n of pytest-xdist")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -384,6 +384,7 @@ def test_on_hardware_the_addresses_of_the_file_are_opened(tmp_path: Path) -> Non
         (["--twin", "--hardware"], "choose one of --twin, --hardware"),
         (["--hardware"], "--hardware needs --bench FILE"),
         (["--bench-record", "a", "--bench-replay", "a"], "choose one of --bench-record"),
+        (["--bench", "a", "--hardware", "-n", "2"], "--hardware goes without -n"),
     ],
 )
 def test_options_that_contradict_each_other(tmp_path: Path, options: list[str], says: str) -> None:
