@@ -160,8 +160,8 @@ class Run:
             self._folder.write_json("calibrations.json", calibrations.record(self._stored))
             self.show(Progress(f"applying the calibrations{words}"))
             calibrations.apply(lab, self._stored, timeout_s=self.bench.settle_timeout)
-        name = f"snapshot_{label}.json" if label else "snapshot.json"
-        self._folder.write_json(name, lab.snapshot())
+        name = f"snapshot {label}".strip().replace(" ", "_")
+        self._folder.write_json(f"{name}.json", lab.snapshot())
         return lab
 
 
