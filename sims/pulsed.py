@@ -177,8 +177,8 @@ class _Pulses:
     """Pulses of a block, and what they meet.
 
     Attributes:
-        times_ps: Emission, int64 (n, sources); ``_NONE`` where a source has no pulse beside it.
-        means: Mean pairs, (n, sources).
+        times_ps: Emission, int64 (sources, n); ``_NONE`` where a source has no pulse beside it.
+        means: Mean pairs, (sources, n).
         phases: Phase of each source's state, degrees.
         fates: Of each arm with a memory: shares that pass and come back, delay, each (n,).
         recalls_ps: Of each arm with a memory: recall pulses of the block.
@@ -273,7 +273,7 @@ class PulsedNetwork:
             pulses_of = self._cycles[key].recall_ps
             recalls[key] = pulses_of[(pulses_of >= begin_ps) & (pulses_of < end_ps)]
         times_ps, means_of = self._match(end_ps - self.lag_ps)
-        fates = {(s, a): self._fates(times_ps[:, s], (s, a)) for s, a in self._combs}
+        fates = {(s, a): self._fates(times_ps[s], (s, a)) for s, a in self._combs}
         return _Pulses(times_ps, means_of, tuple(phases), fates, recalls, self._optics_now())
 
     def generate(
@@ -282,9 +282,10 @@ class PulsedNetwork:
         """Make the clicks of these pulses, and deliver what arrives in the block."""
         masks, rows = self._patterns(pulses, rng)
         units = pulses.optics.units
-        emission = pulses.times_ps[rows] + np.rint(
-            rng.standard_normal((rows.size, len(self.sources))) * self._sigma_ps
-        ).astype(np.int64)
+        emitted = pulses.times_ps[:, rows]
+        emission = emitted + np.rint(rng.standard_normal(emitted.shape) * self._sigma_ps).astype(
+            np.int64
+        )
         found: list[list[tuple[Times, npt.NDArray[np.int64]]]] = [[] for _ in self.outlets]
         for u, unit in enumerate(units):
             hit = np.flatnonzero((masks >> np.uint64(u)) & np.uint64(1))
@@ -292,11 +293,9 @@ class PulsedNetwork:
                 continue
             outlet = self.outlets[unit.outlet]
             if unit.source is None:
-                times = self._at_station(
-                    unit.outlet, emission[hit], pulses.times_ps[rows[hit]], rng
-                )
+                times = self._at_station(unit.outlet, emission[:, hit], emitted[:, hit], rng)
             else:
-                times = emission[hit, unit.source]
+                times = emission[unit.source, hit]
                 if unit.recalled:
                     assert unit.arm is not None
                     times = times + pulses.fates[unit.source, unit.arm].delay_ps[rows[hit]]
@@ -329,7 +328,7 @@ class PulsedNetwork:
             times, means = self._pending[0]
             cut = int(np.searchsorted(times, before_ps))
             self._pending[0] = times[cut:], means[cut:]
-            return times[:cut, None], means[:cut, None]
+            return times[None, :cut], means[None, :cut]
         (first, first_means), (second, second_means) = self._pending
         # Two pulses meet when their light comes to the station together.
         gap = self._gap_ps(0)
@@ -340,28 +339,28 @@ class PulsedNetwork:
             cut = int(np.searchsorted(late, before_ps - reach))
             self._pending = [(first[cut:], first_means[cut:]), (second[cut:], second_means[cut:])]
             return (
-                np.column_stack((first[:cut], second[:cut])),
-                np.column_stack((first_means[:cut], second_means[:cut])),
+                np.stack((first[:cut], second[:cut])),
+                np.stack((first_means[:cut], second_means[:cut])),
             )
         at = np.searchsorted(second, first + gap - reach)
         padded = np.append(second, _NONE)
         meets = padded[at] <= first + gap + reach
-        times = np.full((first.size + second.size, 2), _NONE, np.int64)
+        times = np.full((2, first.size + second.size), _NONE, np.int64)
         means = np.zeros(times.shape)
-        times[: first.size, 0], means[: first.size, 0] = first, first_means
-        times[: first.size, 1][meets] = second[at[meets]]
-        means[: first.size, 1][meets] = second_means[at[meets]]
+        times[0, : first.size], means[0, : first.size] = first, first_means
+        times[1, : first.size][meets] = second[at[meets]]
+        means[1, : first.size][meets] = second_means[at[meets]]
         alone = np.ones(second.size, np.bool_)
         alone[at[meets]] = False
         rest = int(alone.sum())
-        times[first.size : first.size + rest, 1] = second[alone]
-        means[first.size : first.size + rest, 1] = second_means[alone]
-        times, means = times[: first.size + rest], means[: first.size + rest]
-        ready = np.where(times == _NONE, -_NONE, times).max(axis=1) < before_ps - reach
+        times[1, first.size : first.size + rest] = second[alone]
+        means[1, first.size : first.size + rest] = second_means[alone]
+        times, means = times[:, : first.size + rest], means[:, : first.size + rest]
+        ready = np.where(times == _NONE, -_NONE, times).max(axis=0) < before_ps - reach
         for s in (0, 1):
-            waits = ~ready & (times[:, s] != _NONE)
-            self._pending[s] = times[waits, s], means[waits, s]
-        return times[ready], means[ready]
+            waits = ~ready & (times[s] != _NONE)
+            self._pending[s] = times[s, waits], means[s, waits]
+        return times[:, ready], means[:, ready]
 
     def _gap_ps(self, station: int) -> int:
         """How much later source 1 has to emit than source 0, to meet its light."""
@@ -386,8 +385,8 @@ class PulsedNetwork:
         self, pulses: _Pulses, rng: np.random.Generator
     ) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.int64]]:
         """Pulses that click: the pattern of each, and its row."""
-        n = len(pulses.times_ps)
-        columns: list[npt.NDArray[Any]] = [*pulses.means.T]
+        n = pulses.times_ps.shape[1]
+        columns: list[npt.NDArray[Any]] = [*pulses.means]
         for station in self.stations:
             columns.append(self._gaps(pulses.times_ps, station))
         for fate in pulses.fates.values():
@@ -412,9 +411,9 @@ class PulsedNetwork:
     def _gaps(self, times_ps: Times, station: Station) -> Times:
         (s, a), (t, b) = station.inputs["left"], station.inputs["right"]
         left = self.sources[s].arms[a].flight_s - self.sources[t].arms[b].flight_s
-        gaps = times_ps[:, s] - times_ps[:, t] + round(left * 1e12)
+        gaps = times_ps[s] - times_ps[t] + round(left * 1e12)
         # Light that meets nothing: any gap will do, so let it be one.
-        met = (times_ps[:, s] != _NONE) & (times_ps[:, t] != _NONE)
+        met = (times_ps[s] != _NONE) & (times_ps[t] != _NONE)
         return np.where(met, gaps, 0)
 
     def _at_station(
@@ -423,12 +422,10 @@ class PulsedNetwork:
         """When the light of a click came to a station: with either of the pulses that met there."""
         station = self.stations[self.station_places.index(place)]
         sides = [station.inputs["left"], station.inputs["right"]]
-        right = rng.random(len(emission)) < 0.5
-        missing = [emitted[:, s] == _NONE for s, _ in sides]
+        right = rng.random(emission.shape[1]) < 0.5
+        missing = [emitted[s] == _NONE for s, _ in sides]
         right = np.where(missing[0], True, np.where(missing[1], False, right))
-        arrivals = [
-            emission[:, s] + round(self.sources[s].arms[a].flight_s * 1e12) for s, a in sides
-        ]
+        arrivals = [emission[s] + round(self.sources[s].arms[a].flight_s * 1e12) for s, a in sides]
         return np.where(right, arrivals[1], arrivals[0])
 
     def _noise(
