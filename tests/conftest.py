@@ -38,3 +38,9 @@ def warm(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write("benches", bench, "^world: metro$", "world: world.yaml", f"{bench}.yaml")
         write("experiments", run, f"^bench: {bench}$", f"bench: {bench}.yaml", f"{run}.yaml")
     return folder
+
+
+@pytest.fixture
+def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plots are made, but not drawn: that takes longer than the run, and others test it."""
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda *_, **__: None)

@@ -102,6 +102,7 @@ def test_the_command_ends_with_equal_keys_and_one_json_object(
     assert again.bench.instruments == load_bench("metro").instruments
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_the_same_seed_gives_the_same_figures_in_another_process_and_another_seed_others(
     short: ExperimentConfig, reference: dict[str, Any], out: Path
 ) -> None:
@@ -141,6 +142,7 @@ def test_rates_and_errors_are_those_of_the_cw_closed_form(reference: dict[str, A
     assert abs(reference["car"] - car) <= 3 * car / math.sqrt(20 * accidental) + 0.005 * car
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_raising_the_pump_raises_accidentals_and_errors(
     short: ExperimentConfig, reference: dict[str, Any], out: Path
 ) -> None:
@@ -150,6 +152,7 @@ def test_raising_the_pump_raises_accidentals_and_errors(
     assert bright["qber_reconciled"] > reference["qber_reconciled"]
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_detuning_the_oven_kills_the_rate(
     short: ExperimentConfig, reference: dict[str, Any], out: Path
 ) -> None:
@@ -158,6 +161,7 @@ def test_detuning_the_oven_kills_the_rate(
     assert cold["aborted"]
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_a_misaligned_paddle_raises_the_error_rate_until_there_is_no_key(
     short: ExperimentConfig, reference: dict[str, Any], out: Path
 ) -> None:
@@ -194,6 +198,7 @@ def test_without_light_the_run_ends_aborted_with_a_reason(
     assert sum(blocked["singles_hz"]["alice"].values()) == pytest.approx(300, rel=0.3)
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_the_bench_with_tdc1_taggers_gives_key_too(warm: Path, out: Path) -> None:
     config = load_experiment(warm / "bbm92_metro_tdc1.yaml", duration=3.0)
     metrics = run(config, out)

@@ -20,6 +20,7 @@ def spoil(_: str, envelope: Envelope) -> Iterable[Envelope]:
     return (envelope,)
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_a_key_that_only_one_party_accepted_is_not_kept(
     tmp_path: Path, warm: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
