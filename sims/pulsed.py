@@ -422,11 +422,12 @@ class PulsedNetwork:
         """When the light of a click came to a station: with either of the pulses that met there."""
         station = self.stations[self.station_places.index(place)]
         sides = [station.inputs["left"], station.inputs["right"]]
-        chosen: npt.NDArray[np.bool_] = rng.random(emission.shape[1]) < 0.5
+        chosen = np.less(rng.random(emission.shape[1]), 0.5)
         missing = [emitted[s] == _NONE for s, _ in sides]
         chosen = (chosen & ~missing[1]) | missing[0]
         arrivals = [emission[s] + round(self.sources[s].arms[a].flight_s * 1e12) for s, a in sides]
-        return np.where(chosen, arrivals[1], arrivals[0])
+        found: Times = np.where(chosen, arrivals[1], arrivals[0])
+        return found
 
     def _noise(
         self, key: tuple[int, int], recalls: Times, optics: _Optics, rng: np.random.Generator
