@@ -14,14 +14,21 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from .protocols.calibration import BiasResult, PhaseMatchingResult, PolarizationResult
+    from .protocols.heralding import DecayFit
+    from .protocols.swapping import HomDip
 
 __all__ = [
+    "plot_arrivals",
     "plot_bias",
     "plot_coincidence_matrix",
     "plot_delay_histogram",
+    "plot_drift",
+    "plot_hom_dip",
     "plot_phase_matching",
     "plot_polarization",
+    "plot_pump",
     "plot_qber",
+    "plot_swap_correlations",
 ]
 
 _DPI = 150
@@ -298,5 +305,376 @@ def plot_polarization(path: Path, found: PolarizationResult, *, title: str) -> N
     axes.set_xlabel("turns of a paddle")
     axes.set_ylabel("QBER (%)")
     axes.legend(frameon=False, loc="upper right", fontsize=9)
+    axes.set_title(title, loc="left", fontsize=10)
+    figure.savefig(path)
+
+
+def plot_hom_dip(path: Path, found: HomDip, *, seconds: float, title: str) -> None:
+    """Coincidences against the pump delay, with the fitted dip where there is one.
+
+    Args:
+        path: PNG to write.
+        found: Scan and fit.
+        seconds: Time at each delay.
+        title: What it is of.
+    """
+    figure, axes = _figure(6.4, 4.0)
+    x, nano = found.delays_s * 1e9, 1e9
+    axes.errorbar(
+        x,
+        found.counts,
+        yerr=np.sqrt(np.maximum(found.counts, 1)),
+        fmt="o",
+        markersize=4,
+        capsize=2,
+        color="C0",
+    )
+    if found.ok:
+        v, centre, width = found.visibility, found.centre_s, found.fwhm_s
+        fine = np.linspace(found.delays_s[0], found.delays_s[-1], 400)
+        axes.plot(
+            fine * nano,
+            found.model(fine),
+            color="C0",
+            linewidth=1,
+            label=f"visibility {100 * v.value:.1f} ± {100 * v.sigma:.1f} %\n"
+            f"FWHM {1e12 * width.value:.0f} ± {1e12 * width.sigma:.0f} ps",
+        )
+        axes.axvline(
+            centre.value * nano,
+            color="C1",
+            linewidth=1,
+            label=f"{centre.value * nano:.3f} ± {centre.sigma * nano:.3f} ns",
+        )
+        axes.legend(frameon=False, loc="lower right", fontsize=9)
+    axes.set_ylim(0, 1.15 * max(float(found.counts.max()), 1.0))
+    axes.set_xlabel("pump delay of the east source (ns)")
+    axes.set_ylabel(f"same polarization, both outputs: counts in {seconds:g} s")
+    axes.set_title(title, loc="left", fontsize=10)
+    figure.savefig(path)
+
+
+def plot_swap_correlations(
+    path: Path, fourfolds: Mapping[str, npt.NDArray[Any]], *, title: str
+) -> None:
+    """Correlation of the ends in each pair of bases, by heralded Bell state.
+
+    Args:
+        path: PNG to write.
+        fourfolds: int64 (2, 4, 4) by analyzer setting: label, alice, bob.
+        title: What it is of.
+    """
+    from .protocols.swapping import BELL_LABELS, BELL_TENSORS, SETTINGS, Tally
+
+    figure, axes = _figure(8.0, 4.2)
+    ticks: list[str] = []
+    for name, counts in fourfolds.items():
+        setting = SETTINGS[name]
+        alice, bob = setting.directions
+        words = [[_basis(end.hv), _basis(end.da)] for end in (setting.alice, setting.bob)]
+        for i, j in np.ndindex(2, 2):
+            place = len(ticks) + 0.6 * list(fourfolds).index(name)
+            ticks.append(f"{words[0][i]}{words[1][j]}")
+            for k, label in enumerate(BELL_LABELS):
+                block = counts[k, 2 * i : 2 * i + 2, 2 * j : 2 * j + 2]
+                seen = Tally(int(np.trace(block)), int(block.sum())).estimate
+                x = place + (k - 0.5) * 0.36
+                if seen.n:
+                    axes.bar(
+                        x,
+                        seen.value,
+                        0.34,
+                        yerr=seen.sigma,
+                        color=f"C{k}",
+                        ecolor="0.2",
+                        capsize=2,
+                        label=_ket(label) if len(ticks) == 1 else None,
+                    )
+                ideal = float(alice[i] @ (np.array(BELL_TENSORS[label]) * bob[j]))
+                axes.plot(
+                    [x - 0.17, x + 0.17],
+                    [ideal, ideal],
+                    color="k",
+                    linewidth=1.2,
+                    label="ideal" if len(ticks) == 1 and k else None,
+                )
+        axes.annotate(
+            name, (place - 1.5, 1.06), ha="center", fontsize=9, color="0.3", annotation_clip=False
+        )
+    places = [n + 0.6 * (n // 4) for n in range(len(ticks))]
+    axes.set_xticks(places, ticks)
+    axes.axhline(0, color="0.6", linewidth=0.8)
+    axes.set_ylim(-1.05, 1.2)
+    axes.set_xlabel("bases of Alice and Bob")
+    axes.set_ylabel("correlation")
+    axes.legend(frameon=False, fontsize=9, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    axes.set_title(title, loc="left", fontsize=10)
+    figure.savefig(path)
+
+
+def _basis(direction: Sequence[float]) -> str:
+    """Name of the basis along a direction of the Poincare sphere."""
+    words = [
+        ("-" if share < 0 else "") + axis
+        for axis, share in zip("ZXY", direction, strict=True)
+        if abs(share) > 1e-6
+    ]
+    return words[0] if len(words) == 1 else f"({'+'.join(words).replace('+-', '-')})"
+
+
+def _ket(label: str) -> str:
+    """A Bell label as a person writes it."""
+    return {"psi-": "Ψ⁻ heralded", "psi+": "Ψ⁺ heralded"}[label]
+
+
+def plot_pump(
+    path: Path,
+    pumps: Sequence[Mapping[str, Any]],
+    line: Mapping[str, Any] | None,
+    *,
+    title: str,
+) -> None:
+    """Swapped visibility and share of false heralds against the pairs per pulse.
+
+    Args:
+        path: PNG to write.
+        pumps: ``pairs_per_pulse`` of both sources, ``visibility`` by axis, ``empty_share``.
+        line: Fitted ``value`` and ``slope`` by axis; None without.
+        title: What it is of.
+    """
+    figure, axes = _figure(6.4, 4.2)
+    pairs = np.array([sum(p["pairs_per_pulse"].values()) / 2 for p in pumps])
+    fine = np.array([0.0, 1.08 * pairs.max()])
+    for color, axis in (("C0", "Z"), ("C3", "X")):
+        _estimates(axes, pairs, [p["visibility"][axis] for p in pumps], color, f"visibility {axis}")
+        if line is not None:
+            axes.plot(
+                fine,
+                100 * (line[axis]["value"] + line[axis]["slope"] * fine),
+                color=color,
+                linewidth=1,
+                linestyle="--",
+            )
+    empty = [p["empty_share"]["any"] for p in pumps]
+    _estimates(axes, pairs, empty, "0.4", "heralds empty on a side", marker="s")
+    axes.set_xlim(fine)
+    axes.set_ylim(0, 105)
+    axes.set_xlabel("mean pairs per pulse and source")
+    axes.set_ylabel("%")
+    axes.legend(frameon=False, fontsize=9, loc="lower left")
+    axes.set_title(title, loc="left", fontsize=10)
+    figure.savefig(path)
+
+
+def _estimates(
+    axes: Axes,
+    x: npt.NDArray[Any],
+    values: Sequence[Mapping[str, float] | None],
+    color: str,
+    label: str,
+    marker: str = "o",
+) -> None:
+    """Points with errors, in percent; what is not known is left out."""
+    known = [(at, v) for at, v in zip(x.tolist(), values, strict=True) if v is not None]
+    axes.errorbar(
+        [at for at, _ in known],
+        [100 * v["value"] for _, v in known],
+        yerr=[100 * v["sigma"] for _, v in known],
+        fmt=marker,
+        markersize=4,
+        capsize=2,
+        color=color,
+        label=label,
+    )
+
+
+def plot_arrivals(
+    path: Path,
+    delays_ps: npt.NDArray[Any],
+    clicks: Mapping[str, npt.NDArray[Any]],
+    *,
+    echo_s: float,
+    title: str,
+) -> None:
+    """Clicks behind a memory against the time after their herald, one line per setting.
+
+    Args:
+        path: PNG to write.
+        delays_ps: Middle of each bin, ps, 0 where a photon comes that the memory lets pass.
+        clicks: Clicks per herald and bin, by setting.
+        echo_s: When the echo comes, s; 0 for none.
+        title: What it is of.
+    """
+    figure, axes = _figure(7.2, 4.2)
+    width_ns = float(delays_ps[1] - delays_ps[0]) * 1e-3
+    colors = _colors(len(clicks))
+    for color, (label, counts) in zip(colors, clicks.items(), strict=True):
+        seen = np.where(counts > 0, counts, np.nan)
+        axes.plot(delays_ps * 1e-6, seen, color=color, linewidth=0.8, label=label)
+        top = int(np.argmax(counts))
+        axes.plot(delays_ps[top] * 1e-6, counts[top], "o", markersize=4, color=color)
+    marks = {"prompt": 0.0} | ({"echo": echo_s} if echo_s else {})
+    for word, at_s in marks.items():
+        axes.axvline(at_s * 1e6, color="0.6", linewidth=0.8, linestyle=":")
+        axes.annotate(
+            word,
+            (at_s * 1e6, 1),
+            xycoords=("data", "axes fraction"),
+            xytext=(3, -2),
+            textcoords="offset points",
+            va="top",
+            fontsize=8,
+            color="0.4",
+        )
+    axes.set_yscale("log")
+    axes.set_xlim(delays_ps[0] * 1e-6, delays_ps[-1] * 1e-6)
+    axes.set_xlabel("delay after the herald, less that of the prompt click (µs)")
+    axes.set_ylabel(f"clicks per herald and {width_ns:g} ns")
+    axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
+    axes.set_title(title, loc="left", fontsize=10)
+    figure.savefig(path)
+
+
+def plot_storage(
+    path: Path,
+    found: Sequence[tuple[float, float, float]],
+    *,
+    echo: tuple[float, float, float] | None,
+    fit: DecayFit | None,
+    model: Sequence[tuple[float, float]],
+    title: str,
+) -> None:
+    """Efficiency of a memory against the storage time, with the fitted decay.
+
+    Args:
+        path: PNG to write.
+        found: Storage time, s, efficiency and its error.
+        echo: The same of the echo without transfer; None where it was not measured.
+        fit: The decay; None where it could not be fitted.
+        model: What the maker states: storage time, s, and efficiency.
+        title: What it is of.
+    """
+    figure, axes = _figure(6.4, 4.2)
+    t, value, sigma = (np.array(column) for column in zip(*found, strict=True))
+    stated_t, stated = (np.array(column) for column in zip(*model, strict=True))
+    axes.plot(stated_t * 1e6, 100 * stated, "_", markersize=14, color="0.6", label="as stated")
+    axes.errorbar(
+        t * 1e6,
+        100 * value,
+        yerr=100 * sigma,
+        fmt="o",
+        markersize=4,
+        capsize=2,
+        color="C0",
+        label="recalled",
+    )
+    if echo is not None:
+        axes.errorbar(
+            echo[0] * 1e6,
+            100 * echo[1],
+            yerr=100 * echo[2],
+            fmt="s",
+            markersize=4,
+            capsize=2,
+            color="C2",
+            label="echo, not transferred",
+        )
+    if fit is not None:
+        fine = np.linspace(fit.echo_s, 1.05 * float(t.max()), 300)
+        micro, error = fit.lifetime_s.value * 1e6, fit.lifetime_s.sigma * 1e6
+        axes.plot(
+            fine * 1e6,
+            100 * fit(fine),
+            color="C1",
+            linewidth=1.2,
+            zorder=1,
+            label=f"{fit.decay} fit: T = {micro:.2f} ± {error:.2f} µs,\n"
+            f"{100 * fit.efficiency.value:.1f} ± {100 * fit.efficiency.sigma:.1f} % at the echo",
+        )
+    axes.set_xlim(left=0)
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel("storage time (µs)")
+    axes.set_ylabel("efficiency, of what passes the transparent memory (%)")
+    axes.legend(frameon=False, fontsize=9)
+    axes.set_title(title, loc="left", fontsize=10)
+    figure.savefig(path)
+
+
+def _colors(count: int) -> list[Any]:
+    """Colours for settings in an order, dark to light."""
+    from matplotlib import colormaps
+
+    return list(colormaps["viridis"](np.linspace(0, 0.9, count)))
+
+
+def plot_drift(
+    path: Path,
+    times_s: npt.NDArray[Any],
+    runs: Mapping[str, tuple[npt.NDArray[Any], npt.NDArray[Any]]],
+    *,
+    tolerance: float,
+    optimum: float,
+    states: Sequence[tuple[float, str]],
+    end_s: float,
+    title: str,
+) -> None:
+    """Error rate over time of several runs, and under it what the lock did in the last of them.
+
+    Args:
+        path: PNG to write.
+        times_s: Middle of each interval, s.
+        runs: By name, the error rate of each interval (nan where nothing was revealed) and the
+            bits revealed in it.
+        tolerance: Error rate above which there is no key.
+        optimum: Error rate without any misalignment.
+        states: When the lock came into which state, s, in order of time.
+        end_s: End of the last state, s.
+        title: What it is of.
+    """
+    figure, axes = _figure(7.0, 4.4)
+    scale, unit = (60.0, "min") if end_s > 180 else (1.0, "s")
+    top = tolerance
+    for color, (name, (rate, bits)) in zip(("C3", "C0"), runs.items(), strict=False):
+        seen = bits > 0
+        # Agresti-Coull: an interval without errors is not known without error
+        padded = (rate[seen] * bits[seen] + 2) / (bits[seen] + 4)
+        sigma = np.sqrt(padded * (1 - padded) / (bits[seen] + 4))
+        axes.errorbar(
+            times_s[seen] / scale,
+            100 * rate[seen],
+            yerr=100 * sigma,
+            fmt="o-",
+            markersize=3,
+            linewidth=1,
+            capsize=1.5,
+            color=color,
+            label=name,
+        )
+        if seen.any():
+            top = max(top, float((rate[seen] + sigma).max()))
+    for level, words, style in (
+        (tolerance, f"tolerance {100 * tolerance:g} %", "--"),
+        (optimum, f"optimum {100 * optimum:g} %", ":"),
+    ):
+        axes.axhline(100 * level, color="0.4", linestyle=style, linewidth=1, label=words)
+    top, strip = 110 * top, 4 * top
+    colors = {"locked": "C2", "dithering": "C1", "lost": "C3", "idle": "0.75"}
+    named: set[str] = set()
+    changes = [*states, (end_s, "")]
+    for (begin, state), (end, _) in zip(changes, changes[1:], strict=False):
+        axes.fill_between(
+            [begin / scale, end / scale],
+            -strip,
+            0,
+            color=colors.get(state, "0.5"),
+            linewidth=0,
+            label=None if state in named else state,
+        )
+        named.add(state)
+    axes.set_ylim(-strip, top)
+    axes.set_xlim(0, end_s / scale)
+    axes.set_xlabel(f"time in the exchange ({unit})")
+    axes.set_ylabel("QBER of revealed bits (%)")
+    axes.legend(frameon=False, loc="upper left", fontsize=9)
     axes.set_title(title, loc="left", fontsize=10)
     figure.savefig(path)

@@ -1,0 +1,343 @@
+"""What experiments with a Bell-state station between two pulsed sources share."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import numpy as np
+from pydantic import Field
+
+from ..bench import BenchConfig
+from ..instruments import (
+    Deadline,
+    InstrumentTimeout,
+    PolarizationController,
+    ProtocolError,
+    TagBatch,
+    Unit,
+    concatenate,
+)
+from ..live import Progress
+from .contract import ExperimentFile, Mistake, Model, Run, lacks
+
+if TYPE_CHECKING:
+    from ..lab import Party
+    from ..protocols import swapping
+
+__all__ = ["HomScan", "Midpoint", "MidpointFile", "check_midpoint", "figure", "told"]
+
+_STEP_S = 0.1
+_ENDS = ("alice", "bob")
+_PARTIES = ("station", *_ENDS)
+
+Seconds = Annotated[float, Unit("s"), Field(gt=0, le=1e5)]
+Angle = Annotated[float, Unit("deg"), Field(ge=0, le=180)]
+Batches = tuple[TagBatch, TagBatch, TagBatch]
+SettingName = Literal["ZX", "CHSH", "Y"]
+
+
+class HomScan(Model):
+    """Scan of the pump delay, around the delay at which the photons arrive together."""
+
+    points: Annotated[int, Field(ge=5, le=200)] = 13
+    span: Annotated[float, Unit("s"), Field(gt=0, le=1e-6)] = 1.6e-9
+    time: Seconds = 1.0
+    """At each delay."""
+
+
+class MidpointFile(ExperimentFile):
+    """What a file of an experiment with a station in the middle says."""
+
+    calibration: Seconds = 1.0
+    """Recording for the delays, and again for the efficiencies."""
+    coincidence_window: Annotated[float, Unit("s"), Field(ge=1e-12, le=1e-6)] = 4e-9
+    """Full width: for the station's two clicks, and for those of the ends."""
+    late_channel: str = "C"
+    """Channel of the station's delay generator that triggers bob's source; it is scanned."""
+    hom: HomScan = HomScan()
+    retardances: tuple[Annotated[float, Unit("deg"), Field(gt=0, lt=360)], ...] = (90, 180, 90)
+    """Nominal retardance of each paddle, from which the angles of a setting follow."""
+    angles: dict[SettingName, dict[Literal["alice", "bob"], tuple[Angle, ...]]] = Field(
+        default_factory=dict
+    )
+    """Measured angles of a setting's paddles, which overrule those."""
+
+
+def check_midpoint(file: MidpointFile, bench: BenchConfig) -> list[Mistake]:
+    """Return what is wrong with the file on its bench."""
+    from ..protocols import swapping
+
+    mistakes: list[Mistake] = []
+    mistakes += lacks(
+        file,
+        bench,
+        "station",
+        labels=swapping.DETECTORS,
+        roles=("source", "delay_generator"),
+    )
+    for end in _ENDS:
+        mistakes += lacks(file, bench, end, labels=swapping.OUTCOMES, roles=("controller",))
+    for name, by_end in file.angles.items():
+        for end, angles in by_end.items():
+            if len(angles) != len(file.retardances):
+                here = ("angles", name, end)
+                mistakes.append((here, f"{len(file.retardances)} angles needed, as retardances"))
+    return mistakes
+
+
+class Midpoint:
+    """An open bench with a station: moves clicks, settings and time.
+
+    Recordings go on from the beginning to the end, so that delays found once hold.
+
+    Args:
+        file: What is wanted.
+        run: The run; its bench is opened.
+    """
+
+    def __init__(self, file: MidpointFile, run: Run) -> None:
+        lab = run.open()
+        self.file = file
+        self.clock = lab.clock
+        self.parties: dict[str, Party] = {name: lab.parties[name] for name in _PARTIES}
+        self.window_ps = round(file.coincidence_window * 1e12)
+        self._settle_s = run.bench.settle_timeout
+        self._show = run.show
+        self._taggers = [party.tagger for party in self.parties.values()]
+        station = self.parties["station"]
+        assert station.delay_generator is not None
+        assert station.source is not None
+        self.source = station.source
+        generator = station.delay_generator
+        self.period_ps = 1e12 / generator.trigger_rate.get()
+        if file.late_channel not in generator.delays:
+            raise ProtocolError(
+                f"the station's delay generator has no channel {file.late_channel!r}"
+                f" ({', '.join(generator.delays)})"
+            )
+        self.pump_delay = generator.delays[file.late_channel]
+        self._home = {
+            end: [angle.get() for angle in self._controller(end).actuators] for end in _ENDS
+        }
+        self.delays: tuple[dict[int, int], dict[int, int], dict[int, int]] = ({}, {}, {})
+        self.storage_ps = 0
+        self.gates: Sequence[swapping.Gate] = ()
+        self.singles_hz: dict[str, dict[str, float]] = {}
+
+    # -- time and clicks
+
+    def start(self) -> None:
+        """Start all recordings."""
+        for tagger in self._taggers:
+            tagger.start()
+        self.wait(_STEP_S)
+
+    def stop(self) -> None:
+        """Stop them."""
+        for tagger in self._taggers:
+            tagger.stop()
+
+    def wait(self, seconds: float) -> None:
+        """Let bench time pass; the clicks of it are dropped."""
+        deadline = Deadline(self.clock, seconds)
+        while deadline.left > 1e-9:
+            self.clock.sleep(min(_STEP_S, deadline.left))
+            for tagger in self._taggers:
+                tagger.read()
+
+    def until(self, ready: Callable[[], bool], what: str) -> None:
+        """Wait, dropping clicks, until something is ready.
+
+        Raises:
+            InstrumentTimeout: after the bench's ``settle_timeout``.
+        """
+        deadline = Deadline(self.clock, self._settle_s)
+        while not ready():
+            if deadline.passed:
+                raise InstrumentTimeout(f"{what} is not ready after {self._settle_s:g} s")
+            self.wait(_STEP_S)
+
+    def record(self, seconds: float, stage: str, take: Callable[[Batches], None]) -> None:
+        """Hand over clicks made from now on, piece by piece, of station, alice and bob."""
+        # What is read next was made up to a latency ago, under the settings before.
+        self.wait(max(tagger.info.latency_s for tagger in self._taggers) + 0.02)
+        deadline = Deadline(self.clock, seconds)
+        counts = {name: np.zeros(64, np.int64) for name in _PARTIES}
+        live = dict.fromkeys(_PARTIES, 0.0)
+        while deadline.left > 1e-9:
+            self.clock.sleep(min(_STEP_S, deadline.left))
+            station, alice, bob = (tagger.read() for tagger in self._taggers)
+            for name, batch in zip(_PARTIES, (station, alice, bob), strict=True):
+                counts[name] += np.bincount(np.clip(batch.channels, 0, 63), minlength=64)
+                live[name] += batch.live_s
+            self.singles_hz = {
+                name: {
+                    label: float(counts[name][channel]) / live[name] if live[name] else 0.0
+                    for channel, label in self.parties[name].channels.items()
+                }
+                for name in _PARTIES
+            }
+            take((station, alice, bob))
+            self._show(Progress(stage, seconds - deadline.left, seconds, self.singles_hz))
+
+    def collect(self, seconds: float, stage: str) -> Batches:
+        """Record, and return everything at once."""
+        parts: list[Batches] = []
+        self.record(seconds, stage, parts.append)
+        station, alice, bob = (concatenate(part) for part in zip(*parts, strict=True))
+        return station, alice, bob
+
+    def count(self, seconds: float, stage: str) -> swapping.SwapCounts:
+        """Count heralds and four-folds with the delays, storage time and gates as they stand."""
+        from ..protocols import swapping
+
+        station, *ends = self.delays
+        stored = [{c: delay + self.storage_ps for c, delay in end.items()} for end in ends]
+        counter = swapping.SwapCounter(
+            *(self.parties[name].channels for name in _PARTIES),
+            self.window_ps,
+            (station, stored[0], stored[1]),
+            gates=self.gates,
+        )
+        self.record(seconds, stage, lambda batches: counter.add(*batches))
+        return counter.finish()
+
+    # -- settings
+
+    def turn(self, name: SettingName) -> swapping.Setting:
+        """Turn the paddles of both ends to a setting."""
+        from ..protocols import swapping
+
+        setting = swapping.SETTINGS[name]
+        self._show(Progress(f"turning the analyzers to {name}"))
+        for end, analyzer in zip(_ENDS, (setting.alice, setting.bob), strict=True):
+            wanted = self.file.angles.get(name, {}).get(end)  # type: ignore[call-overload]
+            if wanted is None:
+                wanted = swapping.paddle_angles(
+                    analyzer, self._home[end], retardances_deg=self.file.retardances
+                )
+            for actuator, angle in zip(self._controller(end).actuators, wanted, strict=True):
+                if abs(actuator.get() - angle) > 1e-6:
+                    actuator.set(angle)
+        self.until(
+            lambda: all(self._controller(end).ready() for end in _ENDS), "a polarization controller"
+        )
+        return setting
+
+    def set_pump(self, current_a: float) -> None:
+        """Set the pump's current and wait until the source is ready."""
+        self._show(Progress(f"setting the pump to {current_a * 1e3:g} mA"))
+        self.source.pump_current.set(current_a)
+        ready = getattr(self.source, "ready", None)
+        if ready is not None:
+            self.until(ready, "the source")
+
+    def set_delay(self, seconds: float) -> None:
+        """Set the pump delay of bob's source."""
+        if seconds < 0:
+            raise ProtocolError(
+                f"bob's source would have to be triggered {-seconds * 1e9:.2f} ns before the"
+                " cycle begins: delay alice's by more"
+            )
+        self.pump_delay.set(seconds)
+
+    # -- calibration
+
+    def find_delays(self) -> float:
+        """Find the delays of all channels; return how much later bob's photons arrive, s."""
+        from ..protocols import swapping
+
+        station, alice, bob = self.collect(self.file.calibration, "recording clicks for the delays")
+        self._show(Progress("finding the delays"))
+        found = []
+        for end, batch in (("alice", alice), ("bob", bob)):
+            try:
+                found.append(
+                    swapping.find_end_delays(
+                        station,
+                        batch,
+                        self.parties["station"].channels,
+                        self.parties[end].channels,
+                    )
+                )
+            except ProtocolError as error:
+                raise ProtocolError(f"pairs between the station and {end}: {error}") from error
+        self.delays = (found[0][0], found[0][1], found[1][1])
+        arrivals = swapping.find_arrivals(
+            station,
+            alice,
+            bob,
+            self.delays,
+            period_ps=self.period_ps,
+            window_ps=self.window_ps // 2,
+        )
+        return arrivals.late_ps * 1e-12
+
+    def measure_sources(self) -> tuple[swapping.Klyshko, swapping.Klyshko]:
+        """Measure both sources, the photons of one coming to the station apart from the other's."""
+        from ..protocols import swapping
+
+        together = self.pump_delay.get()
+        self.set_delay(together + 5 * self.file.coincidence_window / 2)
+        batches = self.collect(self.file.calibration, "measuring efficiencies, photons apart")
+        station, *ends = batches
+        arrivals = swapping.find_arrivals(
+            *batches, self.delays, period_ps=self.period_ps, window_ps=self.window_ps // 2
+        )
+        phases = (arrivals.west_ps, arrivals.east_ps)
+        found = [
+            swapping.klyshko(
+                station,
+                ends[i],
+                self.parties["station"].channels,
+                self.parties[end].channels,
+                (self.delays[0], self.delays[1 + i]),
+                phase_ps=phases[i],
+                other_ps=phases[1 - i],
+                period_ps=self.period_ps,
+                window_ps=self.window_ps,
+            )
+            for i, end in enumerate(_ENDS)
+        ]
+        self.set_delay(together)
+        return found[0], found[1]
+
+    def scan_hom(self, centre_s: float) -> swapping.HomDip:
+        """Scan the pump delay around ``centre_s``; leave it at the dip's centre if there is one."""
+        from ..protocols import swapping
+
+        scan = self.file.hom
+        delays = centre_s + np.linspace(-scan.span / 2, scan.span / 2, scan.points)
+        counts = []
+        for i, delay in enumerate(delays.tolist()):
+            self.set_delay(delay)
+            stage = f"HOM scan, delay {i + 1} of {scan.points}"
+            counts.append(self.count(scan.time, stage).hom)
+        # The instrument rounds to its grid; what it made of the delays is what was scanned.
+        found = swapping.fit_dip(delays, np.array(counts, np.int64))
+        self.set_delay(found.centre_s.value if found.ok else centre_s)
+        return found
+
+    def _controller(self, end: str) -> PolarizationController:
+        controller = self.parties[end].controller
+        assert controller is not None
+        return controller
+
+
+def told(estimate: swapping.Estimate) -> dict[str, float | int] | None:
+    """An estimate as JSON has it; None where there was nothing to estimate."""
+    if not (math.isfinite(estimate.value) and math.isfinite(estimate.sigma)):
+        return None
+    return {"value": estimate.value, "sigma": estimate.sigma, "n": estimate.n}
+
+
+def figure(
+    estimate: Mapping[str, Any] | None, *, scale: float = 1.0, digits: int = 1, unit: str = ""
+) -> str:
+    """An estimate of the metrics as a person reads it."""
+    if estimate is None:
+        return "-"
+    value, sigma = scale * estimate["value"], scale * estimate["sigma"]
+    return f"{value:.{digits}f} ± {sigma:.{digits}f}{unit}"
