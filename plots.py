@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -661,7 +662,7 @@ def plot_drift(
     colors = {"locked": "C2", "dithering": "C1", "lost": "C3", "idle": "0.75"}
     named: set[str] = set()
     changes = [*states, (end_s, "")]
-    for (begin, state), (end, _) in zip(changes, changes[1:], strict=False):
+    for (begin, state), (end, _) in itertools.pairwise(changes):
         axes.fill_between(
             [begin / scale, end / scale],
             -strip,

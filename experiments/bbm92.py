@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ..protocols import qkd, timing
     from ..protocols.qkd.estimation import Errors
 
-__all__ = ["EXPERIMENT", "BBM92File", "KeyTerms"]
+__all__ = ["EXPERIMENT", "BBM92File", "Exchange", "ExchangeFile", "KeyTerms", "check"]
 
 _STEP_S = 0.1
 _OUTCOME = {"H": ("Z", 0), "V": ("Z", 1), "D": ("X", 0), "A": ("X", 1)}
@@ -42,10 +42,9 @@ class KeyTerms(Model):
     dead_time: Annotated[float, Unit("s"), Field(ge=0, le=1e-3)] = 50e-9
 
 
-class BBM92File(ExperimentFile):
-    """What an experiment file of this protocol says."""
+class ExchangeFile(ExperimentFile):
+    """What an experiment file says of an exchange."""
 
-    protocol: Literal["bbm92"]
     duration: Duration
     """Length of the key exchange, in bench time, after the calibration."""
     calibration: Annotated[float, Unit("s"), Field(ge=0.01, le=1000)] = 1.0
@@ -55,7 +54,13 @@ class BBM92File(ExperimentFile):
     key: KeyTerms
 
 
-def _parameters(file: BBM92File) -> qkd.Parameters:
+class BBM92File(ExchangeFile):
+    """What an experiment file of this protocol says."""
+
+    protocol: Literal["bbm92"]
+
+
+def _parameters(file: ExchangeFile) -> qkd.Parameters:
     """Return the terms of the exchange, in the protocol's own words."""
     from ..protocols import qkd
 
@@ -73,7 +78,8 @@ def _parameters(file: BBM92File) -> qkd.Parameters:
     )
 
 
-def _check(file: BBM92File, bench: BenchConfig) -> list[Mistake]:
+def check(file: ExchangeFile, bench: BenchConfig) -> list[Mistake]:
+    """Return what keeps the parties from exchanging a key on this bench."""
     mistakes: list[Mistake] = []
     if file.key.time_grid > file.coincidence_window:
         mistakes.append((("key", "time_grid"), "is wider than the coincidence_window"))
@@ -88,15 +94,9 @@ def _check(file: BBM92File, bench: BenchConfig) -> list[Mistake]:
 
 
 def _run(file: BBM92File, run: Run) -> Result:
-    exchange = _Exchange(file, run.name, run.open(), run.show)
+    exchange = Exchange(file, run.name, run.open(), run.show)
     exchange.run()
-    metrics = exchange.metrics()
-    keys = {}
-    if not metrics["aborted"]:  # one party may hold a key that the other gave up
-        for party in (exchange.alice, exchange.bob):
-            assert party.result is not None
-            keys[f"{party.name}.key"] = np.packbits(party.result.key).tobytes()
-    return Result(metrics, exchange.draw, keys)
+    return Result(exchange.metrics(), exchange.draw, exchange.keys())
 
 
 @dataclass(frozen=True)
@@ -146,11 +146,22 @@ def _aligned(batch: TagBatch, delays: Mapping[int, int]) -> TagBatch:
     )
 
 
-class _Exchange:
-    """One BBM92 exchange on an open bench: moves clicks, messages and time."""
+class Exchange:
+    """One BBM92 exchange on an open bench: moves clicks, messages and time.
+
+    Args:
+        file: Its terms.
+        name: Of the experiment, for titles.
+        lab: The bench.
+        show: Called with the progress.
+
+    Attributes:
+        alice: One party.
+        bob: The other.
+    """
 
     def __init__(
-        self, file: BBM92File, name: str, lab: Lab, show: Callable[[Progress], None]
+        self, file: ExchangeFile, name: str, lab: Lab, show: Callable[[Progress], None]
     ) -> None:
         from ..protocols import qkd
 
@@ -191,8 +202,14 @@ class _Exchange:
             return qkd.SeededRandomness(self._lab.seed, party)
         return qkd.SystemRandomness()
 
-    def run(self) -> None:
-        """Record, exchange and distil; ends early where a party gives up."""
+    def run(self, pace: Callable[[float], float] = lambda recorded_s: _STEP_S) -> None:
+        """Record, exchange and distil; ends early where a party gives up.
+
+        Args:
+            pace: Called at the start and after each step of bench time, when all messages about
+                the clicks up to then were delivered, with the time recorded by both, s; returns
+                the length of the next step, s. Whoever acts while the exchange goes on acts here.
+        """
         file = self._file
         end_ps = round((file.calibration + file.duration) * 1e12)
         taggers = [party.tagger for party in self._parties]
@@ -200,7 +217,7 @@ class _Exchange:
             tagger.start()
         reached = [0, 0]
         while min(reached) < end_ps and self.alice.result is None:
-            self._lab.clock.sleep(_STEP_S)
+            self._lab.clock.sleep(pace(min(reached) * 1e-12))
             for i, (tagger, protocol) in enumerate(
                 zip(taggers, (self.alice, self.bob), strict=True)
             ):
@@ -272,6 +289,20 @@ class _Exchange:
         return delays
 
     # -- what is left of it
+
+    def keys(self) -> dict[str, bytes]:
+        """Return the key file of each party; none where the exchange was aborted."""
+        from ..protocols import qkd
+
+        assert self.alice.result is not None
+        assert self.bob.result is not None
+        if not qkd.joint_result(self.alice.result, self.bob.result).key.size:
+            return {}  # one party may hold a key that the other gave up
+        return {
+            f"{party.name}.key": np.packbits(party.result.key).tobytes()
+            for party in (self.alice, self.bob)
+            if party.result is not None
+        }
 
     def metrics(self) -> dict[str, Any]:
         """Return the figures of the run, fit for JSON."""
@@ -445,4 +476,4 @@ def _rows(m: Mapping[str, Any]) -> list[tuple[str, str]]:
     return rows
 
 
-EXPERIMENT = Experiment(BBM92File, _check, _run, _rows)
+EXPERIMENT = Experiment(BBM92File, check, _run, _rows)

@@ -36,6 +36,7 @@ given up.
 from __future__ import annotations
 
 import itertools
+import math
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -282,6 +283,13 @@ class _Party:
             ((stretch + 0.5) * _STRETCH * 1e-12, errors)
             for stretch, errors in sorted(self._history.items())
         ]
+
+    def errors_between(self, begin_s: float, end_s: float) -> Errors:
+        """Errors of the revealed bits in the stretches of :attr:`error_history` within a time."""
+        first = math.ceil(begin_s * 1e12 / _STRETCH - 1e-6)
+        last = math.floor(end_s * 1e12 / _STRETCH + 1e-6)
+        found = (self._history.get(stretch) for stretch in range(first, last))
+        return sum((errors for errors in found if errors is not None), Errors())
 
     # What parties do.
 
