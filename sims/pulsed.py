@@ -40,8 +40,7 @@ _FWHM = 2 * math.sqrt(2 * math.log(2))
 _GRAIN = 1e-3
 #: Kinds of pulses whose probabilities are kept.
 _TABLES = 64
-#: No pulse of this source.
-_NONE = memory.NEVER
+_NEVER = memory.NEVER
 
 
 @dataclass
@@ -150,7 +149,9 @@ class _Optics:
                 parts.append(group * share)
                 continue
             model = stations[which].model
-            overlap = mode_overlap(gaps_ps[which] * 1e-12, crystal.pulse_width)
+            # Where only one source has a pulse there is nothing to overlap with.
+            gap = gaps_ps[which] if gaps_ps else 0
+            overlap = mode_overlap(gap * 1e-12, crystal.pulse_width)
             left, right, jones_left, jones_right = how
             parts.append(
                 group
@@ -174,21 +175,32 @@ class _Optics:
 
 @dataclass(frozen=True)
 class _Pulses:
-    """Pulses of a block, and what they meet.
+    """Pulses of the same sources, each row emitted to meet; one source where nothing meets.
 
     Attributes:
-        times_ps: Emission, int64 (sources, n); ``_NONE`` where a source has no pulse beside it.
-        means: Mean pairs, (sources, n).
-        phases: Phase of each source's state, degrees.
+        times_ps: Emission by source, int64 (n,).
+        means: Mean pairs by source, (n,).
         fates: Of each arm with a memory: shares that pass and come back, delay, each (n,).
+    """
+
+    times_ps: dict[int, Times]
+    means: dict[int, Real]
+    fates: dict[tuple[int, int], memory.Fates]
+
+
+@dataclass(frozen=True)
+class _Block:
+    """What a block holds.
+
+    Attributes:
+        pulses: Pulses that are looked at in this block.
+        phases: Phase of each source's state, degrees.
         recalls_ps: Of each arm with a memory: recall pulses of the block.
         optics: What stands in the way.
     """
 
-    times_ps: Times
-    means: Real
+    pulses: list[_Pulses]
     phases: tuple[float, ...]
-    fates: dict[tuple[int, int], memory.Fates]
     recalls_ps: dict[tuple[int, int], Times]
     optics: _Optics
 
@@ -240,7 +252,7 @@ class PulsedNetwork:
         self._cycles = {key: _no_cycles() for key in self._combs}
         self._optics: tuple[tuple[object, ...], _Optics] | None = None
 
-    def take(self, begin_ps: int, end_ps: int) -> _Pulses:
+    def take(self, begin_ps: int, end_ps: int) -> _Block:
         """Take in what the delay generators did, and return the pulses of the block."""
         phases = []
         for s, source in enumerate(self.sources):
@@ -272,41 +284,24 @@ class PulsedNetwork:
             self._cycles[key] = _extend(self._cycles[key], edges_of, model, keep)
             pulses_of = self._cycles[key].recall_ps
             recalls[key] = pulses_of[(pulses_of >= begin_ps) & (pulses_of < end_ps)]
-        times_ps, means_of = self._match(end_ps - self.lag_ps)
-        fates = {(s, a): self._fates(times_ps[s], (s, a)) for s, a in self._combs}
-        return _Pulses(times_ps, means_of, tuple(phases), fates, recalls, self._optics_now())
+        pulses = [
+            _Pulses(
+                times, means, {k: self._fates(times[k[0]], k) for k in recalls if k[0] in times}
+            )
+            for times, means in self._match(end_ps - self.lag_ps)
+        ]
+        return _Block(pulses, tuple(phases), recalls, self._optics_now())
 
-    def generate(
-        self, pulses: _Pulses, rng: np.random.Generator, begin_ps: int, end_ps: int
-    ) -> None:
-        """Make the clicks of these pulses, and deliver what arrives in the block."""
-        masks, rows = self._patterns(pulses, rng)
-        units = pulses.optics.units
-        emitted = pulses.times_ps[:, rows]
-        emission = emitted + np.rint(rng.standard_normal(emitted.shape) * self._sigma_ps).astype(
-            np.int64
-        )
+    def generate(self, block: _Block, rng: np.random.Generator, begin_ps: int, end_ps: int) -> None:
+        """Make the clicks of the block's pulses, and deliver what arrives in it."""
         found: list[list[tuple[Times, npt.NDArray[np.int64]]]] = [[] for _ in self.outlets]
-        for u, unit in enumerate(units):
-            hit = np.flatnonzero((masks >> np.uint64(u)) & np.uint64(1))
-            if not hit.size:
-                continue
-            outlet = self.outlets[unit.outlet]
-            if unit.source is None:
-                times = self._at_station(unit.outlet, emission[:, hit], emitted[:, hit], rng)
-            else:
-                times = emission[unit.source, hit]
-                if unit.recalled:
-                    assert unit.arm is not None
-                    times = times + pulses.fates[unit.source, unit.arm].delay_ps[rows[hit]]
-            jitter = rng.standard_normal(hit.size) * outlet.sigma_ps[unit.detector]
-            arrival = times + outlet.delay_ps[unit.detector] + np.rint(jitter).astype(np.int64)
-            found[unit.outlet].append((arrival, np.full(hit.size, unit.detector)))
-        for key, recalls in pulses.recalls_ps.items():
-            found[self.places[key]].append(self._noise(key, recalls, pulses.optics, rng))
+        for pulses in block.pulses:
+            self._click(block, pulses, rng, found)
+        for key, recalls in block.recalls_ps.items():
+            found[self.places[key]].append(self._noise(key, recalls, block.optics, rng))
         seconds = (end_ps - begin_ps) * 1e-12
         for place, outlet in enumerate(self.outlets):
-            dark = rng.poisson(pulses.optics.dark_rates[place] * seconds)
+            dark = rng.poisson(block.optics.dark_rates[place] * seconds)
             times = begin_ps + rng.integers(0, end_ps - begin_ps, int(dark.sum()))
             found[place].append((times, np.repeat(np.arange(dark.size), dark)))
             outlet.deliver(
@@ -315,6 +310,35 @@ class PulsedNetwork:
                 end_ps,
             )
 
+    def _click(
+        self,
+        block: _Block,
+        pulses: _Pulses,
+        rng: np.random.Generator,
+        found: list[list[tuple[Times, npt.NDArray[np.int64]]]],
+    ) -> None:
+        """Add the clicks of pulses to those found at each outlet."""
+        masks, rows = self._patterns(block, pulses, rng)
+        emission = {
+            s: times[rows] + np.rint(rng.standard_normal(rows.size) * self._sigma_ps).astype(int)
+            for s, times in pulses.times_ps.items()
+        }
+        for u, unit in enumerate(block.optics.units):
+            hit = np.flatnonzero((masks >> np.uint64(u)) & np.uint64(1))
+            if not hit.size:
+                continue
+            outlet = self.outlets[unit.outlet]
+            if unit.source is None:
+                times = self._at_station(unit.outlet, emission, hit, rng)
+            else:
+                times = emission[unit.source][hit]
+                if unit.recalled:
+                    assert unit.arm is not None
+                    times = times + pulses.fates[unit.source, unit.arm].delay_ps[rows[hit]]
+            jitter = rng.standard_normal(hit.size) * outlet.sigma_ps[unit.detector]
+            arrival = times + outlet.delay_ps[unit.detector] + np.rint(jitter).astype(np.int64)
+            found[unit.outlet].append((arrival, np.full(hit.size, unit.detector)))
+
     def _optics_now(self) -> _Optics:
         arms = [arm.key() for source in self.sources for arm in source.arms]
         key = (*arms, *(outlet.key() for outlet in self.outlets))
@@ -322,45 +346,50 @@ class PulsedNetwork:
             self._optics = key, _Optics(self)
         return self._optics[1]
 
-    def _match(self, before_ps: int) -> tuple[Times, Real]:
-        """Take the pulses emitted before a time, those that meet in one row."""
+    def _match(self, before_ps: int) -> list[tuple[dict[int, Times], dict[int, Real]]]:
+        """Take the pulses emitted before a time, those that meet side by side."""
         if len(self.sources) == 1:
             times, means = self._pending[0]
             cut = int(np.searchsorted(times, before_ps))
             self._pending[0] = times[cut:], means[cut:]
-            return times[None, :cut], means[None, :cut]
+            return [({0: times[:cut]}, {0: means[:cut]})]
         (first, first_means), (second, second_means) = self._pending
         # Two pulses meet when their light comes to the station together.
-        gap = self._gap_ps(0)
-        reach = self.spread_ps
+        gap, reach = self._gap_ps(0), self.spread_ps
         if first.size == second.size and (np.abs(second - first - gap) <= reach).all():
-            # The usual case: every pulse meets another.
-            late = second if gap > 0 else first
-            cut = int(np.searchsorted(late, before_ps - reach))
-            self._pending = [(first[cut:], first_means[cut:]), (second[cut:], second_means[cut:])]
-            return (
-                np.stack((first[:cut], second[:cut])),
-                np.stack((first_means[:cut], second_means[:cut])),
-            )
-        at = np.searchsorted(second, first + gap - reach)
-        padded = np.append(second, _NONE)
-        meets = padded[at] <= first + gap + reach
-        times = np.full((2, first.size + second.size), _NONE, np.int64)
-        means = np.zeros(times.shape)
-        times[0, : first.size], means[0, : first.size] = first, first_means
-        times[1, : first.size][meets] = second[at[meets]]
-        means[1, : first.size][meets] = second_means[at[meets]]
-        alone = np.ones(second.size, np.bool_)
-        alone[at[meets]] = False
-        rest = int(alone.sum())
-        times[1, first.size : first.size + rest] = second[alone]
-        means[1, first.size : first.size + rest] = second_means[alone]
-        times, means = times[:, : first.size + rest], means[:, : first.size + rest]
-        ready = np.where(times == _NONE, -_NONE, times).max(axis=0) < before_ps - reach
-        for s in (0, 1):
-            waits = ~ready & (times[s] != _NONE)
-            self._pending[s] = times[s, waits], means[s, waits]
-        return times[:, ready], means[:, ready]
+            # The usual case at the dip: every pulse meets another.
+            done = int(np.searchsorted(np.maximum(first, second), before_ps - reach))
+            self._pending = [(times[done:], means[done:]) for times, means in self._pending]
+            return [
+                (
+                    {0: first[:done], 1: second[:done]},
+                    {0: first_means[:done], 1: second_means[:done]},
+                )
+            ]
+        at = np.searchsorted(second, first + (gap - reach))
+        meets = np.flatnonzero(np.append(second, _NEVER)[at] - first <= gap + reach)
+        partner = at[meets]
+        late = np.maximum(first[meets], second[partner])
+        # What might still meet a pulse that comes later waits, and so does its partner.
+        done = int(np.searchsorted(late, before_ps - reach))
+        alone = [np.ones(times.size, np.bool_) for times in (first, second)]
+        alone[0][meets], alone[1][partner] = False, False
+        waits = [(first >= before_ps - reach) & alone[0], (second >= before_ps - reach) & alone[1]]
+        alone = [lonely & ~wait for lonely, wait in zip(alone, waits, strict=True)]
+        waits[0][meets[done:]], waits[1][partner[done:]] = True, True
+        self._pending = [
+            (times[wait], means[wait])
+            for (times, means), wait in zip(self._pending, waits, strict=True)
+        ]
+        meets, partner = meets[:done], partner[:done]
+        return [
+            (
+                {0: first[meets], 1: second[partner]},
+                {0: first_means[meets], 1: second_means[partner]},
+            ),
+            ({0: first[alone[0]]}, {0: first_means[alone[0]]}),
+            ({1: second[alone[1]]}, {1: second_means[alone[1]]}),
+        ]
 
     def _gap_ps(self, station: int) -> int:
         """How much later source 1 has to emit than source 0, to meet its light."""
@@ -370,63 +399,61 @@ class PulsedNetwork:
         return flights[0] - flights[1]
 
     def _fates(self, emitted_ps: Times, key: tuple[int, int]) -> memory.Fates:
-        there = emitted_ps != _NONE
         flight = round(self.sources[key[0]].arms[key[1]].flight_to_memory_s * 1e12)
-        arrivals = emitted_ps[there] + flight
-        order = np.argsort(arrivals, kind="stable")
-        found = memory.fates(arrivals[order], self._cycles[key], self._combs[key])
-        where = np.flatnonzero(there)[order]
-        passed, recalled = np.zeros(there.size), np.zeros(there.size)
-        delay = np.zeros(there.size, np.int64)
-        passed[where], recalled[where], delay[where] = found.passed, found.recalled, found.delay_ps
-        return memory.Fates(passed, recalled, delay)
+        return memory.fates(emitted_ps + flight, self._cycles[key], self._combs[key])
 
     def _patterns(
-        self, pulses: _Pulses, rng: np.random.Generator
+        self, block: _Block, pulses: _Pulses, rng: np.random.Generator
     ) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.int64]]:
         """Pulses that click: the pattern of each, and its row."""
-        n = pulses.times_ps.shape[1]
-        columns: list[npt.NDArray[Any]] = [*pulses.means]
-        for station in self.stations:
-            columns.append(self._gaps(pulses.times_ps, station))
+        present = list(pulses.means)
+        columns: list[npt.NDArray[Any]] = [pulses.means[s] for s in present]
+        meeting = [station for station in self.stations if self._meets(station, pulses)]
+        columns += [self._gaps(station, pulses) for station in meeting]
         for fate in pulses.fates.values():
             columns += [np.rint(share / _GRAIN) for share in (fate.passed, fate.recalled)]
         masks: list[npt.NDArray[np.uint64]] = [np.empty(0, np.uint64)]
         rows: list[npt.NDArray[np.int64]] = [np.empty(0, np.int64)]
-        for values, members in _classes(columns, n):
-            means = tuple(float(v) for v in values[: len(self.sources)])
+        for values, members in _classes(columns, pulses.means[present[0]].size):
+            means = [0.0] * len(self.sources)
+            for s, mean in zip(present, values, strict=False):
+                means[s] = float(mean)
             if not any(means):
                 continue
-            rest = values[len(self.sources) :]
-            gaps = tuple(int(v) for v in rest[: len(self.stations)])
-            shares = [float(v) * _GRAIN for v in rest[len(self.stations) :]]
-            fates = {key: (shares[2 * i], shares[2 * i + 1]) for i, key in enumerate(pulses.fates)}
-            statistics = pulses.optics.statistics(means, pulses.phases, gaps, fates)
-            found, counts = statistics.sample(rng, members.size)
-            total = int(counts.sum())
-            masks.append(np.repeat(found, counts))
-            rows.append(members[rng.choice(members.size, total, replace=False)])
+            shares = [float(v) * _GRAIN for v in values[len(present) + len(meeting) :]]
+            statistics = block.optics.statistics(
+                tuple(means),
+                block.phases,
+                tuple(int(v) for v in values[len(present) : len(present) + len(meeting)]),
+                dict(zip(pulses.fates, zip(shares[::2], shares[1::2], strict=True), strict=True)),
+            )
+            patterns, counts = statistics.sample(rng, members.size)
+            masks.append(np.repeat(patterns, counts))
+            rows.append(members[rng.choice(members.size, int(counts.sum()), replace=False)])
         return np.concatenate(masks), np.concatenate(rows)
 
-    def _gaps(self, times_ps: Times, station: Station) -> Times:
+    def _meets(self, station: Station, pulses: _Pulses) -> bool:
+        return all(s in pulses.times_ps for s, _ in station.inputs.values())
+
+    def _gaps(self, station: Station, pulses: _Pulses) -> Times:
+        """By how much the left light is later at a station."""
         (s, a), (t, b) = station.inputs["left"], station.inputs["right"]
-        left = self.sources[s].arms[a].flight_s - self.sources[t].arms[b].flight_s
-        gaps = times_ps[s] - times_ps[t] + round(left * 1e12)
-        # Light that meets nothing: any gap will do, so let it be one.
-        met = (times_ps[s] != _NONE) & (times_ps[t] != _NONE)
-        return np.where(met, gaps, 0)
+        flight = self.sources[s].arms[a].flight_s - self.sources[t].arms[b].flight_s
+        return pulses.times_ps[s] - pulses.times_ps[t] + round(flight * 1e12)
 
     def _at_station(
-        self, place: int, emission: Times, emitted: Times, rng: np.random.Generator
+        self, place: int, emission: dict[int, Times], hit: Times, rng: np.random.Generator
     ) -> Times:
         """When the light of a click came to a station: with either of the pulses that met there."""
         station = self.stations[self.station_places.index(place)]
-        sides = [station.inputs["left"], station.inputs["right"]]
-        chosen = np.less(rng.random(emission.shape[1]), 0.5)
-        missing = [emitted[s] == _NONE for s, _ in sides]
-        chosen = (chosen & ~missing[1]) | missing[0]
-        arrivals = [emission[s] + round(self.sources[s].arms[a].flight_s * 1e12) for s, a in sides]
-        found: Times = np.where(chosen, arrivals[1], arrivals[0])
+        arrivals = [
+            emission[s][hit] + round(self.sources[s].arms[a].flight_s * 1e12)
+            for s, a in station.inputs.values()
+            if s in emission
+        ]
+        if len(arrivals) == 1:
+            return arrivals[0]
+        found: Times = np.where(rng.random(hit.size) < 0.5, arrivals[0], arrivals[1])
         return found
 
     def _noise(
