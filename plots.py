@@ -414,13 +414,14 @@ def plot_swap_correlations(
 
 
 def _basis(direction: Sequence[float]) -> str:
-    """Name of the basis along a direction of the Poincare sphere."""
-    words = [
-        ("-" if share < 0 else "") + axis
-        for axis, share in zip("ZXY", direction, strict=True)
-        if abs(share) > 1e-6
-    ]
-    return words[0] if len(words) == 1 else f"({'+'.join(words).replace('+-', '-')})"
+    """Name of the axis of the Poincare sphere nearest to a direction, primed where it is not on it.
+
+    Bob's of a CHSH test lie half way: the one between Z and X is Z′, that between -Z and X is X′.
+    """
+    z, x, y = direction
+    if max(map(abs, direction)) > 1 - 1e-6:
+        return "ZXY"[int(np.argmax(np.abs([z, x, y])))]
+    return "Z′" if z > 0 else "X′"
 
 
 def _ket(label: str) -> str:
@@ -458,7 +459,7 @@ def plot_pump(
             )
     empty = [p["empty_share"]["any"] for p in pumps]
     _estimates(axes, pairs, empty, "0.4", "heralds empty on a side", marker="s")
-    axes.set_xlim(fine)
+    axes.set_xlim(0.0, float(fine[1]))
     axes.set_ylim(0, 105)
     axes.set_xlabel("mean pairs per pulse and source")
     axes.set_ylabel("%")
@@ -492,7 +493,7 @@ def _estimates(
 def plot_arrivals(
     path: Path,
     delays_ps: npt.NDArray[Any],
-    clicks: Mapping[str, npt.NDArray[Any]],
+    settings: Sequence[tuple[str, float, npt.NDArray[Any]]],
     *,
     echo_s: float,
     title: str,
@@ -502,18 +503,18 @@ def plot_arrivals(
     Args:
         path: PNG to write.
         delays_ps: Middle of each bin, ps, 0 where a photon comes that the memory lets pass.
-        clicks: Clicks per herald and bin, by setting.
+        settings: Name, storage time, s, and clicks per herald and bin.
         echo_s: When the echo comes, s; 0 for none.
         title: What it is of.
     """
     figure, axes = _figure(7.2, 4.2)
     width_ns = float(delays_ps[1] - delays_ps[0]) * 1e-3
-    colors = _colors(len(clicks))
-    for color, (label, counts) in zip(colors, clicks.items(), strict=True):
-        seen = np.where(counts > 0, counts, np.nan)
+    colors = _colors(len(settings))
+    for color, (label, storage_s, clicks) in zip(colors, settings, strict=True):
+        seen = np.where(clicks > 0, clicks, np.nan)
         axes.plot(delays_ps * 1e-6, seen, color=color, linewidth=0.8, label=label)
-        top = int(np.argmax(counts))
-        axes.plot(delays_ps[top] * 1e-6, counts[top], "o", markersize=4, color=color)
+        top = int(np.argmin(np.abs(delays_ps - storage_s * 1e12)))
+        axes.plot(delays_ps[top] * 1e-6, seen[top], "o", markersize=4, color=color)
     marks = {"prompt": 0.0} | ({"echo": echo_s} if echo_s else {})
     for word, at_s in marks.items():
         axes.axvline(at_s * 1e6, color="0.6", linewidth=0.8, linestyle=":")

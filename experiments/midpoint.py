@@ -13,6 +13,7 @@ from ..bench import BenchConfig
 from ..instruments import (
     Deadline,
     InstrumentTimeout,
+    MemoryInfo,
     PolarizationController,
     ProtocolError,
     TagBatch,
@@ -26,7 +27,20 @@ if TYPE_CHECKING:
     from ..lab import Party
     from ..protocols import swapping
 
-__all__ = ["HomScan", "Midpoint", "MidpointFile", "check_midpoint", "figure", "told"]
+__all__ = [
+    "HomScan",
+    "Midpoint",
+    "MidpointFile",
+    "check_midpoint",
+    "counts_told",
+    "figure",
+    "hom_told",
+    "parts_rows",
+    "sources_told",
+    "told",
+    "visibility_rows",
+    "worth",
+]
 
 _STEP_S = 0.1
 _ENDS = ("alice", "bob")
@@ -122,8 +136,10 @@ class Midpoint:
             end: [angle.get() for angle in self._controller(end).actuators] for end in _ENDS
         }
         self.delays: tuple[dict[int, int], dict[int, int], dict[int, int]] = ({}, {}, {})
-        self.storage_ps = 0
-        self.gates: Sequence[swapping.Gate] = ()
+        #: Storage time at alice's and bob's end.
+        self.storage_ps = [0, 0]
+        #: Windows of the memories, seen from the station.
+        self.gates: list[swapping.Gate] = []
         self.singles_hz: dict[str, dict[str, float]] = {}
 
     # -- time and clicks
@@ -193,12 +209,12 @@ class Midpoint:
         """Count heralds and four-folds with the delays, storage time and gates as they stand."""
         from ..protocols import swapping
 
-        station, *ends = self.delays
-        stored = [{c: delay + self.storage_ps for c, delay in end.items()} for end in ends]
         counter = swapping.SwapCounter(
-            *(self.parties[name].channels for name in _PARTIES),
+            self.parties["station"].channels,
+            self.parties["alice"].channels,
+            self.parties["bob"].channels,
             self.window_ps,
-            (station, stored[0], stored[1]),
+            (self.delays[0], self._stored(0), self._stored(1)),
             gates=self.gates,
         )
         self.record(seconds, stage, lambda batches: counter.add(*batches))
@@ -213,11 +229,9 @@ class Midpoint:
         setting = swapping.SETTINGS[name]
         self._show(Progress(f"turning the analyzers to {name}"))
         for end, analyzer in zip(_ENDS, (setting.alice, setting.bob), strict=True):
-            wanted = self.file.angles.get(name, {}).get(end)  # type: ignore[call-overload]
-            if wanted is None:
-                wanted = swapping.paddle_angles(
-                    analyzer, self._home[end], retardances_deg=self.file.retardances
-                )
+            wanted = self._overruled(name, end) or swapping.paddle_angles(
+                analyzer, self._home[end], retardances_deg=self.file.retardances
+            )
             for actuator, angle in zip(self._controller(end).actuators, wanted, strict=True):
                 if abs(actuator.get() - angle) > 1e-6:
                     actuator.set(angle)
@@ -225,6 +239,10 @@ class Midpoint:
             lambda: all(self._controller(end).ready() for end in _ENDS), "a polarization controller"
         )
         return setting
+
+    def _overruled(self, name: SettingName, end: str) -> tuple[float, ...] | None:
+        found = self.file.angles.get(name, {}).items()
+        return next((angles for at, angles in found if at == end), None)
 
     def set_pump(self, current_a: float) -> None:
         """Set the pump's current and wait until the source is ready."""
@@ -275,25 +293,50 @@ class Midpoint:
         )
         return arrivals.late_ps * 1e-12
 
-    def measure_sources(self) -> tuple[swapping.Klyshko, swapping.Klyshko]:
-        """Measure both sources, the photons of one coming to the station apart from the other's."""
+    def measure_sources(
+        self, memories: Sequence[MemoryInfo] = ()
+    ) -> tuple[swapping.Klyshko, swapping.Klyshko]:
+        """Measure both sources, the photons of one coming to the station apart from the other's.
+
+        Args:
+            memories: That of alice's and of bob's end; their gates are found first, and only what
+                comes to the station while both are open counts.
+        """
         from ..protocols import swapping
 
         together = self.pump_delay.get()
-        self.set_delay(together + 5 * self.file.coincidence_window / 2)
-        batches = self.collect(self.file.calibration, "measuring efficiencies, photons apart")
-        station, *ends = batches
-        arrivals = swapping.find_arrivals(
-            *batches, self.delays, period_ps=self.period_ps, window_ps=self.window_ps // 2
+        self.set_delay(together + 1.6 * self.file.coincidence_window)
+        stage = "measuring efficiencies, photons apart"
+        station, *ends = self.collect(self.file.calibration, stage)
+        self.set_delay(together)
+        centre = swapping.find_arrivals(
+            station,
+            ends[0],
+            ends[1],
+            (self.delays[0], self._stored(0), self._stored(1)),
+            period_ps=self.period_ps,
+            window_ps=self.window_ps // 2,
         )
-        phases = (arrivals.west_ps, arrivals.east_ps)
+        phases = (centre.west_ps, centre.east_ps)
+        self.gates = [
+            swapping.find_gate(
+                station,
+                ends[i],
+                (self.delays[0], self._stored(i)),
+                period_ps=info.cycle_s * 1e12,
+                length_ps=(info.window_s[1] - info.window_s[0]) * 1e12,
+                window_ps=self.window_ps,
+            )
+            for i, info in enumerate(memories)
+        ]
+        station = swapping.gated(station, self.delays[0], self.gates)
         found = [
             swapping.klyshko(
                 station,
                 ends[i],
                 self.parties["station"].channels,
                 self.parties[end].channels,
-                (self.delays[0], self.delays[1 + i]),
+                (self.delays[0], self._stored(i)),
                 phase_ps=phases[i],
                 other_ps=phases[1 - i],
                 period_ps=self.period_ps,
@@ -301,8 +344,11 @@ class Midpoint:
             )
             for i, end in enumerate(_ENDS)
         ]
-        self.set_delay(together)
         return found[0], found[1]
+
+    def _stored(self, end: int) -> dict[int, int]:
+        """Delays of an end's inputs with the storage time in them."""
+        return {c: delay + self.storage_ps[end] for c, delay in self.delays[1 + end].items()}
 
     def scan_hom(self, centre_s: float) -> swapping.HomDip:
         """Scan the pump delay around ``centre_s``; leave it at the dip's centre if there is one."""
@@ -341,3 +387,110 @@ def figure(
         return "-"
     value, sigma = scale * estimate["value"], scale * estimate["sigma"]
     return f"{value:.{digits}f} ± {sigma:.{digits}f}{unit}"
+
+
+def sources_told(
+    found: tuple[swapping.Klyshko, swapping.Klyshko] | None,
+) -> dict[str, Any] | None:
+    """Both sources and their arms as JSON has them."""
+    if found is None:
+        return None
+    return {
+        name: {
+            "pairs_per_pulse": told(one.pairs_per_pulse),
+            "visibility": told(one.visibility),
+            "end_efficiency": told(one.end),
+            "station_efficiency": told(one.station),
+        }
+        for name, one in zip(("west", "east"), found, strict=True)
+    }
+
+
+def hom_told(dip: swapping.HomDip | None) -> dict[str, Any] | None:
+    """A HOM scan as JSON has it."""
+    if dip is None:
+        return None
+    return {
+        "visibility": told(dip.visibility),
+        "centre_s": told(dip.centre_s),
+        "fwhm_s": told(dip.fwhm_s),
+        "delays_s": dip.delays_s.tolist(),
+        "counts": dip.counts.tolist(),
+    }
+
+
+def counts_told(counts: swapping.SwapCounts) -> dict[str, Any]:
+    """Counts of a setting as JSON has them."""
+    from ..protocols import swapping
+
+    return {
+        "live_s": counts.live_s,
+        "heralds": dict(zip(swapping.BELL_LABELS, counts.heralds.tolist(), strict=True)),
+        "fourfolds": {
+            label: table.tolist()
+            for label, table in zip(swapping.BELL_LABELS, counts.fourfolds, strict=True)
+        },
+        "fourfold_rate_hz": int(counts.fourfolds.sum()) / counts.live_s if counts.live_s else 0.0,
+        "hom_coincidences": counts.hom,
+        "lone_clicks": counts.lone,
+        "unclear": counts.unclear,
+        "lost": counts.lost,
+        "outside": counts.outside,
+    }
+
+
+def worth(counts: Mapping[SettingName, swapping.SwapCounts]) -> dict[str, Any]:
+    """Visibilities and fidelity, by Bell label and of all together, as JSON has them."""
+    from ..protocols import swapping
+
+    found = swapping.visibilities(
+        [(swapping.SETTINGS[name], one.fourfolds) for name, one in counts.items()]
+    )
+    labels = (*swapping.BELL_LABELS, "all")
+    return {
+        "visibility": {
+            axis: {label: told(found[axis][label]) for label in labels} for axis in "ZXY"
+        },
+        "fidelity": {
+            label: told(swapping.fidelity({axis: found[axis][label] for axis in "ZXY"}))
+            for label in labels
+        },
+    }
+
+
+def parts_rows(m: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Sources, HOM dip and four-folds for a person."""
+    rows: list[tuple[str, str]] = []
+    if (sources := m["sources"]) is not None:
+        for name, one in sources.items():
+            text = (
+                f"{figure(one['pairs_per_pulse'], scale=1e3, digits=2, unit='e-3')} pairs/pulse,"
+                f" V {figure(one['visibility'], scale=100, unit=' %')},"
+                f" end {figure(one['end_efficiency'], scale=100, unit=' %')},"
+                f" station {figure(one['station_efficiency'], scale=100, unit=' %')}"
+            )
+            rows.append((f"source {name}", text))
+    if (hom := m["hom"]) is not None:
+        text = (
+            f"visibility {figure(hom['visibility'], scale=100, unit=' %')} at"
+            f" {figure(hom['centre_s'], scale=1e12, digits=0, unit=' ps')},"
+            f" FWHM {figure(hom['fwhm_s'], scale=1e12, digits=0, unit=' ps')}"
+        )
+        rows.append(("HOM dip", text))
+    for name, counts in m["settings"].items():
+        heralds = ", ".join(f"{label} {n:,}" for label, n in counts["heralds"].items())
+        text = f"{counts['fourfold_rate_hz']:.1f} /s in {counts['live_s']:.1f} s; heralds {heralds}"
+        rows.append((f"four-folds {name}", text))
+    return rows
+
+
+def visibility_rows(m: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Visibilities for a person."""
+    rows: list[tuple[str, str]] = []
+    for axis in "ZXY" if m["settings"] else "":
+        by_label = m["visibility"][axis]
+        text = "  ".join(
+            f"{label} {figure(v, scale=100, unit=' %')}" for label, v in by_label.items()
+        )
+        rows.append((f"visibility {axis}", text))
+    return rows

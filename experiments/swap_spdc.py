@@ -13,7 +13,21 @@ from pydantic import Field
 from ..bench import BenchConfig
 from ..instruments import ProtocolError, Unit
 from .contract import Duration, Experiment, Mistake, Result, Run
-from .midpoint import Midpoint, MidpointFile, Seconds, SettingName, check_midpoint, figure, told
+from .midpoint import (
+    Midpoint,
+    MidpointFile,
+    Seconds,
+    SettingName,
+    check_midpoint,
+    counts_told,
+    figure,
+    hom_told,
+    parts_rows,
+    sources_told,
+    told,
+    visibility_rows,
+    worth,
+)
 
 if TYPE_CHECKING:
     from ..protocols import swapping
@@ -138,24 +152,13 @@ class _Swap:
         result: dict[str, Any] = {
             "late_ps": None if self.late_s is None else self.late_s * 1e12,
             "singles_hz": self.bench.singles_hz,
-            "sources": _sources(self.sources),
-            "hom": _hom(self.dip),
-            "settings": {name: _counts(counts) for name, counts in self.counts.items()},
+            "sources": sources_told(self.sources),
+            "hom": hom_told(self.dip),
+            "settings": {name: counts_told(counts) for name, counts in self.counts.items()},
             "pumps": self.pumps,
             "no_pump": _no_pump(self.pumps),
         }
-        measured = [
-            (swapping.SETTINGS[name], counts.fourfolds) for name, counts in self.counts.items()
-        ]
-        found = swapping.visibilities(measured)
-        labels = (*swapping.BELL_LABELS, "all")
-        result["visibility"] = {
-            axis: {label: told(found[axis][label]) for label in labels} for axis in "ZXY"
-        }
-        result["fidelity"] = {
-            label: told(swapping.fidelity({axis: found[axis][label] for axis in "ZXY"}))
-            for label in labels
-        }
+        result |= worth(self.counts)
         chsh = self.counts.get("CHSH")
         result["chsh"] = (
             None
@@ -177,50 +180,6 @@ class _Swap:
         else:
             result["prediction"] = None
         return result
-
-
-def _sources(found: tuple[swapping.Klyshko, swapping.Klyshko] | None) -> dict[str, Any] | None:
-    if found is None:
-        return None
-    return {
-        name: {
-            "pairs_per_pulse": told(one.pairs_per_pulse),
-            "visibility": told(one.visibility),
-            "end_efficiency": told(one.end),
-            "station_efficiency": told(one.station),
-        }
-        for name, one in zip(("west", "east"), found, strict=True)
-    }
-
-
-def _hom(dip: swapping.HomDip | None) -> dict[str, Any] | None:
-    if dip is None:
-        return None
-    return {
-        "visibility": told(dip.visibility),
-        "centre_s": told(dip.centre_s),
-        "fwhm_s": told(dip.fwhm_s),
-        "delays_s": dip.delays_s.tolist(),
-        "counts": dip.counts.tolist(),
-    }
-
-
-def _counts(counts: swapping.SwapCounts) -> dict[str, Any]:
-    from ..protocols import swapping
-
-    return {
-        "live_s": counts.live_s,
-        "heralds": dict(zip(swapping.BELL_LABELS, counts.heralds.tolist(), strict=True)),
-        "fourfolds": {
-            label: table.tolist()
-            for label, table in zip(swapping.BELL_LABELS, counts.fourfolds, strict=True)
-        },
-        "fourfold_rate_hz": int(counts.fourfolds.sum()) / counts.live_s if counts.live_s else 0.0,
-        "hom_coincidences": counts.hom,
-        "lone_clicks": counts.lone,
-        "unclear": counts.unclear,
-        "lost": counts.lost,
-    }
 
 
 def _no_pump(pumps: list[dict[str, Any]]) -> dict[str, Any] | None:
@@ -277,33 +236,9 @@ def _rows(m: Mapping[str, Any]) -> list[tuple[str, str]]:
     from rich.markup import escape
 
     rows: list[tuple[str, str]] = []
-    if (sources := m["sources"]) is not None:
-        for name, one in sources.items():
-            text = (
-                f"{figure(one['pairs_per_pulse'], scale=1e3, digits=2, unit='e-3')} pairs/pulse,"
-                f" V {figure(one['visibility'], scale=100, unit=' %')},"
-                f" end {figure(one['end_efficiency'], scale=100, unit=' %')},"
-                f" station {figure(one['station_efficiency'], scale=100, unit=' %')}"
-            )
-            rows.append((f"source {name}", text))
-    if (hom := m["hom"]) is not None:
-        text = (
-            f"visibility {figure(hom['visibility'], scale=100, unit=' %')} at"
-            f" {figure(hom['centre_s'], scale=1e12, digits=0, unit=' ps')},"
-            f" FWHM {figure(hom['fwhm_s'], scale=1e12, digits=0, unit=' ps')}"
-        )
-        rows.append(("HOM dip", text))
-    for name, counts in m["settings"].items():
-        heralds = ", ".join(f"{label} {n:,}" for label, n in counts["heralds"].items())
-        text = f"{counts['fourfold_rate_hz']:.1f} /s in {counts['live_s']:.1f} s; heralds {heralds}"
-        rows.append((f"four-folds {name}", text))
+    rows += parts_rows(m)
     said = m["prediction"] or {}
-    for axis in "ZXY" if m["settings"] else "":
-        by_label = m["visibility"][axis]
-        text = "  ".join(
-            f"{label} {figure(v, scale=100, unit=' %')}" for label, v in by_label.items()
-        )
-        rows.append((f"visibility {axis}", text))
+    rows += visibility_rows(m)
     if said:
         z, x = (figure(said[f"visibility_{a}"], scale=100, unit=" %") for a in "zx")
         rows.append(("  single pairs", f"Z {z}, X and Y {x}"))

@@ -18,7 +18,7 @@ from .analysis import (
     predict,
     visibilities,
 )
-from .arrivals import Arrivals, Klyshko, find_arrivals, find_end_delays, find_gate, klyshko
+from .arrivals import Arrivals, Klyshko, find_arrivals, find_end_delays, find_gate, gated, klyshko
 from .hom import HomDip, fit_dip
 from .settings import SETTINGS, Analyzer, Setting, paddle_angles
 from .swaps import BELL_LABELS, DETECTORS, OUTCOMES, Gate, SwapCounter, SwapCounts
@@ -48,6 +48,7 @@ __all__ = [
     "find_end_delays",
     "find_gate",
     "fit_dip",
+    "gated",
     "klyshko",
     "paddle_angles",
     "predict",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +15,15 @@ from .. import timing
 from .analysis import Estimate, Tally
 from .swaps import Gate
 
-__all__ = ["Arrivals", "Klyshko", "find_arrivals", "find_end_delays", "find_gate", "klyshko"]
+__all__ = [
+    "Arrivals",
+    "Klyshko",
+    "find_arrivals",
+    "find_end_delays",
+    "find_gate",
+    "gated",
+    "klyshko",
+]
 
 Delays = Mapping[int, int]
 
@@ -177,6 +186,18 @@ def find_gate(
     near = (places - int(inside.argmax()) + _BINS // 2) % _BINS - _BINS // 2
     place = int(inside.argmax()) + int(np.median(near))
     return Gate(period_ps, place % _BINS / _BINS * period_ps, length_ps)
+
+
+def gated(station: TagBatch, delays: Delays, gates: Sequence[Gate]) -> TagBatch:
+    """Return only the station's clicks that come while all gates are open."""
+    shift = np.zeros(max(delays) + 1, np.int64)
+    shift[list(delays)] = list(delays.values())
+    known = station.select(list(delays))
+    times = known.times_ps - shift[known.channels]
+    keep = np.ones(times.size, np.bool_)
+    for gate in gates:
+        keep &= gate.open(times)
+    return dataclasses.replace(known, times_ps=known.times_ps[keep], channels=known.channels[keep])
 
 
 @dataclass(frozen=True)
