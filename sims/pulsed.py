@@ -145,7 +145,11 @@ class _Optics:
         parts = []
         for kind, which, how, group in self._groups:
             if kind == "arm":
-                share = fates[which][how] if which in fates else 1.0
+                s, a = which
+                share = 1.0
+                if sources[s].arms[a].memory is not None:
+                    # no fate: no pulse of this source
+                    share = fates.get(which, (0.0, 0.0))[how]
                 parts.append(group * share)
                 continue
             model = stations[which].model
