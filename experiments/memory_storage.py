@@ -1,4 +1,8 @@
-"""Heralded single photons into a quantum memory and out again."""
+"""Heralded single photons into a quantum memory and out again.
+
+The memory transparent (the reference, in which delays and the memory's clock are found), then its
+echo, then every storage time, then the source blocked: on the table and on twins alike.
+"""
 
 from __future__ import annotations
 
@@ -130,6 +134,8 @@ class _Storage:
         self._memory: QuantumMemory = party.memory
         self._device: Instrument = party.memory
         self._info = party.memory.info
+        # out of range is refused here, before anything is set
+        self._models = [self._memory.efficiency(storage_s) for storage_s in file.storage_times]
         self._tagger = party.tagger
         self._channels = {label: channel for channel, label in party.channels.items()}
         self._tags = 0
@@ -178,7 +184,7 @@ class _Storage:
             self._settle("prepared")
             self._echo = self._count("echo", {"prompt": 0} | echo)
         self._memory.store()
-        for storage_s in file.storage_times:
+        for storage_s, model in zip(file.storage_times, self._models, strict=True):
             self._memory.retrieve(storage_s)
             self._settle(f"storing for {_us(storage_s)}")
             # when photons come out, by the memory's own word
@@ -186,7 +192,6 @@ class _Storage:
             delays = {"prompt": 0, "recalled": _ps(kept.storage_s)} | echo
             counts = self._count(f"storing for {_us(storage_s)}", delays)
             efficiency = heralding.relative_efficiency(counts, "recalled", reference, "prompt")
-            model = self._memory.efficiency(storage_s)
             self._stored.append(_Stored(storage_s, model, counts, efficiency))
             self._figures["efficiency"] = f"{_percent(efficiency)} at {_us(storage_s)}"
             if len(self._stored) == 1 and not efficiency.value > _SIGMAS * efficiency.sigma:
@@ -375,17 +380,14 @@ class _Storage:
         reference, info = self._reference, self._info
         if reference is None:
             return
-        settings = {"transparent": reference}
+        settings = [("transparent", 0.0, reference)]
         if self._echo is not None:
-            settings["echo"] = self._echo
-        settings |= {f"stored {_us(each.storage_s)}": each.counts for each in self._stored}
+            settings.append(("echo", info.echo_s, self._echo))
+        settings += [(f"stored {_us(s.storage_s)}", s.storage_s, s.counts) for s in self._stored]
         plots.plot_arrivals(
             folder / "arrivals.png",
             reference.histogram_ps,
-            {
-                label: counts.histogram / max(counts.heralds, 1)
-                for label, counts in settings.items()
-            },
+            [(name, at_s, c.histogram / max(c.heralds, 1)) for name, at_s, c in settings],
             echo_s=info.echo_s,
             title=f"{self._name}: clicks behind the memory after a herald",
         )
