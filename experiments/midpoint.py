@@ -93,6 +93,8 @@ def check_midpoint(file: MidpointFile, bench: BenchConfig) -> list[Mistake]:
     )
     for end in _ENDS:
         mistakes += lacks(file, bench, end, labels=swapping.OUTCOMES, roles=("controller",))
+    if file.hom.span > file.coincidence_window:
+        mistakes.append((("hom", "span"), "is wider than the coincidence_window: no photons there"))
     for name, by_end in file.angles.items():
         for end, angles in by_end.items():
             if len(angles) != len(file.retardances):
@@ -125,7 +127,12 @@ class Midpoint:
         assert station.source is not None
         self.source = station.source
         generator = station.delay_generator
-        self.period_ps = 1e12 / generator.trigger_rate.get()
+        rate_hz = generator.trigger_rate.get()
+        if generator.burst.get():
+            self.period_ps = generator.burst_period.get() * 1e12
+            self.pulses_hz = rate_hz * generator.burst_count.get()
+        else:
+            self.period_ps, self.pulses_hz = 1e12 / rate_hz, rate_hz
         if file.late_channel not in generator.delays:
             raise ProtocolError(
                 f"the station's delay generator has no channel {file.late_channel!r}"
@@ -138,8 +145,9 @@ class Midpoint:
         self.delays: tuple[dict[int, int], dict[int, int], dict[int, int]] = ({}, {}, {})
         #: Storage time at alice's and bob's end.
         self.storage_ps = [0, 0]
-        #: Windows of the memories, seen from the station.
+        #: Windows of the memories, seen from the station, and the share of light that meets both.
         self.gates: list[swapping.Gate] = []
+        self.open_share = 1.0
         self.singles_hz: dict[str, dict[str, float]] = {}
 
     # -- time and clicks
@@ -329,7 +337,9 @@ class Midpoint:
             )
             for i, info in enumerate(memories)
         ]
+        clicks = len(station)
         station = swapping.gated(station, self.delays[0], self.gates)
+        self.open_share = len(station) / clicks
         found = [
             swapping.klyshko(
                 station,
@@ -340,6 +350,7 @@ class Midpoint:
                 phase_ps=phases[i],
                 other_ps=phases[1 - i],
                 period_ps=self.period_ps,
+                pulses_hz=self.pulses_hz,
                 window_ps=self.window_ps,
             )
             for i, end in enumerate(_ENDS)

@@ -124,10 +124,7 @@ class _Swap:
         assert self.sources is not None
         west, east = self.sources
         pairs = [
-            sum(self.bench.singles_hz[end].values())
-            * self.bench.period_ps
-            * 1e-12
-            / source.end.value
+            sum(self.bench.singles_hz[end].values()) / self.bench.pulses_hz / source.end.value
             for end, source in zip(("alice", "bob"), self.sources, strict=True)
         ]
         found = swapping.visibilities([(swapping.SETTINGS["ZX"], counts.fourfolds)])

@@ -227,13 +227,15 @@ def klyshko(
     phase_ps: float,
     other_ps: float,
     period_ps: float,
+    pulses_hz: float,
     window_ps: int,
 ) -> Klyshko:
     """Measure a source whose photons reach the station apart from the other's.
 
     Accidentals are counted some pulses away and darks between the pulses; both are subtracted. Of
     two pairs in one pulse, a share of half the pairs per pulse stays (the photons of one mode
-    bunch), so the efficiencies hold to leading order in that number.
+    bunch), so the efficiencies hold to leading order in that number. Of a station that was gated,
+    the efficiency of the end is right, what is seen from the end is not.
 
     Args:
         station: Clicks of the station.
@@ -244,6 +246,8 @@ def klyshko(
         phase_ps: When this source's photons reach the station, within the period.
         other_ps: When the other's do.
         period_ps: Period of the pulses.
+        pulses_hz: Pulses per second, on the mean: fewer than the period says where they come in
+            bursts.
         window_ps: Coincidence window, full width.
 
     Raises:
@@ -272,8 +276,7 @@ def klyshko(
         corrected(station, delays[0]), phase_ps, (phase_ps, other_ps), period_ps, window_ps
     )
     at_end = _in_phase(corrected(end, delays[1]), phase_ps, (phase_ps,), period_ps, window_ps)
-    pulses = found.live_s * 1e12 / period_ps
-    per_pulse = at_station * at_end / pairs / pulses
+    per_pulse = at_station * at_end / pairs / (found.live_s * pulses_hz)
     noise = float(found.accidentals.sum()) * (1 + 1 / len(_SHIFTS))
 
     def ratio(of: float) -> Estimate:

@@ -571,6 +571,7 @@ def test_efficiencies_and_pairs_per_pulse_of_each_source() -> None:
             phase_ps=phase,
             other_ps=110_000 - phase,
             period_ps=PERIOD_PS,
+            pulses_hz=5e6,
             window_ps=2000,
         )
     for source, end in (("west", "alice"), ("east", "bob")):
@@ -593,6 +594,7 @@ def test_efficiencies_and_pairs_per_pulse_of_each_source() -> None:
             phase_ps=50_000,
             other_ps=52_000,
             period_ps=PERIOD_PS,
+            pulses_hz=5e6,
             window_ps=2000,
         )
 
@@ -615,6 +617,9 @@ def test_a_gate_is_found_where_photons_come_back() -> None:
         length_ps=8_000_000,
         window_ps=2000,
     )
+    inside = swapping.gated(station, {1: 0}, [gate])
+    assert len(inside) == pytest.approx(0.2 * came.size, rel=0.05)
+    assert gate.open(inside.times_ps).all()
     late = (gate.begin_ps - begin + period / 2) % period - period / 2
     assert -100_000 <= late <= 1_100_000  # 8 us of the 9 us in which it takes photons
     with pytest.raises(ProtocolError, match="cycle"):
