@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import Annotated, Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Protocol, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -13,7 +14,14 @@ from .signal import ReadOnlySignal
 from .transports import Endpoint
 from .transports.recording import SCHEME, Recorder, ReplayClock
 
-__all__ = ["Driver", "DriverSettings", "attempt_all", "check_parts", "wait_until"]
+__all__ = [
+    "Driver",
+    "DriverSettings",
+    "attempt_all",
+    "check_parts",
+    "closed_on_error",
+    "wait_until",
+]
 
 
 class DriverSettings(BaseModel):
@@ -84,6 +92,21 @@ class Driver:
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._endpoint.device} at {self.address}>"
+
+
+class _Closable(Protocol):
+    def close(self) -> None: ...
+
+
+@contextlib.contextmanager
+def closed_on_error(*links: _Closable) -> Iterator[None]:
+    """Close links that have just been opened, if what is said first on them fails."""
+    try:
+        yield
+    except BaseException:
+        for link in links:
+            link.close()
+        raise
 
 
 def wait_until(

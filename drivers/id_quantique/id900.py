@@ -28,7 +28,7 @@ from ...instruments import (
     TimesPs,
     Unit,
 )
-from ..base import Driver, DriverSettings, attempt_all
+from ..base import Driver, DriverSettings, attempt_all, closed_on_error
 from ..signal import LimitedSignal, ReadOnlySignal, Switch
 from ..transports.tcp import parse_tcp_address, port_number
 from ..transports.zeromq import Requester
@@ -135,7 +135,7 @@ class IDQuantiqueID900(Driver):
             if self._scpi.is_open and self._dlt.is_open:
                 return
             host, port, dlt_host, dlt_port, _ = self._where()
-            try:
+            with closed_on_error(self._scpi, self._dlt):
                 self._scpi.open(host, port)
                 self._resolution_ps = max(1, round(self._number("DEVI:RES:BWID?")))
                 try:
@@ -147,10 +147,6 @@ class IDQuantiqueID900(Driver):
                         "DataLinkTargetService (Linux), or give its place as ?dlt=host:port",
                     ) from error
                 self._ask_dlt("list")
-            except InstrumentError:
-                self._scpi.close()
-                self._dlt.close()
-                raise
 
     def close(self) -> None:
         """Stop recording and disconnect."""

@@ -23,7 +23,7 @@ from ...instruments import (
     Unit,
 )
 from ...instruments.formats import Tdc1Decoder
-from ..base import Driver, DriverSettings
+from ..base import Driver, DriverSettings, closed_on_error
 from ..signal import LimitedSignal, ReadOnlySignal, Signal
 from ..transports.serial_port import SerialPort
 
@@ -122,16 +122,13 @@ class SFifteenTDC1(Driver):
             if self._port.is_open:
                 return
             self._port.open()
-            try:
+            with closed_on_error(self._port):
                 self._abort()
                 reply = self._ask("*IDN?")
                 if "TDC1" not in reply:
                     raise self._endpoint.error(
                         "is no TDC1", command="*IDN?", reply=reply, hint="check the port"
                     )
-            except InstrumentError:
-                self._port.close()
-                raise
 
     def close(self) -> None:
         """Stop recording and close the port."""

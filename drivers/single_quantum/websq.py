@@ -18,7 +18,7 @@ from typing import Annotated, Any, ClassVar, Self
 from pydantic import Field, model_validator
 
 from ...instruments import Clock, Identity, InstrumentError, Limits, Unit
-from ..base import Driver, DriverSettings, attempt_all
+from ..base import Driver, DriverSettings, attempt_all, closed_on_error
 from ..signal import LimitedSignal, ReadOnlySignal, Switch
 from ..transports.tcp import TcpFeed, parse_tcp_address, port_number
 
@@ -182,7 +182,7 @@ class SingleQuantumWebSQ(Driver):
                 self._cache, self._heard, self._errors = {}, {}, []
                 self._broken, self._buffer = None, b""
             self._control.open(host, port, self._settings.timeout)
-            try:
+            with closed_on_error(self._control):
                 self._control.send(_ASK_LABELS)
                 self._wait(
                     lambda: all(label in self._cache for label in _LABELS),
@@ -196,9 +196,6 @@ class SingleQuantumWebSQ(Driver):
                         f" {self._settings.detectors}",
                         hint=f"write `detectors: {found}` in the settings",
                     )
-            except InstrumentError:
-                self._control.close()
-                raise
 
     def close(self) -> None:
         """Disconnect, leaving the detectors as they are."""
@@ -452,11 +449,8 @@ class _CountsPort:
         self._forget()
         host, _, port = self._on._where()
         self._feed.open(host, port, self._timeout_s)
-        try:
+        with closed_on_error(self._feed):
             self._on._barrier()  # the server has accepted us before time goes on
-        except InstrumentError:
-            self._feed.close()
-            raise
         self._taken_at = self._clock.now()
 
     def _line_due(self, period_s: float) -> tuple[int, ...]:

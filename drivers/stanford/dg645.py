@@ -19,12 +19,11 @@ from ...instruments import (
     Clock,
     DelayGeneratorInfo,
     Identity,
-    InstrumentError,
     InstrumentTimeout,
     Limits,
     Unit,
 )
-from ..base import Driver, DriverSettings, attempt_all
+from ..base import Driver, DriverSettings, attempt_all, closed_on_error
 from ..signal import LimitedSignal, ReadOnlySignal, Signal, Switch
 from ..transports import Endpoint
 from ..transports.visa import VisaLink
@@ -511,14 +510,11 @@ class _Wire:
             if self._link.is_open:
                 return
             self._link.open()
-            try:
+            with closed_on_error(self._link):
                 for code in self._errors():
                     _log.warning(
                         "%s: error from before opening: %s", self._endpoint.device, _words(code)
                     )
-            except InstrumentError:
-                self._link.close()
-                raise
 
     def close(self) -> None:
         """Disconnect."""

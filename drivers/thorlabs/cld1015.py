@@ -10,7 +10,7 @@ from typing import Annotated, ClassVar, Self
 from pydantic import Field, model_validator
 
 from ...instruments import Clock, Identity, InstrumentError, Limits, Unit
-from ..base import Driver, DriverSettings, attempt_all, wait_until
+from ..base import Driver, DriverSettings, attempt_all, closed_on_error, wait_until
 from ..signal import LimitedSignal, ReadOnlySignal, Switch
 from .scpi import ThorlabsScpi
 
@@ -189,12 +189,9 @@ class ThorlabsCLD1015(Driver):
         if self._scpi.is_open:
             return
         self._scpi.open()
-        try:
+        with closed_on_error(self._scpi):
             if self._scpi.query("UNIT:TEMP?") != "CEL":
                 self._scpi.set("UNIT:TEMP C")  # the unit of its replies, no physical state
-        except InstrumentError:
-            self._scpi.close()
-            raise
 
     def close(self) -> None:
         """Disconnect, leaving the laser as it is."""

@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar
 from pydantic import Field
 
 from ...instruments import Clock, Identity, InstrumentError, Limits, Unit
-from ..base import Driver, DriverSettings, attempt_all
+from ..base import Driver, DriverSettings, attempt_all, closed_on_error
 from ..signal import LimitedSignal, ReadOnlySignal, Switch
 from ..transports.serial_port import SerialPort
 from . import apt
@@ -115,16 +115,13 @@ class ThorlabsMPC320(Driver):
             if self._port.is_open:
                 return
             self._port.open()
-            try:
+            with closed_on_error(self._port):
                 self._port.purge()
                 self._targets.clear()
                 self._send(apt.short(Id.HW_NO_FLASH_PROGRAMMING))
                 self._send(apt.short(Id.HW_STOP_UPDATEMSGS))
                 for channel in _CHANNELS:
                     self._status(channel)
-            except InstrumentError:
-                self._port.close()
-                raise
 
     def close(self) -> None:
         """Close the port, leaving the paddles as they are."""

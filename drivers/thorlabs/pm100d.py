@@ -6,8 +6,8 @@ from typing import Annotated, ClassVar, Self
 
 from pydantic import Field, model_validator
 
-from ...instruments import Clock, Identity, InstrumentError, Limits, Unit
-from ..base import Driver, DriverSettings
+from ...instruments import Clock, Identity, Limits, Unit
+from ..base import Driver, DriverSettings, closed_on_error
 from ..signal import LimitedSignal, ReadOnlySignal, Switch
 from .scpi import ThorlabsScpi
 
@@ -105,11 +105,8 @@ class ThorlabsPM100D(Driver):
         if self._scpi.is_open:
             return
         self._scpi.open()
-        try:
+        with closed_on_error(self._scpi):
             low, high = (self._scpi.number(f"SENS:CORR:WAV? {end}") for end in ("MIN", "MAX"))
-        except InstrumentError:
-            self._scpi.close()
-            raise
         self._wavelengths = Limits(low * 1e-9, high * 1e-9)
 
     def close(self) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 
-from ...instruments import Identity, InstrumentError, InstrumentTimeout
+from ...instruments import Identity, InstrumentTimeout
+from ..base import closed_on_error
 from ..transports import Endpoint
 from ..transports.visa import VisaLink
 
@@ -38,12 +39,9 @@ class ThorlabsScpi:
             if self._link.is_open:
                 return
             self._link.open()
-            try:
+            with closed_on_error(self._link):
                 for entry in self._errors():
                     _log.warning("%s: error from before opening: %s", self._endpoint.device, entry)
-            except InstrumentError:
-                self._link.close()
-                raise
 
     def close(self) -> None:
         """Disconnect."""

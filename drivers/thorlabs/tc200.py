@@ -11,7 +11,7 @@ from typing import Annotated, ClassVar, Self
 from pydantic import Field, model_validator
 
 from ...instruments import Clock, Identity, InstrumentError, Limits, Unit
-from ..base import Driver, DriverSettings
+from ..base import Driver, DriverSettings, closed_on_error
 from ..signal import LimitedSignal, ReadOnlySignal, Switch
 from ..transports.serial_port import SerialPort
 
@@ -138,12 +138,9 @@ class ThorlabsTC200(Driver):
             if self._port.is_open:
                 return
             self._port.open()
-            try:
+            with closed_on_error(self._port):
                 if self._status() & _UNIT != _CELSIUS:
                     self._set("unit=c")  # the unit of its replies, no physical state
-            except InstrumentError:
-                self._port.close()
-                raise
 
     def close(self) -> None:
         """Close the port, leaving the oven as it is."""

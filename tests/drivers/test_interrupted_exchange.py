@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 import pytest
 import zmq
+from bellbench.drivers.base import closed_on_error
 from bellbench.drivers.transports import Endpoint
 from bellbench.drivers.transports.visa import VisaLink
 from bellbench.drivers.transports.zeromq import Requester
@@ -117,3 +118,20 @@ def test_a_requester_goes_on_after_an_interrupted_request(zmq_box: SlowBox) -> N
         assert requester.request("*IDN?") == "*IDN? answered"
     finally:
         requester.close()
+
+
+def test_an_opening_that_is_interrupted_leaves_nothing_open() -> None:
+    closed: list[str] = []
+
+    class Link:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def close(self) -> None:
+            closed.append(self.name)
+
+    with closed_on_error(Link("a")):
+        assert closed == []
+    with pytest.raises(KeyboardInterrupt), closed_on_error(Link("a"), Link("b")):
+        raise KeyboardInterrupt
+    assert closed == ["a", "b"]
