@@ -4,30 +4,31 @@ A state machine without I/O. Tell it the time and whether the actuators rest
 (:meth:`PolarizationLock.advance`), feed it the bits that the parties have revealed anyway, counted
 per basis and stretch of time (:meth:`PolarizationLock.add`); take set points out.
 
-**What is held.** Unfold the link at the source: B's analyzer, B's paddles, the fibres with the
-source between them, A's paddles, A's analyzer are one chain of rotations of the Poincare sphere,
-``R = b3 b2 b1 F a1 a2 a3``. Two unbiased bases see two of its diagonal elements,
-``QBER = 1/2 - V (R_11 + R_22)/4`` on average; one basis alone would leave a free rotation. A
-linear function of a rotation has no minimum but the least one, so going down is enough.
+**What is held.** Paddles and fibres rotate the Poincare sphere. Two unbiased bases see two diagonal
+elements of the rotation R between the analyzers, ``QBER = 1/2 - V (R_11 + R_22)/4`` on average; one
+basis alone would leave a free rotation. Over all rotations this has no minimum but the least one,
+so going down is enough.
 
-**How.** For rotations by ``x`` about any fixed axis, ``QBER = m - A cos(x - x0)``. The axes take
-turns. Near the optimum ``A`` is known (V/4 about S1 and S2, V/2 about S3), and two settings
-``x = -d, +d`` give ``sin x0 = (QBER(-d) - QBER(d))/(2 A sin d)`` without knowing ``m``; far from it
-three settings 120 degrees apart give all. Nothing needs to be known of the fibres.
+**How.** Turn the paddles of one party so that they rotate by ``x`` more about a fixed axis: then
+``QBER = m - A cos(x - x0)``, whatever the fibres do before and behind them. The axes take turns.
+Near the optimum ``A`` is known (V/4 about S1 and S2, V/2 about S3, in between about others), and
+two settings ``x = -d, +d`` give ``sin x0 = (QBER(-d) - QBER(d))/(2 A sin d)`` without knowing
+``m``. Far from it three settings 120 degrees apart give all.
 
-**Paddles.** Which angles make a rotation follows from the nominal retardances alone: of the
-settings that do, the nearest is taken, pulled away from the ends of the range. What the retardances
-are off by, and a fibre between paddles and analyzer, turn and stretch the axes a little; the loop
-closes over it.
+**Paddles.** The angles that make a rotation follow from the nominal retardances. What these are off
+by stretches the axes; the loop closes over it. Near an end of the range, or where three paddles
+cannot turn every way, the other party's paddles take over; where these cannot either, one party's
+go to other angles that make the same rotation.
 
-**Speed** is set by counting noise: with n bits at each setting, ``x0`` is known to
-``QBER/(4 n A^2 d^2)`` (variance), which costs ``QBER/(8 n A d^2)``. Dithering costs ``A d^2/2``,
-``dither`` in the settings. At ``n = 1.25/dither`` bits noise costs a tenth of the QBER about each
-axis, so that many are waited for.
+**Speed** is set by counting noise: n bits at each setting tell ``x0`` with the variance
+``QBER/(2 n A^2 d^2)``, which costs a QBER of ``QBER/(4 n A d^2)``. Dithering costs ``A d^2/2``, the
+same about all axes: ``dither`` in the settings. ``n = 1.25/dither`` bits are waited for, so that
+noise costs a tenth of the QBER about each axis at most.
 """
 
 from __future__ import annotations
 
+import cmath
 import math
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
@@ -52,7 +53,9 @@ _GAIN = 0.5
 _LARGEST = 0.5  # rad; a correction in one go
 _WIDE = 2 * math.pi / 3
 _MARGIN_DEG = 1.0  # kept from the ends, for readings that round
-_CENTRING = 0.02  # part of the way to the centre of the range, where nothing else is moved
+_REACHED = 1e-3  # rad
+_FREEDOM = 0.4  # below it the paddles are sent where they can turn better
+_SAME_S = 1e-6  # times are sums of steps
 
 
 class LockState(StrEnum):
@@ -127,10 +130,10 @@ class LockSettings:
 
 @dataclass(frozen=True)
 class _Setting:
-    """A rotation off what is thought to be the optimum, and who may move to make it."""
+    """A rotation off what is thought to be the optimum, who makes it, and the bits wanted."""
 
+    paddles: _Paddles
     rotation: Real
-    stations: tuple[int, ...]
     bits: int
 
 
@@ -168,7 +171,10 @@ class PolarizationLock:
         self, stations: tuple[Station, Station], settings: LockSettings | None = None
     ) -> None:
         self.settings = settings or LockSettings()
-        self._chain = _Chain(stations)
+        self._stations = tuple(_Paddles(station) for station in stations)
+        self._able = [p for p in self._stations if p.angles.size >= 3]
+        if not self._able:
+            raise ValueError("no station has three paddles, and fewer cannot make every rotation")
         self.state = LockState.IDLE
         self.reason = "no bits were revealed yet"
         self.qber = math.nan
@@ -182,7 +188,8 @@ class PolarizationLock:
     @property
     def set_points(self) -> SetPoints:
         """Where the actuators should be, deg."""
-        return self._chain.set_points()
+        alice, bob = (tuple(np.degrees(p.angles).tolist()) for p in self._stations)
+        return alice, bob
 
     def add(
         self, begin_s: float, end_s: float, compared: Sequence[int], wrong: Sequence[int]
@@ -200,13 +207,13 @@ class PolarizationLock:
         Raises:
             ValueError: for counts that are none, or a stretch taken before.
         """
-        if not begin_s <= end_s or begin_s < self._until:
+        if not begin_s <= end_s or begin_s < self._until - _SAME_S:
             raise ValueError(f"a stretch from {begin_s:g} to {end_s:g} s is out of order")
         pairs = list(zip(compared, wrong, strict=True))
         if len(pairs) != 2 or not all(0 <= w <= n for n, w in pairs):
             raise ValueError(f"{wrong} of {compared} are no errors among bits of two bases")
         self._until = end_s
-        if self._since is None or begin_s < self._since:
+        if self._since is None or begin_s < self._since - _SAME_S:
             return
         for i, (n, w) in enumerate(pairs):
             self._counts.compared[i] += n
@@ -236,7 +243,9 @@ class PolarizationLock:
             self.state, self.reason = LockState.DITHERING, ""
         self._setting = self._course.send(self._counts.qber())
         self._since, self._counts = None, _Counts()
-        self._chain.turn(self._setting.rotation, self._setting.stations)
+        for paddles in self._stations:
+            mine = paddles is self._setting.paddles
+            paddles.turn(self._setting.rotation if mine else np.zeros(3))
         self.moves += 1
         return self.set_points
 
@@ -251,24 +260,26 @@ class PolarizationLock:
     # -- what it does, one setting after another
 
     def _run(self) -> _Course:
+        self.qber = yield _Setting(self._able[0], np.zeros(3), self.settings.bits)  # as it stands
         while True:
-            qber = yield from self._track()
-            if qber > self.settings.lost:
+            if self.qber > self.settings.lost:
                 yield from self._search()
+            yield from self._track()
 
-    def _track(self) -> Generator[_Setting, float, float]:
-        """One turn over the axes with small settings; returns the mean QBER seen."""
+    def _track(self) -> _Course:
+        """Go once over the axes with small settings."""
         seen = []
         for axis, amplitude in zip(_AXES, _AMPLITUDES, strict=True):
+            paddles = self._freest()
             d = math.sqrt(2 * self.settings.dither / amplitude)
-            low, high = (yield self._at(-d * axis)), (yield self._at(d * axis))
+            low = yield _Setting(paddles, -d * axis, self.settings.bits)
+            high = yield _Setting(paddles, d * axis, self.settings.bits)
             seen += [low, high]
             sine = (low - high) / (2 * amplitude * math.sin(d))
             found = math.asin(min(max(sine, -1.0), 1.0))
-            self._chain.shift(min(max(_GAIN * found, -_LARGEST), _LARGEST) * axis)
+            paddles.shift(min(max(_GAIN * found, -_LARGEST), _LARGEST) * axis)
         self.qber = sum(seen) / len(seen)
         self.state = LockState.LOCKED if self.qber <= self.settings.good else LockState.DITHERING
-        return self.qber
 
     def _search(self) -> _Course:
         """Turn about the axes by thirds of a circle until the QBER is no longer bad."""
@@ -276,136 +287,126 @@ class PolarizationLock:
         for turn in range(1, 1 << 62):
             self.reason = f"the QBER was {100 * self.qber:.1f} %; search, turn {turn}"
             for axis in _AXES:
-                angles = (-_WIDE, 0.0, _WIDE)
-                # By one party alone: both together are one rotation near the optimum only.
-                found = []
-                for x in angles:
-                    found.append((yield self._at(x * axis, alone=True)))
-                real = sum(q * math.cos(x) for q, x in zip(found, angles, strict=True))
-                imag = sum(q * math.sin(x) for q, x in zip(found, angles, strict=True))
-                self._chain.shift(math.atan2(-imag, -real) * axis)
-            self.qber = yield self._at(np.zeros(3), alone=True)
+                paddles = self._freest()
+                vector = 0j  # first harmonic of the QBER
+                for x in (-_WIDE, 0.0, _WIDE):
+                    qber = yield _Setting(paddles, x * axis, self.settings.bits // 4)
+                    vector += qber * complex(math.cos(x), math.sin(x))
+                paddles.shift(cmath.phase(-vector) * axis)
+            self.qber = yield _Setting(paddles, np.zeros(3), self.settings.bits // 4)
             if self.qber <= self.settings.lost:
                 break
         self.state, self.reason = LockState.DITHERING, ""
 
-    def _at(self, rotation: Real, *, alone: bool = False) -> _Setting:
-        bits = self.settings.bits
-        if alone:
-            return _Setting(rotation, self._chain.strongest, bits // 4)
-        return _Setting(rotation, self._chain.all, bits)
+    def _freest(self) -> _Paddles:
+        """The paddles that can turn best, sent to better angles where that is not well enough."""
+        best = max(self._able, key=lambda paddles: paddles.freedom)
+        if best.freedom < _FREEDOM:
+            best.reseat()
+        return best
 
 
-class _Chain:
-    """The unfolded link, ``R(angles) F``: which angles make which rotation.
+class _Paddles:
+    """The paddles of one station: which angles make which rotation.
 
-    Holds the fibres' rotation as it is believed to be, and the angles asked for.
+    Attributes:
+        angles: Where they are told to be, rad.
     """
 
-    def __init__(self, stations: tuple[Station, Station]) -> None:
-        alice, bob = stations
-        if len(alice.angles_deg) + len(bob.angles_deg) < 3:
-            raise ValueError("fewer than three paddles cannot make every rotation")
-        self._alice = len(alice.angles_deg)
-        # In the order of the product: Bob's last paddle first, Alice's last paddle last.
-        order = [(bob, i) for i in reversed(range(len(bob.angles_deg)))]
-        order += [(alice, i) for i in range(self._alice)]
-        self._phi = np.radians([s.retardances_deg[i] for s, i in order])
-        self._angles = np.radians([s.angles_deg[i] for s, i in order])
-        low = np.array([s.limits[i].low + _MARGIN_DEG for s, i in order])
-        high = np.array([s.limits[i].high - _MARGIN_DEG for s, i in order])
-        self._low, self._high = np.radians(low), np.radians(high)
-        self._bobs = len(bob.angles_deg)
-        before, behind = self._products(self._angles)
-        self._fibres: Real = before.T @ behind.T  # the whole chain is thought to be in order
-        self.all = tuple(k for k, n in enumerate((self._alice, self._bobs)) if n)
-        self.strongest = (1,) if self._bobs >= 3 else (0,) if self._alice >= 3 else self.all
-
-    def set_points(self) -> SetPoints:
-        degrees = np.degrees(self._angles).tolist()
-        bob, alice = degrees[: self._bobs], degrees[self._bobs :]
-        return tuple(alice), tuple(reversed(bob))
+    def __init__(self, station: Station) -> None:
+        self._phi = np.radians(station.retardances_deg)
+        self._low = np.radians([limits.low + _MARGIN_DEG for limits in station.limits])
+        self._high = np.radians([limits.high - _MARGIN_DEG for limits in station.limits])
+        self.angles: Real = np.radians(station.angles_deg)
+        self._target: Real = self._made(self.angles[None])[0][
+            0
+        ]  # what is thought to be the optimum
 
     def shift(self, rotation: Real) -> None:
         """Believe that the optimum lies at ``rotation`` from where it was thought to be."""
-        before, _ = self._products(self._angles)
-        # F' so that before F' behind = turn(-rotation) before F behind
-        self._fibres = before.T @ _turn(-rotation) @ before @ self._fibres
+        self._target = _turn(rotation) @ self._target
 
-    def turn(self, rotation: Real, stations: tuple[int, ...]) -> None:
-        """Set the angles so that the chain makes ``rotation``, as near as it goes.
+    def turn(self, rotation: Real) -> None:
+        """Go where the paddles make ``rotation`` more than at the optimum, or as near as can be."""
+        wanted = _turn(rotation) @ self._target
+        ways, errors = self._approach(wanted, self.angles[None])
+        if errors[0] > _REACHED:
+            ways, errors = self._approach(wanted, self._anywhere())
+        far = np.abs(ways - self.angles).max(axis=1)
+        self.angles = ways[int(np.argmin(np.maximum(errors, _REACHED) + 1e-4 * far))]
 
-        Gauss-Newton steps of least motion within the range; what they leave free goes a little
-        towards the centre of the range.
+    @property
+    def freedom(self) -> float:
+        """How well they can turn any way: rad of rotation per rad, about the worst axis.
+
+        Less within 10 degrees of an end.
         """
-        free = np.concatenate(
-            [np.full(self._bobs, 1 in stations), np.full(self._alice, 0 in stations)]
-        )
-        wanted = _turn(rotation)
-        angles = np.clip(self._angles, self._low, self._high)
-        centre = (self._low + self._high) / 2
-        best, least = angles, math.inf
-        for step in range(40):
-            made, jacobian = self._jacobian(angles)
-            error = _vector(wanted @ made.T)
-            size = float(np.linalg.norm(error))
-            if size < least:
-                best, least = angles, size
-            if size < 1e-6 and step:
+        return float(self._freedom(self.angles[None])[0])
+
+    def reseat(self) -> None:
+        """Go where the paddles make the same rotation as now, and can turn any way best."""
+        ways, errors = self._approach(self._target, self._anywhere())
+        ways = np.concatenate([self.angles[None], ways[errors <= _REACHED]])
+        self.angles = ways[int(np.argmax(self._freedom(ways)))]
+
+    def _freedom(self, ways: Real) -> Real:
+        _, jacobians = self._made(ways)
+        room = np.minimum(ways - self._low, self._high - ways).min(axis=1) / math.radians(10)
+        least: Real = np.linalg.svd(jacobians, compute_uv=False)[:, 2] * np.clip(room, 0, 1)
+        return least
+
+    def _anywhere(self) -> Real:
+        """Angles to start from, shape (m, n)."""
+        shares = np.random.default_rng(0).uniform(size=(48, self.angles.size))
+        starts: Real = self._low + (self._high - self._low) * shares
+        return starts
+
+    def _approach(self, wanted: Real, ways: Real) -> tuple[Real, Real]:
+        """From each of the angles, shape (m, n), go towards a rotation within the range.
+
+        Damped Gauss-Newton steps; returns the angles and what each is off by, rad, shape (m,).
+        """
+        ways = np.clip(ways, self._low, self._high)
+        best, least = ways, np.full(len(ways), math.inf)
+        for _ in range(30):
+            made, jacobians = self._made(ways)
+            errors = _vectors(wanted @ made.transpose(0, 2, 1))
+            sizes = np.linalg.norm(errors, axis=1)
+            better = sizes < least
+            best, least = np.where(better[:, None], ways, best), np.where(better, sizes, least)
+            if sizes.max() < _REACHED / 10:
                 break
-            jacobian = np.where(free, jacobian, 0.0)
-            # An actuator at its end that would go on is left out.
-            for _ in range(angles.size):
-                inverse = jacobian.T @ np.linalg.inv(
-                    jacobian @ jacobian.T + (1e-6 + 0.01 * size) * np.eye(3)
-                )
-                move = inverse @ error
-                if not step:
-                    away = _CENTRING * (centre - angles) * np.any(jacobian != 0, axis=0)
-                    move = move + away - inverse @ (jacobian @ away)
-                stuck = ((angles + move > self._high) & (angles >= self._high - 1e-9)) | (
-                    (angles + move < self._low) & (angles <= self._low + 1e-9)
-                )
-                stuck &= np.any(jacobian != 0, axis=0)
-                if not stuck.any():
-                    break
-                jacobian = np.where(stuck, 0.0, jacobian)
-            move *= min(1.0, 0.5 / max(1e-12, float(np.abs(move).max())))
-            angles = np.clip(angles + move, self._low, self._high)
-        self._angles = best
+            transposed = jacobians.transpose(0, 2, 1)
+            damping = (1e-6 + 0.01 * sizes)[:, None, None] * np.eye(3)
+            solved = np.linalg.solve(jacobians @ transposed + damping, errors[:, :, None])
+            moves = (transposed @ solved)[:, :, 0]
+            moves *= np.minimum(1.0, 0.5 / np.maximum(1e-12, np.abs(moves).max(axis=1)))[:, None]
+            ways = np.clip(ways + moves, self._low, self._high)
+        return best, least
 
-    def _retarders(self, angles: Real) -> list[Real]:
-        return [
-            _turn(phi * np.array([math.cos(2 * t), math.sin(2 * t), 0.0]))
-            for phi, t in zip(self._phi.tolist(), angles.tolist(), strict=True)
-        ]
-
-    def _products(self, angles: Real) -> tuple[Real, Real]:
-        """Return what stands before the fibres in the product, and what behind."""
-        before, behind = np.eye(3), np.eye(3)
-        for i, retarder in enumerate(self._retarders(angles)):
-            if i < self._bobs:
-                before = before @ retarder
-            else:
-                behind = behind @ retarder
-        return before, behind
-
-    def _jacobian(self, angles: Real) -> tuple[Real, Real]:
-        """Return the chain's rotation, and how it turns with each angle, shape (3, n).
+    def _made(self, ways: Real) -> tuple[Real, Real]:
+        """Return the rotations that angles (m, n) make, (m, 3, 3), and their slopes, (m, 3, n).
 
         A retarder is ``Z(2t) X Z(-2t)``, so it turns by ``2 (z - R z) dt``, seen from its left.
         """
-        z = _AXES[2]
-        made: Real = np.eye(3)
-        columns = []
-        for i, retarder in enumerate(self._retarders(angles)):
-            if i == self._bobs:
-                made = made @ self._fibres
-            columns.append(made @ (2 * (z - retarder @ z)))
+        made = np.broadcast_to(np.eye(3), (len(ways), 3, 3))
+        slopes = np.empty((len(ways), 3, ways.shape[1]))
+        for i in reversed(range(ways.shape[1])):
+            retarder = _retarder(float(self._phi[i]), ways[:, i])
+            slopes[:, :, i] = (made @ (2 * (_AXES[2] - retarder[:, :, 2]))[:, :, None])[:, :, 0]
             made = made @ retarder
-        if self._bobs == len(columns):
-            made = made @ self._fibres
-        return made, np.array(columns).T
+        return made, slopes
+
+
+def _retarder(phi: float, angles: Real) -> Real:
+    """Return the rotations, shape (m, 3, 3), of a retarder with its axis at each of m angles."""
+    c, s, cos, sin = np.cos(2 * angles), np.sin(2 * angles), math.cos(phi), math.sin(phi)
+    rows = [
+        [c * c * (1 - cos) + cos, c * s * (1 - cos), s * sin],
+        [c * s * (1 - cos), s * s * (1 - cos) + cos, -c * sin],
+        [-s * sin, c * sin, np.full_like(c, cos)],
+    ]
+    return np.moveaxis(np.array(rows), 2, 0)
 
 
 def _turn(vector: Real) -> Real:
@@ -419,19 +420,13 @@ def _turn(vector: Real) -> Real:
     return matrix
 
 
-def _vector(matrix: Real) -> Real:
-    """Return axis times angle of a rotation, angle up to pi."""
-    odd = np.array(
-        [matrix[2, 1] - matrix[1, 2], matrix[0, 2] - matrix[2, 0], matrix[1, 0] - matrix[0, 1]]
-    )
-    sine = float(np.linalg.norm(odd)) / 2
-    angle = math.atan2(sine, (float(np.trace(matrix)) - 1) / 2)
-    if sine > 1e-9:
-        vector: Real = odd * (angle / (2 * sine))
-        return vector
-    if angle < 1:
-        return odd / 2
-    # Half a turn: the axis is the column of (R + 1)/2 that is longest.
-    columns = (matrix + np.eye(3)) / 2
-    axis = columns[:, int(np.argmax(np.diag(columns)))]
-    return axis / float(np.linalg.norm(axis)) * angle
+def _vectors(matrices: Real) -> Real:
+    """Return axis times angle, shape (m, 3), of rotations; of a half turn, some half turn."""
+    r = matrices
+    odd = np.stack([r[:, 2, 1] - r[:, 1, 2], r[:, 0, 2] - r[:, 2, 0], r[:, 1, 0] - r[:, 0, 1]], 1)
+    sines = np.linalg.norm(odd, axis=1) / 2
+    angles = np.arctan2(sines, (np.trace(r, axis1=1, axis2=2) - 1) / 2)
+    halves = (sines < 1e-9) & (angles > 1)
+    vectors: Real = odd * (angles / np.maximum(2 * sines, 1e-12))[:, None]
+    vectors[halves] = angles[halves, None] * _AXES[0]
+    return vectors
