@@ -62,6 +62,7 @@ def _run(file: MemoryLinkFile, run: Run) -> Result:
         link.run()
     except ProtocolError as error:
         reason = str(error)
+    link.bench.stop()
     metrics = link.metrics() | {"aborted": bool(reason), "reason": reason}
     return Result(metrics, lambda folder: _draw(folder, run.name, link, metrics))
 
@@ -95,10 +96,9 @@ class _Link:
         for memory in self.memories:
             memory.efficiency(file.storage_time)  # refuses a time out of range, before anything
             memory.bypass()
-        bench.start()
         bench.set_pump(file.pump_current)
-        bench.turn("ZX")
         self._ready()
+        bench.start()
         late_s = bench.find_delays()
         centre_s = bench.pump_delay.get() - late_s
         bench.set_delay(centre_s)
@@ -117,8 +117,6 @@ class _Link:
                     f"no pair of photons came back for {int(counts.heralds.sum())} heralds: is a"
                     " source dark, or the time too short?"
                 )
-        bench.turn("ZX")
-        bench.stop()
 
     def _store(self) -> None:
         """Let both memories store and recall, and take note of how long they keep photons."""

@@ -122,6 +122,7 @@ class Midpoint:
         self._settle_s = run.bench.settle_timeout
         self._show = run.show
         self._taggers = [party.tagger for party in self.parties.values()]
+        self._recording = False
         station = self.parties["station"]
         assert station.delay_generator is not None
         assert station.source is not None
@@ -156,19 +157,22 @@ class Midpoint:
         """Start all recordings."""
         for tagger in self._taggers:
             tagger.start()
+        self._recording = True
         self.wait(_STEP_S)
 
     def stop(self) -> None:
-        """Stop them."""
+        """Stop them, and turn the analyzers home."""
         for tagger in self._taggers:
             tagger.stop()
+        self._recording = False
+        self.turn("ZX")
 
     def wait(self, seconds: float) -> None:
         """Let bench time pass; the clicks of it are dropped."""
         deadline = Deadline(self.clock, seconds)
         while deadline.left > 1e-9:
             self.clock.sleep(min(_STEP_S, deadline.left))
-            for tagger in self._taggers:
+            for tagger in self._taggers if self._recording else ():
                 tagger.read()
 
     def until(self, ready: Callable[[], bool], what: str) -> None:

@@ -62,6 +62,7 @@ def _run(file: SwapFile, run: Run) -> Result:
         swap.run()
     except ProtocolError as error:
         reason = str(error)
+    swap.bench.stop()
     metrics = swap.metrics() | {"aborted": bool(reason), "reason": reason}
     return Result(metrics, lambda folder: _draw(folder, run.name, swap, metrics))
 
@@ -85,9 +86,8 @@ class _Swap:
             ProtocolError: where a step finds nothing to go on with.
         """
         bench, file = self.bench, self.file
-        bench.start()
         bench.set_pump(file.pump_currents[0])
-        bench.turn("ZX")
+        bench.start()
         self.late_s = bench.find_delays()
         centre_s = bench.pump_delay.get() - self.late_s
         bench.set_delay(centre_s)
@@ -108,8 +108,6 @@ class _Swap:
             bench.turn(name)
             self.counts[name] = bench.count(file.duration, f"swapping, {name}")
             self._check(self.counts[name])
-        bench.turn("ZX")
-        bench.stop()
 
     def _check(self, counts: swapping.SwapCounts) -> None:
         if not counts.fourfolds.sum():
