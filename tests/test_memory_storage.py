@@ -18,9 +18,9 @@ from bellbench.experiments import ExperimentConfig, load_experiment, run_experim
 from bellbench.instruments import InstrumentError
 
 SEED = 3
-TIMES = (22e-6, 35e-6, 50e-6)
+TIMES = (22e-6, 40e-6, 50e-6)
 SHORT = {
-    "storage_times: [22 us, 30 us, 40 us, 50 us, 65 us]": "storage_times: [22 us, 35 us, 50 us]",
+    "storage_times: [22 us, 30 us, 40 us, 50 us, 65 us]": "storage_times: [22 us, 40 us, 50 us]",
     "duration: 1 s ": "duration: 0.5 s ",
     "calibration: 1 s ": "calibration: 0.3 s ",
 }
@@ -153,8 +153,8 @@ def test_efficiency_g2_and_signal_to_noise_of_every_storage_time(command: Any) -
     for row in metrics["storage"]:
         share = into * closed.kept(row["storage_s"]) * behind
         # Light that comes later is not gated away: it leaks, and what came after the transfer
-        # echoes. For the first storage time that is a part of the window only.
-        whole = row["storage_s"] >= closed.memory.echo_time + 18e-6 / 1.2
+        # echoes. For the first storage time that meets a part of the window only.
+        whole = row["storage_s"] >= closed.memory.echo_time + 18e-6
         others = (into * (1 - closed.memory.absorption) * behind, into * echo * behind)
         click, at_random, g2 = closed.gates(share, others if whole else others[:1], noise)
         within(row["efficiency"], net(click, at_random) / reference)
@@ -162,12 +162,10 @@ def test_efficiency_g2_and_signal_to_noise_of_every_storage_time(command: Any) -
             continue
         within(row["heralded_g2"], g2)
         within(row["cross_g2"], click / at_random)
-    snr = metrics["storage"][1]["snr"]
-    steady = noise + 2 * closed.dark_hz * closed.gate
-    share = into * closed.kept(TIMES[1]) * behind
-    assert snr["value"] == pytest.approx(share / steady, rel=0.15)
+        steady = noise + 2 * closed.dark_hz * closed.gate
+        within(row["snr"], click / steady - 1)
     share = into * echo * behind
-    click, at_random, _ = closed.gates(share, (into * 0.1 * behind,))
+    click, at_random, _ = closed.gates(share, others[:1])
     within(metrics["echo_efficiency"], net(click, at_random) / reference, 3.5)
 
 
@@ -215,7 +213,7 @@ def test_the_figures_as_a_person_reads_them(command: Any) -> None:
     console = Console(width=80, record=True, file=io.StringIO())
     console.print(summary(Outcome(metrics, folder)))
     text = console.export_text()
-    for words in ("heralding efficiency", "stored 35 us", "lifetime", "photons", "mu1"):
+    for words in ("heralding efficiency", "stored 40 us", "lifetime", "photons", "mu1"):
         assert words in text
 
 

@@ -164,9 +164,8 @@ def within(measured: Measured, expected: float, sigmas: float = 3.0) -> None:
         Bench(mean_pairs=0.01),
     ],
 )
-@pytest.mark.parametrize("seed", [3, 4])
-def test_the_layout_is_found_in_the_clicks(bench: Bench, seed: int) -> None:
-    found = find_layout(bench.record(1.0, seed), herald=1, c=2, d=3, trigger=4, info=INFO)
+def test_the_layout_is_found_in_the_clicks(bench: Bench) -> None:
+    found = find_layout(bench.record(1.0, 3), herald=1, c=2, d=3, trigger=4, info=INFO)
     truth = layout(bench)
     for channel in (C, D):
         assert abs(found.delays_ps[channel] - truth.delays_ps[channel]) < 100
