@@ -15,6 +15,7 @@ from pydantic import Field
 
 from ..bench import BenchConfig
 from ..instruments import (
+    ConfigError,
     Limited,
     Limits,
     PolarizationController,
@@ -29,7 +30,7 @@ from .contract import Experiment, Mistake, Model, Result, Run
 
 if TYPE_CHECKING:
     from ..lab import Lab
-    from ..protocols.lock import PolarizationLock
+    from ..protocols.lock import PolarizationLock, Station
 
 __all__ = ["EXPERIMENT", "BBM92DriftFile", "LinkStabilizer", "LockTerms"]
 
@@ -83,28 +84,25 @@ def _check(file: BBM92DriftFile, bench: BenchConfig) -> list[Mistake]:
 def _run(file: BBM92DriftFile, run: Run) -> Result:
     exchanges: dict[str, bbm92.Exchange] = {}
     secrets: dict[str, bytes] = {}
-    follower: _Follower | None = None
     for label in ("off", "on"):
         lab = run.open(f"lock_{label}")
-        follower = _Follower(file, lab) if label == "on" else None
+        follower = _Follower(file, lab)  # in the first run it only finds out whether it could
 
-        def show(
-            progress: Progress, label: str = label, follower: _Follower | None = follower
-        ) -> None:
-            extra = follower.figures() if follower is not None else {}
+        def show(progress: Progress, label: str = label, follower: _Follower = follower) -> None:
+            figures = dict(progress.figures)
+            if figures and label == "on":
+                figures |= follower.figures()
             stage = f"lock {label}: {progress.stage}"
-            figures = {**progress.figures, **extra} if progress.figures else {}
             run.show(dataclasses.replace(progress, stage=stage, figures=figures))
 
         exchange = bbm92.Exchange(file, run.name, lab, show)
-        if follower is None:
+        if label == "off":
             exchange.run(lambda recorded_s: _STEP_S)
         else:
             follower.begin(exchange)
             exchange.run(follower.step)
         exchanges[label] = exchange
         secrets |= {f"lock_{label}_{name}": key for name, key in exchange.keys().items()}
-    assert follower is not None
     metrics = _metrics(file, exchanges, follower)
 
     def draw(folder: Path) -> None:
@@ -233,12 +231,18 @@ class _Follower:
         return {"lock": str(state), "QBER of its last turn": shown, "moves": f"{self.lock.moves}"}
 
 
-def _station(retardances: tuple[float, ...], controller: PolarizationController | None) -> Any:
+def _station(retardances: tuple[float, ...], controller: PolarizationController | None) -> Station:
     from ..protocols.lock import Station
 
     if controller is None:
         return Station((), (), ())
     actuators = controller.actuators
+    if len(actuators) != len(retardances) or len(retardances) < 3:
+        raise ConfigError(
+            f"{len(retardances)} retardances for a controller of {len(actuators)} paddles; the lock"
+            " needs one for each, and three or more",
+            place="lock.retardances",
+        )
     limits = tuple(a.limits if isinstance(a, Limited) else _RANGE for a in actuators)
     return Station(retardances, limits, tuple(a.get() for a in actuators))
 
