@@ -670,13 +670,15 @@ def plot_drift(
             0,
             color=colors.get(state, "0.5"),
             linewidth=0,
-            label=None if state in named else state,
+            label=None if state in named else f"lock: {state}",
         )
         named.add(state)
     axes.set_ylim(-strip, top)
     axes.set_xlim(0, end_s / scale)
     axes.set_xlabel(f"time in the exchange ({unit})")
     axes.set_ylabel("QBER of revealed bits (%)")
-    axes.legend(frameon=False, loc="upper left", fontsize=9)
+    shown = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+    order = sorted(shown, key=lambda words: words not in runs)  # the lines, then the rest
+    axes.legend([shown[k] for k in order], order, frameon=False, loc="upper left", fontsize=9)
     axes.set_title(title, loc="left", fontsize=10)
     figure.savefig(path)
