@@ -363,6 +363,11 @@ def test_the_history_of_errors_holds_every_revealed_bit_at_its_time(
     for i, (_, errors) in enumerate(histories[0]):
         assert min(errors.compared) > 10
         assert errors.wrong == ((0, errors.compared[1]) if i == 4 else (0, 0))
+    times = [k * 500 * SPACING * 1e-12 for k in range(18)]
+    for i, j in ((0, 17), (3, 5), (4, 4)):  # whole stretches only
+        expected = sum((errors for _, errors in histories[0][i:j]), start=Errors())
+        assert alice.errors_between(times[i], times[j]) == expected
+        assert alice.errors_between(times[i] - 1e-6, times[j] + 1e-6) == expected
 
 
 def refused(results: tuple[bbm92.Result, bbm92.Result], reason: str) -> dict[str, Any]:
