@@ -177,7 +177,7 @@ class _Storage:
         self._reference = reference = self._count("transparent", {"prompt": 0})
         self._singles = self._singles_hz()
         self._figures["heralding efficiency"] = _percent(
-            heralding.heralding_efficiency(reference, "prompt")
+            _told(heralding.heralding_efficiency(reference, "prompt"))
         )
         self._memory.prepare()
         if echo:
@@ -193,11 +193,11 @@ class _Storage:
             counts = self._count(f"storing for {_us(storage_s)}", delays)
             efficiency = heralding.relative_efficiency(counts, "recalled", reference, "prompt")
             self._stored.append(_Stored(storage_s, model, counts, efficiency))
-            self._figures["efficiency"] = f"{_percent(efficiency)} at {_us(storage_s)}"
+            self._figures["efficiency"] = f"{_percent(_told(efficiency))} at {_us(storage_s)}"
             if len(self._stored) == 1 and not efficiency.value > _SIGMAS * efficiency.sigma:
                 raise ProtocolError(
                     f"nothing comes out after {_us(storage_s)}: an efficiency of"
-                    f" {_percent(efficiency)} from {counts.heralds} heralds; do transfer and"
+                    f" {_percent(_told(efficiency))} from {counts.heralds} heralds; do transfer and"
                     " recall reach the crystal, was it longer than the coherence lasts?"
                 )
         self._source.emission.set(False)
@@ -287,11 +287,11 @@ class _Storage:
         from ..protocols import heralding
 
         file, info, reference = self._file, self._info, self._reference
-        noise = self._noise()
-        per_gate = (
-            None if noise is None else _times(noise["total"], file.gate / info.mode_duration_s)
-        )
-        heralded = g2 = cross = None
+        noise = per_gate = heralded = g2 = cross = None
+        if self._blocked is not None:
+            noise = heralding.noise_per_mode(self._blocked, "recalled", "prompt")
+            steady = heralding.noise_per_mode(self._blocked, "recalled")  # darks, too
+            per_gate = steady * (file.gate / info.mode_duration_s)
         if reference is not None:
             heralded = heralding.heralding_efficiency(
                 reference, "prompt", dark_heralds=self._dark_heralds()
@@ -300,7 +300,9 @@ class _Storage:
         stored = []
         for each in self._stored:
             counts = each.counts
-            snr = None if per_gate is None else _snr(counts.gates["recalled"].probability, per_gate)
+            snr = None
+            if per_gate is not None:
+                snr = heralding.signal_to_noise(counts, "recalled", per_gate)
             stored.append(
                 {
                     "storage_s": each.storage_s,
@@ -318,9 +320,10 @@ class _Storage:
         if self._echo is not None and reference is not None:
             echo = heralding.relative_efficiency(self._echo, "echo", reference, "prompt")
         fit, share = self._fit, file.detection_efficiency
-        mu1 = None
-        if per_gate is not None and share and self._stored:
-            mu1 = _over(_times(per_gate, 1 / share), self._stored[0].efficiency)
+        photons = mu1 = None
+        if noise is not None and per_gate is not None and share:
+            photons = noise * (1 / share)
+            mu1 = per_gate * (1 / share) / self._stored[0].efficiency
         layout = self._layout
         return {
             "duration_s": file.duration,
@@ -341,10 +344,8 @@ class _Storage:
             "chi2": None if fit is None else fit.chi2,
             "degrees": None if fit is None else fit.degrees,
             "no_lifetime": self._no_fit,
-            "noise_clicks_per_mode": _told(None if noise is None else noise["recall"]),
-            "noise_photons_per_mode": _told(
-                None if noise is None or not share else _times(noise["recall"], 1 / share)
-            ),
+            "noise_clicks_per_mode": _told(noise),
+            "noise_photons_per_mode": _told(photons),
             "noise_clicks_per_gate": _told(per_gate),
             "mu1": _told(mu1),
             "delays_ps": None
@@ -352,17 +353,6 @@ class _Storage:
             else {label: layout.delays_ps.get(self._channels[label], 0) for label in _LABELS},
             "aborted": bool(self._reason),
             "reason": self._reason,
-        }
-
-    def _noise(self) -> dict[str, Measured] | None:
-        """Clicks per mode with the source blocked: what recalls add, and with darks and stray."""
-        from ..protocols.heralding import noise_per_mode
-
-        if self._blocked is None:
-            return None
-        return {
-            "recall": noise_per_mode(self._blocked, "recalled", "prompt"),
-            "total": noise_per_mode(self._blocked, "recalled"),
         }
 
     def _dark_heralds(self) -> float:
@@ -454,56 +444,24 @@ def _told(measured: Measured | None) -> dict[str, float] | None:
     return {"value": measured.value, "sigma": measured.sigma}
 
 
-def _times(measured: Measured, factor: float) -> Measured:
-    return type(measured)(measured.value * factor, measured.sigma * factor)
-
-
-def _over(a: Measured, b: Measured) -> Measured:
-    value = a.value / b.value
-    return type(a)(value, math.hypot(a.sigma, value * b.sigma) / b.value)
-
-
-def _snr(click: Measured, noise: Measured) -> Measured | None:
-    """Signal over noise of clicks in a gate."""
-    if not noise.value > 0:
-        return None
-    ratio = _over(click, noise)
-    return type(click)(ratio.value - 1, ratio.sigma)
-
-
-def _values(measured: Measured | Mapping[str, float] | None) -> tuple[float, float] | None:
-    if measured is None:
-        return None
-    if isinstance(measured, Mapping):
-        return measured["value"], measured["sigma"]
-    return measured.value, measured.sigma
-
-
 def _plain(measured: Mapping[str, float] | None) -> str:
     """A number to the second digit of its error."""
     if measured is None:
         return "-"
     value, sigma = measured["value"], measured["sigma"]
+    power = 0
     if value and abs(value) < 1e-2:
-        scale = 10.0 ** math.floor(math.log10(abs(value)))
-        digits = _digits(sigma / scale)
-        return (
-            f"({value / scale:.{digits}f} ± {sigma / scale:.{digits}f})e{round(math.log10(scale))}"
-        )
-    digits = _digits(sigma)
-    return f"{value:.{digits}f} ± {sigma:.{digits}f}"
+        power = math.floor(math.log10(abs(value)))
+        value, sigma = value / 10.0**power, sigma / 10.0**power
+    digits = max(0, 1 - math.floor(math.log10(sigma))) if sigma > 0 else 2
+    shown = f"{value:.{digits}f} ± {sigma:.{digits}f}"
+    return f"({shown})e{power}" if power else shown
 
 
-def _percent(measured: Measured | Mapping[str, float] | None) -> str:
-    values = _values(measured)
-    if values is None or math.isnan(values[0]):
+def _percent(measured: Mapping[str, float] | None) -> str:
+    if measured is None:
         return "-"
-    digits = _digits(100 * values[1])
-    return f"{100 * values[0]:.{digits}f} ± {100 * values[1]:.{digits}f} %"
-
-
-def _digits(sigma: float) -> int:
-    return max(0, 1 - math.floor(math.log10(sigma))) if sigma > 0 else 2
+    return f"{_plain({name: 100 * number for name, number in measured.items()})} %"
 
 
 def _us(seconds: float) -> str:

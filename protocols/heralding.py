@@ -35,6 +35,7 @@ __all__ = [
     "heralding_efficiency",
     "noise_per_mode",
     "relative_efficiency",
+    "signal_to_noise",
 ]
 
 Counts = npt.NDArray[np.int64]
@@ -50,6 +51,16 @@ class Measured:
 
     value: float
     sigma: float
+
+    def __mul__(self, factor: float) -> Measured:
+        return Measured(self.value * factor, self.sigma * abs(factor))
+
+    def __truediv__(self, other: Measured) -> Measured:
+        """Ratio of two numbers with independent errors; nan unless the other is above 0."""
+        if not other.value > 0:
+            return Measured(math.nan, math.nan)
+        value = self.value / other.value
+        return Measured(value, math.hypot(self.sigma, value * other.sigma) / other.value)
 
 
 @dataclass(frozen=True)
@@ -437,19 +448,20 @@ def heralding_efficiency(counts: HeraldCounts, gate: str, *, dark_heralds: float
         gate: Name of the gate.
         dark_heralds: Share of the heralds that no photon made.
     """
-    net = _net(counts, gate)
-    return Measured(net.value / (1 - dark_heralds), net.sigma / (1 - dark_heralds))
+    return _net(counts, gate) * (1 / (1 - dark_heralds))
 
 
 def relative_efficiency(
     stored: HeraldCounts, gate: str, reference: HeraldCounts, reference_gate: str
 ) -> Measured:
     """Return how many heralded photons come out in a gate, of those in the reference's gate."""
-    out, through = _net(stored, gate), _net(reference, reference_gate)
-    if not through.value > 0:
-        return Measured(math.nan, math.nan)
-    value = out.value / through.value
-    return Measured(value, math.hypot(out.sigma, value * through.sigma) / through.value)
+    return _net(stored, gate) / _net(reference, reference_gate)
+
+
+def signal_to_noise(counts: HeraldCounts, gate: str, noise_per_gate: Measured) -> Measured:
+    """Return how many times the clicks in a gate after heralds exceed those without light."""
+    ratio = counts.gates[gate].probability / noise_per_gate
+    return Measured(ratio.value - 1, ratio.sigma)
 
 
 def noise_per_mode(counts: HeraldCounts, slot: str, background: str = "") -> Measured:
