@@ -160,7 +160,8 @@ class PolarizationLock:
     Attributes:
         state: How it stands.
         reason: Why it idles or is lost; else empty.
-        qber: Mean QBER of both bases in the last full turn over the axes; nan before.
+        qber: Mean QBER of both bases, as last found: at the begin, after a turn over the axes,
+            after a search; nan before.
         moves: Set points given out.
 
     Raises:
@@ -283,8 +284,8 @@ class PolarizationLock:
 
     def _search(self) -> _Course:
         """Turn about the axes by thirds of a circle until the QBER is no longer bad."""
-        self.state = LockState.LOST
         for turn in range(1, 1 << 62):
+            self.state = LockState.LOST  # again, should it have idled
             self.reason = f"the QBER was {100 * self.qber:.1f} %; search, turn {turn}"
             for axis in _AXES:
                 paddles = self._freest()
@@ -318,9 +319,8 @@ class _Paddles:
         self._low = np.radians([limits.low + _MARGIN_DEG for limits in station.limits])
         self._high = np.radians([limits.high - _MARGIN_DEG for limits in station.limits])
         self.angles: Real = np.radians(station.angles_deg)
-        self._target: Real = self._made(self.angles[None])[0][
-            0
-        ]  # what is thought to be the optimum
+        made, _ = self._made(self.angles[None])
+        self._target: Real = made[0]  # what is thought to be the optimum
 
     def shift(self, rotation: Real) -> None:
         """Believe that the optimum lies at ``rotation`` from where it was thought to be."""
