@@ -373,7 +373,9 @@ class _Storage:
         settings = [("transparent", 0.0, reference)]
         if self._echo is not None:
             settings.append(("echo", info.echo_s, self._echo))
-        settings += [(f"stored {_us(s.storage_s)}", s.storage_s, s.counts) for s in self._stored]
+        settings += [
+            (f"stored {s.storage_s * 1e6:.6g} µs", s.storage_s, s.counts) for s in self._stored
+        ]
         plots.plot_arrivals(
             folder / "arrivals.png",
             reference.histogram_ps,
@@ -408,7 +410,7 @@ def _rows(m: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "heralding efficiency", _percent(m["heralding_efficiency"])
         yield (
             "heralded g2, cross g2",
-            f"{_plain(m['heralded_g2'])}, {_plain(m['cross_g2'])}",
+            f"{_plain(m['heralded_g2'])}, {_plain(m['cross_g2'])} (transparent)",
         )
     if m["echo_efficiency"] is not None:
         yield f"echo, {_us(m['echo_s'])}", _percent(m["echo_efficiency"])
