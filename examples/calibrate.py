@@ -16,8 +16,8 @@ from bellbench.instruments import TagBatch, TimeTagger, concatenate
 from bellbench.protocols import calibration, timing
 
 parser = argparse.ArgumentParser(description=__doc__)
-parser.add_argument("--bench", default=Path(__file__).with_name("tabletop.yaml"))
-parser.add_argument("--seed", type=int, help="of the twins' world")
+parser.add_argument("--bench", default="tabletop")
+parser.add_argument("--seed", type=int, default=1, help="of the twins' world")
 options = parser.parse_args()
 config = load_bench(options.bench)
 registry = Path("calibrations")
@@ -46,7 +46,7 @@ def look(lab: Lab, when: str) -> None:
         a, b, channels_a=inputs[0], channels_b=inputs[1], search_ps=10_000_000_000
     )
     counter = timing.CoincidenceCounter(
-        *inputs, window_ps=400, delays_a=found.delays_a, delays_b=found.delays_b
+        inputs[0], inputs[1], 400, delays_a=found.delays_a, delays_b=found.delays_b
     )
     counter.add(a, b)
     n = counter.finish().counts
