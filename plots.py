@@ -405,7 +405,7 @@ def plot_swap_correlations(
     places = [n + 0.6 * (n // 4) for n in range(len(ticks))]
     axes.set_xticks(places, ticks)
     axes.axhline(0, color="0.6", linewidth=0.8)
-    axes.set_ylim(-1.05, 1.2)
+    axes.set_ylim(-1.2, 1.2)
     axes.set_xlabel("bases of Alice and Bob")
     axes.set_ylabel("correlation")
     axes.legend(frameon=False, fontsize=9, loc="upper left", bbox_to_anchor=(1.0, 1.0))

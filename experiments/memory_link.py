@@ -253,19 +253,19 @@ def _rows(m: Mapping[str, Any]) -> list[tuple[str, str]]:
     said = m["prediction"]
     if said is not None:
         z, x = (figure(said[f"visibility_{a}"], scale=100, unit=" %") for a in "zx")
-        rows.append(("  single pairs", f"Z {z}, X and Y {x}"))
+        rows.append(("  predicted", f"Z {z}, X and Y {x}"))
         link = m["link"]
         rows += [
             ("heralds in the window", f"{figure(link['herald_rate_hz'])} /s"),
-            ("  leading order", f"{said['herald_rate_hz']:.1f} /s"),
+            ("  predicted", f"{said['herald_rate_hz']:.1f} /s"),
             ("false heralds", figure(m["empty_share"]["any"], scale=100, unit=" %")),
             ("[bold green]pairs recalled[/]", f"[bold]{figure(link['pair_rate_hz'])} /s[/]"),
-            ("  leading order", f"{said['pair_rate_hz']:.1f} /s"),
+            ("  predicted", f"{said['pair_rate_hz']:.1f} /s"),
         ]
     if m["fidelity"]["all"] is not None:
         text = f"[bold]{figure(m['fidelity']['all'], digits=3)}[/]"
         rows.append(("[bold green]fidelity[/]", text))
-        rows.append(("  single pairs", figure(said and said["fidelity"], digits=3)))
+        rows.append(("  predicted", figure(said and said["fidelity"], digits=3)))
         rows.append(("  with empty heralds", figure(m["held_fidelity"], digits=3)))
     if m["aborted"]:
         rows.append(("[bold red]no result[/]", f"[bold]{escape(m['reason'])}[/]"))

@@ -123,6 +123,7 @@ class Midpoint:
         self._show = run.show
         self._taggers = [party.tagger for party in self.parties.values()]
         self._recording = False
+        self._figures: dict[str, str] = {}
         station = self.parties["station"]
         assert station.delay_generator is not None
         assert station.source is not None
@@ -208,7 +209,8 @@ class Midpoint:
                 for name in _PARTIES
             }
             take((station, alice, bob))
-            self._show(Progress(stage, seconds - deadline.left, seconds, self.singles_hz))
+            elapsed = seconds - deadline.left
+            self._show(Progress(stage, elapsed, seconds, self.singles_hz, self._figures))
 
     def collect(self, seconds: float, stage: str) -> Batches:
         """Record, and return everything at once."""
@@ -229,7 +231,13 @@ class Midpoint:
             (self.delays[0], self._stored(0), self._stored(1)),
             gates=self.gates,
         )
-        self.record(seconds, stage, lambda batches: counter.add(*batches))
+
+        def take(batches: Batches) -> None:
+            counter.add(*batches)
+            self._figures = {"four-folds": f"{counter.fourfolds:,}"}
+
+        self.record(seconds, stage, take)
+        self._figures = {}
         return counter.finish()
 
     # -- settings
@@ -374,9 +382,9 @@ class Midpoint:
         counts = []
         for i, delay in enumerate(delays.tolist()):
             self.set_delay(delay)
+            delays[i] = self.pump_delay.get()  # on the instrument's grid
             stage = f"HOM scan, delay {i + 1} of {scan.points}"
             counts.append(self.count(scan.time, stage).hom)
-        # The instrument rounds to its grid; what it made of the delays is what was scanned.
         found = swapping.fit_dip(delays, np.array(counts, np.int64))
         self.set_delay(found.centre_s.value if found.ok else centre_s)
         return found
@@ -479,7 +487,7 @@ def parts_rows(m: Mapping[str, Any]) -> list[tuple[str, str]]:
     if (sources := m["sources"]) is not None:
         for name, one in sources.items():
             text = (
-                f"{figure(one['pairs_per_pulse'], scale=1e3, digits=2, unit='e-3')} pairs/pulse,"
+                f"{figure(one['pairs_per_pulse'], digits=4)} pairs/pulse,"
                 f" V {figure(one['visibility'], scale=100, unit=' %')},"
                 f" end {figure(one['end_efficiency'], scale=100, unit=' %')},"
                 f" station {figure(one['station_efficiency'], scale=100, unit=' %')}"

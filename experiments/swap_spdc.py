@@ -236,20 +236,20 @@ def _rows(m: Mapping[str, Any]) -> list[tuple[str, str]]:
     rows += visibility_rows(m)
     if said:
         z, x = (figure(said[f"visibility_{a}"], scale=100, unit=" %") for a in "zx")
-        rows.append(("  single pairs", f"Z {z}, X and Y {x}"))
+        rows.append(("  predicted", f"Z {z}, X and Y {x}"))
     if m["no_pump"] is not None:
         z, x = (figure(m["no_pump"][a], scale=100, unit=" %") for a in "ZX")
-        rows.append(("  to no pump", f"Z {z}, X {x}"))
+        rows.append(("  at no pump", f"Z {z}, X {x}"))
     if m["chsh"] is not None:
         s = m["chsh"]["all"]
         above = "" if s is None else f", {(s['value'] - 2) / s['sigma']:.1f} sigma above 2"
         rows.append(("[bold green]CHSH S[/]", f"[bold]{figure(s, digits=3)}[/]{above}"))
-        rows.append(("  single pairs", figure(said.get("chsh"), digits=3)))
+        rows.append(("  predicted", figure(said.get("chsh"), digits=3)))
     if m["fidelity"]["all"] is not None:
         rows.append(
             ("[bold green]fidelity[/]", f"[bold]{figure(m['fidelity']['all'], digits=3)}[/]")
         )
-        rows.append(("  single pairs", figure(said.get("fidelity"), digits=3)))
+        rows.append(("  predicted", figure(said.get("fidelity"), digits=3)))
     for pump in m["pumps"]:
         empty = figure(pump["empty_share"]["any"], scale=100, unit=" %")
         z, x = (figure(pump["visibility"][a], scale=100, unit=" %") for a in "ZX")

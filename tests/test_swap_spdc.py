@@ -24,18 +24,18 @@ from bellbench.sims.physics.pulsed_pairs import (
 
 SEED = 5
 SHORT = {
-    "duration: 6 s ": "duration: 2.5 s ",
-    "[70 mA, 100 mA, 140 mA]": "[70 mA, 150 mA]",
+    "duration: 5 s ": "duration: 2.5 s ",
+    "[90 mA, 120 mA, 150 mA]": "[70 mA, 150 mA]",
     "pump_time: 3 s": "pump_time: 2 s",
     "points: 13": "points: 11",
-    "time: 0.6 s ": "time: 0.5 s ",
+    "time: 0.5 s ": "time: 0.6 s ",
 }
 QUICK = SHORT | {
-    "duration: 6 s ": "duration: 0.3 s ",
-    "[70 mA, 100 mA, 140 mA]": "[150 mA]",
+    "duration: 5 s ": "duration: 0.3 s ",
+    "[90 mA, 120 mA, 150 mA]": "[150 mA]",
     "calibration: 1 s ": "calibration: 0.2 s ",
     "points: 13": "points: 7",
-    "time: 0.6 s ": "time: 0.1 s ",
+    "time: 0.5 s ": "time: 0.1 s ",
 }
 
 # What worlds/swap.yaml says.

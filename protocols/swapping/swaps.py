@@ -160,6 +160,11 @@ class SwapCounter:
         self._lost = self._outside = 0
         self._live = [0.0, 0.0, 0.0]
 
+    @property
+    def fourfolds(self) -> int:
+        """Four-folds so far, of both labels."""
+        return int(self._table[:_HOM, :_NONE, :_NONE].sum())
+
     def add(self, station: TagBatch, alice: TagBatch, bob: TagBatch) -> None:
         """Take the next batch of each stream."""
         for i, batch in enumerate((station, alice, bob)):
