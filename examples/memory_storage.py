@@ -81,7 +81,7 @@ with bellbench.open_bench(options.bench, seed=options.seed) as lab:
     # -- one: through the transparent memory, more and more pump
     memory.bypass()
     layout = find_layout(record(1.0), **node.inputs(("herald", "c", "d", "trigger")), info=info)
-    found = []
+    found: list[tuple[float, float, float]] = []
     for current_a in (0.05, 0.07, 0.1, 0.14):
         source.pump_current.set(current_a)
         counts = count(1.0, prompt=0.0)
