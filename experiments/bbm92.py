@@ -126,24 +126,7 @@ class _Calibration:
         """Histogram of the delays left between any detector of Alice and any of Bob."""
         from ..protocols import timing
 
-        histogram = timing.CorrelationHistogram(0, 0, window_ps, bin_ps)
-        histogram.add(*map(_aligned, self.segments, self.delays))
-        return histogram.finish()
-
-
-def _aligned(batch: TagBatch, delays: Mapping[int, int]) -> TagBatch:
-    """All clicks on channel 0, less their channel's delay."""
-    shift = np.zeros(max(delays) + 1, np.int64)
-    shift[list(delays)] = list(delays.values())
-    known = batch.select(list(delays))
-    times = np.sort(known.times_ps - shift[known.channels])
-    earliest, latest = min(delays.values()), max(delays.values())
-    return TagBatch(
-        times,
-        np.zeros(times.size, np.int16),
-        batch.begin_ps - latest,
-        batch.end_ps - earliest,
-    )
+        return timing.delay_histogram(self.segments, self.delays, window_ps, bin_ps)
 
 
 class Exchange:

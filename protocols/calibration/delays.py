@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from ...instruments import Clock, ProtocolError, TagBatch, TimeTagger
+from ...instruments import Clock, ProtocolError, TimeTagger
 from .. import timing
 from ._recorder import Recorder
 
@@ -64,27 +64,11 @@ def find_delays(
         none = np.zeros(0)
         return DelaysResult(False, str(error), None, none, none.astype(np.int64), 0, seconds)
     window = coincidence_window(found)
-    histogram = timing.CorrelationHistogram(0, 0, 8 * window, max(1, window // 15))
-    histogram.add(_aligned(a, found.delays_a), _aligned(b, found.delays_b))
-    shown = histogram.finish()
+    delays = (found.delays_a, found.delays_b)
+    shown = timing.delay_histogram((a, b), delays, 8 * window, max(1, window // 15))
     return DelaysResult(True, "", found, shown.delays_ps, shown.counts, window, seconds)
 
 
 def coincidence_window(found: timing.ChannelDelays) -> int:
     """Full width, ps, that holds 99.7 % of a Gaussian peak: 2.5 times its width."""
     return max(2, round(2.5 * found.fwhm_ps))
-
-
-def _aligned(batch: TagBatch, delays: Mapping[int, int]) -> TagBatch:
-    """Return the clicks of the channels named, all on channel 0, less their channel's delay."""
-    shift = np.zeros(max(delays) + 1, np.int64)
-    shift[list(delays)] = list(delays.values())
-    known = batch.select(list(delays))
-    times = np.sort(known.times_ps - shift[known.channels])
-    earliest, latest = min(delays.values()), max(delays.values())
-    return TagBatch(
-        times,
-        np.zeros(times.size, np.int16),
-        batch.begin_ps - latest,
-        batch.end_ps - earliest,
-    )

@@ -1,7 +1,7 @@
 """Clicks in time: rates, coincidences, correlations, delays. Windows are full widths."""
 
 from .coincidences import CoincidenceCounter, Coincidences, match
-from .correlation import Correlation, CorrelationHistogram
+from .correlation import Correlation, CorrelationHistogram, delay_histogram
 from .offset import ChannelDelays, OffsetEstimate, find_channel_delays, find_offset
 from .rates import CountRates
 
@@ -13,6 +13,7 @@ __all__ = [
     "CorrelationHistogram",
     "CountRates",
     "OffsetEstimate",
+    "delay_histogram",
     "find_channel_delays",
     "find_offset",
     "match",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +12,7 @@ import numpy.typing as npt
 from ...instruments import TagBatch
 from ._streams import DelayLine, Pairing
 
-__all__ = ["Correlation", "CorrelationHistogram"]
+__all__ = ["Correlation", "CorrelationHistogram", "delay_histogram"]
 
 
 @dataclass(frozen=True)
@@ -126,3 +127,37 @@ class CorrelationHistogram:
         ready = self._pairing.feed(*clicks, line_a.watermark, line_b.watermark)
         _kernels.histogram(ready[0], ready[2], self._left, self._bin, self._counts)
         return clicks[0][0].size
+
+
+def delay_histogram(
+    batches: tuple[TagBatch, TagBatch],
+    delays: tuple[Mapping[int, int], Mapping[int, int]],
+    span_ps: int,
+    bin_ps: int,
+) -> Correlation:
+    """Return the delays left between any channel of one party and any of the other.
+
+    Args:
+        batches: One of each party.
+        delays: Delay of each channel that counts, ps, subtracted from its times.
+        span_ps: Full width of the histogram.
+        bin_ps: Width of a bin.
+    """
+    histogram = CorrelationHistogram(0, 0, span_ps, bin_ps)
+    histogram.add(*map(_on_one_channel, batches, delays))
+    return histogram.finish()
+
+
+def _on_one_channel(batch: TagBatch, delays: Mapping[int, int]) -> TagBatch:
+    """The clicks of the channels named, all on channel 0, less their channel's delay."""
+    shift = np.zeros(max(delays) + 1, np.int64)
+    shift[list(delays)] = list(delays.values())
+    known = batch.select(list(delays))
+    times = np.sort(known.times_ps - shift[known.channels])
+    earliest, latest = min(delays.values()), max(delays.values())
+    return TagBatch(
+        times,
+        np.zeros(times.size, np.int16),
+        batch.begin_ps - latest,
+        batch.end_ps - earliest,
+    )
