@@ -11,7 +11,7 @@ import numpy as np
 from pydantic import Field
 
 from ..bench import BenchConfig
-from ..instruments import Instrument, ProtocolError, QuantumMemory, Unit
+from ..instruments import Instrument, MemoryInfo, ProtocolError, QuantumMemory, Unit
 from .contract import Duration, Experiment, Mistake, Result, Run, lacks
 from .midpoint import (
     Midpoint,
@@ -52,7 +52,26 @@ def _check(file: MemoryLinkFile, bench: BenchConfig) -> list[Mistake]:
     mistakes = check_midpoint(file, bench)
     for end in _ENDS:
         mistakes += [m for m in lacks(file, bench, end, roles=("memory",)) if m not in mistakes]
+        party = bench.parties.get(end)
+        name = party.instruments.get("memory") if party is not None else None
+        info = getattr(bench.instruments[name].settings, "info", None) if name else None
+        if isinstance(info, MemoryInfo) and not _can_store(info, file.storage_time):
+            low, high = info.min_storage_s * 1e6, info.max_storage_s * 1e6
+            mistakes.append(
+                (
+                    ("storage_time",),
+                    f"{name} stores for {info.echo_s * 1e6:g} µs (its echo) or {low:g} to"
+                    f" {high:g} µs, not for {file.storage_time * 1e6:g} µs",
+                )
+            )
     return mistakes
+
+
+def _can_store(info: MemoryInfo, seconds: float) -> bool:
+    near = 1e-12
+    if abs(seconds - info.echo_s) <= near:
+        return True
+    return info.min_storage_s - near <= seconds <= info.max_storage_s + near
 
 
 def _run(file: MemoryLinkFile, run: Run) -> Result:

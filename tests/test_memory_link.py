@@ -1,5 +1,6 @@
 """`bellbench run memory_link`: through wires, drivers and protocol, against closed forms."""
 
+import dataclasses
 import json
 import math
 import subprocess
@@ -10,7 +11,6 @@ from typing import Any
 import pytest
 from bellbench.configs import ConfigErrors, bundled
 from bellbench.experiments import load_experiment, run_experiment
-from bellbench.instruments import InstrumentError
 
 SEED = 2
 SHORT = {
@@ -120,12 +120,33 @@ def test_the_same_seed_gives_the_same_figures(tmp_path: Path) -> None:
 
 
 def test_a_storage_time_that_the_memory_cannot_do_is_refused(tmp_path: Path) -> None:
-    """Before any click is recorded; the run folder keeps what there is."""
-    config = load_experiment(write(tmp_path, {"storage_time: 24 us": "storage_time: 60 us"}))
-    with pytest.raises(InstrumentError, match=r"cannot store for 60 us, only for 20\.5 us to 49"):
-        run_experiment(config, seed=1, out=tmp_path)
-    (failed,) = tmp_path.glob("*.failed")
-    assert "cannot store" in (failed / "error.txt").read_text(encoding="utf-8")
+    for other, allowed in (("60 us", False), ("20.2 us", False), ("20 us", True), ("49 us", True)):
+        path = write(tmp_path, {"storage_time: 24 us": f"storage_time: {other}"})
+        if allowed:
+            load_experiment(path)
+            continue
+        with pytest.raises(ConfigErrors, match=r"alice_memory stores for 20 µs .* 20\.5 to 49 µs"):
+            load_experiment(path)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("no_pictures")
+def test_a_blocked_source_gives_a_failed_result(tmp_path: Path) -> None:
+    config = load_experiment(write(tmp_path, SHORT))
+    bench = config.bench
+    arrays = {
+        name: dataclasses.replace(
+            one,
+            settings=one.settings.model_validate(one.settings.model_dump() | {"enabled": False}),
+        )
+        for name, one in bench.instruments.items()
+        if name == "alice_snspd"
+    }
+    dark = dataclasses.replace(bench, instruments={**bench.instruments, **arrays})
+    outcome = run_experiment(dataclasses.replace(config, bench=dark), seed=1, out=tmp_path)
+    assert outcome.metrics["aborted"]
+    assert "between the station and alice" in outcome.metrics["reason"]
+    assert outcome.metrics["link"] is None
 
 
 def test_a_bench_without_memories_is_refused(tmp_path: Path) -> None:

@@ -24,11 +24,11 @@ from bellbench.sims.physics.pulsed_pairs import (
 
 SEED = 5
 SHORT = {
-    "duration: 5 s ": "duration: 2.5 s ",
+    "duration: 5 s ": "duration: 2 s ",
     "[90 mA, 120 mA, 150 mA]": "[70 mA, 150 mA]",
-    "pump_time: 3 s": "pump_time: 2 s",
+    "pump_time: 3 s": "pump_time: 1.5 s",
     "points: 13": "points: 11",
-    "time: 0.5 s ": "time: 0.6 s ",
+    "time: 0.5 s ": "time: 0.4 s ",
 }
 QUICK = SHORT | {
     "duration: 5 s ": "duration: 0.3 s ",
