@@ -27,6 +27,7 @@ __all__ = [
 
 Delays = Mapping[int, int]
 
+_NEAR_PS = 1_000_000_000  # search around an offset that is known
 _SHIFTS = (-5, -4, -3, -2, -1, 1, 2, 3, 4, 5)  # pulses away, for accidentals
 
 
@@ -58,11 +59,30 @@ def find_end_delays(
         ProtocolError: without a peak (dark source), or for a channel without one.
     """
     at = {name: channel for channel, name in (*station_channels.items(), *end_channels.items())}
+    everything = [
+        corrected(batch, dict.fromkeys(channels, 0))
+        for batch, channels in ((station, station_channels), (end, end_channels))
+    ]
+    # The wide search is done once, for all channels together.
+    offset = timing.find_offset(everything[0], everything[1], search_ps=search_ps)
+    coarse = round(offset.offset_ps) if offset.found else 0
+    if offset.found:
+        search_ps = min(search_ps, _NEAR_PS)
+    near = dataclasses.replace(
+        end,
+        times_ps=end.times_ps - coarse,
+        begin_ps=end.begin_ps - coarse,
+        end_ps=end.end_ps - coarse,
+        losses=tuple(
+            dataclasses.replace(x, begin_ps=x.begin_ps - coarse, end_ps=x.end_ps - coarse)
+            for x in end.losses
+        ),
+    )
     halves = []
     for pol in "HV":
         found = timing.find_channel_delays(
             station,
-            end,
+            near,
             channels_a=(at[f"c{pol}"], at[f"d{pol}"]),
             channels_b=(at[pol], at["D"], at["A"]),
             search_ps=search_ps,
@@ -72,7 +92,10 @@ def find_end_delays(
     step = round(sum(end_h[at[x]] - end_v[at[x]] for x in "DA") / 2)
     return (
         station_h | {channel: delay + step for channel, delay in station_v.items()},
-        {at["V"]: end_v[at["V"]] + step} | end_h,
+        {
+            channel: delay + coarse
+            for channel, delay in ({at["V"]: end_v[at["V"]] + step} | end_h).items()
+        },
     )
 
 
