@@ -203,10 +203,14 @@ class _Server:
         for emulator in self.emulators.values():
             emulator.begin_block(begin, end)
         self.world.run_block()
-        deliveries = {
-            asyncio.create_task(emulator.end_block(begin, end)): name
-            for name, emulator in self.emulators.items()
-        }
+        deliveries = {}
+        for name, emulator in self.emulators.items():
+            waits = emulator.end_block(begin, end)
+            if waits is not None:
+                deliveries[asyncio.create_task(waits)] = name
+        if not deliveries:
+            await asyncio.sleep(0)  # let the sockets have their turn
+            return
         try:
             while True:
                 done, pending = await asyncio.wait(deliveries, timeout=_HELD_AFTER_S)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Coroutine
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 __all__ = ["Emulator", "Setting"]
 
@@ -45,11 +46,11 @@ class Emulator(Protocol):
         """
         ...
 
-    async def end_block(self, begin_ps: int, end_ps: int) -> None:
+    def end_block(self, begin_ps: int, end_ps: int) -> Coroutine[Any, Any, None] | None:
         """Hand on what the block produced: counts, tags, pushed status.
 
-        A lossless stream returns only when its reader's buffers have room again; that is how a
-        slow reader holds the world back. Pushed status never waits.
+        Who may have to wait gives something to wait for: a lossless stream's reader holds the
+        world back until its buffers have room again. Pushed status never waits.
         """
         ...
 

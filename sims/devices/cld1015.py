@@ -113,7 +113,7 @@ class CLD1015Emulator:
         laser.tec_setpoint_c = now.setpoint_c
         self._refresh()
 
-    async def end_block(self, begin_ps: int, end_ps: int) -> None:
+    def end_block(self, begin_ps: int, end_ps: int) -> None:
         """Nothing is pushed."""
 
     async def close(self) -> None:

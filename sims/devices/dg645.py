@@ -131,7 +131,7 @@ class DG645Emulator:
         element.positive = [bool(p) for p in now.polarities]
         element.shots, self._shots = self._shots, 0
 
-    async def end_block(self, begin_ps: int, end_ps: int) -> None:
+    def end_block(self, begin_ps: int, end_ps: int) -> None:
         """Latch what the block brought into the instrument status."""
         block = self._element.edges(begin_ps, end_ps)
         self._status |= _TRIGGERED * bool(block.triggers_ps.size)

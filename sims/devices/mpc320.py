@@ -120,7 +120,7 @@ class MPC320Emulator:
             angle = (before + channel.position) / 2 * _DEGREES / _COUNTS
             self._paddles.angles_deg[i] = angle
 
-    async def end_block(self, begin_ps: int, end_ps: int) -> None:
+    def end_block(self, begin_ps: int, end_ps: int) -> None:
         """Tell of moves that ended, and the status ten times a second where it was asked for."""
         for channel in self._channels:
             if channel.moving and channel.position == channel.target:

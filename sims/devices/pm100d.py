@@ -98,7 +98,7 @@ class PM100DEmulator:
         """Turn the head's knob."""
         self._head.wavelength_m = self._registers.wavelength_m
 
-    async def end_block(self, begin_ps: int, end_ps: int) -> None:
+    def end_block(self, begin_ps: int, end_ps: int) -> None:
         """Nothing is pushed."""
 
     async def close(self) -> None:

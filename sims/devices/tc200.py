@@ -76,7 +76,7 @@ class TC200Emulator:
         self._oven.setpoint_c = self._setpoint_c
         self._oven.heating = self._enabled
 
-    async def end_block(self, begin_ps: int, end_ps: int) -> None:
+    def end_block(self, begin_ps: int, end_ps: int) -> None:
         """Nothing is pushed."""
 
     async def close(self) -> None:

@@ -127,7 +127,7 @@ class WebSQEmulator:
             self._restart_period()
         self._array.counting = counting
 
-    async def end_block(self, begin_ps: int, end_ps: int) -> None:
+    def end_block(self, begin_ps: int, end_ps: int) -> None:
         """Push a line of counts at the end of each measurement period; advance a scan."""
         if end_ps >= self._next_temperature_ps:
             self._next_temperature_ps = end_ps + _TEMPERATURE_EVERY_PS

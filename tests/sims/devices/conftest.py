@@ -57,7 +57,9 @@ class Stage:
         emulator.begin_block(begin, end)
         if fill is not None:
             fill(begin, end)
-        await emulator.end_block(begin, end)
+        waits = emulator.end_block(begin, end)
+        if waits is not None:
+            await waits
         self.now_ps = end
 
     def step(
