@@ -110,7 +110,8 @@ def _singles(singles_hz: Mapping[str, Mapping[str, float]]) -> RenderableType:
     table = Table(title=f"singles, {unit}", title_justify="left", box=None, pad_edge=False)
     table.add_column("")
     for label in labels:
-        table.add_column(label, justify="right", min_width=8)
+        # eight columns, of ends and a station, still fit the panel
+        table.add_column(label, justify="right", min_width=8 if len(labels) < 7 else 5)
     for party, rates in singles_hz.items():
         shown = (f"{rates[label] * scale:,.1f}" if label in rates else "" for label in labels)
         table.add_row(party, *shown)
