@@ -54,7 +54,8 @@ _LARGEST = 0.5  # rad; a correction in one go
 _WIDE = 2 * math.pi / 3
 _MARGIN_DEG = 1.0  # kept from the ends, for readings that round
 _REACHED = 1e-3  # rad
-_FREEDOM = 0.4  # below it the paddles are sent where they can turn better
+_FREEDOM = 0.5  # below it the paddles are sent where they can turn better,
+_WORTH = 1.5  # by this factor at least: the way there costs errors
 _SAME_S = 1e-6  # times are sums of steps
 
 
@@ -300,10 +301,14 @@ class PolarizationLock:
         self.state, self.reason = LockState.DITHERING, ""
 
     def _freest(self) -> _Paddles:
-        """The paddles that can turn best, sent to better angles where that is not well enough."""
+        """The paddles that can turn best, sent to better angles where none can well enough."""
         best = max(self._able, key=lambda paddles: paddles.freedom)
         if best.freedom < _FREEDOM:
-            best.reseat()
+            seats = [(paddles.best_seat(), paddles) for paddles in self._able]
+            (angles, freedom), other = max(seats, key=lambda seat: seat[0][1])
+            if freedom > _WORTH * best.freedom:
+                other.angles = angles
+                return other
         return best
 
 
@@ -343,11 +348,13 @@ class _Paddles:
         """
         return float(self._freedom(self.angles[None])[0])
 
-    def reseat(self) -> None:
-        """Go where the paddles make the same rotation as now, and can turn any way best."""
+    def best_seat(self) -> tuple[Real, float]:
+        """Return the angles that make the optimum and can turn any way best, and their freedom."""
         ways, errors = self._approach(self._target, self._anywhere())
         ways = np.concatenate([self.angles[None], ways[errors <= _REACHED]])
-        self.angles = ways[int(np.argmax(self._freedom(ways)))]
+        freedoms = self._freedom(ways)
+        best = int(np.argmax(freedoms))
+        return ways[best], float(freedoms[best])
 
     def _freedom(self, ways: Real) -> Real:
         _, jacobians = self._made(ways)
@@ -401,12 +408,14 @@ class _Paddles:
 def _retarder(phi: float, angles: Real) -> Real:
     """Return the rotations, shape (m, 3, 3), of a retarder with its axis at each of m angles."""
     c, s, cos, sin = np.cos(2 * angles), np.sin(2 * angles), math.cos(phi), math.sin(phi)
-    rows = [
-        [c * c * (1 - cos) + cos, c * s * (1 - cos), s * sin],
-        [c * s * (1 - cos), s * s * (1 - cos) + cos, -c * sin],
-        [-s * sin, c * sin, np.full_like(c, cos)],
-    ]
-    return np.moveaxis(np.array(rows), 2, 0)
+    made = np.empty((len(angles), 3, 3))
+    made[:, 0, 0] = c * c * (1 - cos) + cos
+    made[:, 1, 1] = s * s * (1 - cos) + cos
+    made[:, 2, 2] = cos
+    made[:, 0, 1] = made[:, 1, 0] = c * s * (1 - cos)
+    made[:, 0, 2], made[:, 2, 0] = s * sin, -s * sin
+    made[:, 1, 2], made[:, 2, 1] = -c * sin, c * sin
+    return made
 
 
 def _turn(vector: Real) -> Real:

@@ -121,7 +121,9 @@ def per_minute(qber: npt.NDArray[np.float64], step: float = 0.5) -> npt.NDArray[
 # -- what it is for
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize(
+    "seed", [1, 2, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(3, 13))]
+)
 def test_it_holds_for_an_hour_where_the_link_fails_without(seed: int) -> None:
     drift_time = 2 * 3600.0
     link = Link(seed, drift_time=drift_time)
