@@ -118,11 +118,10 @@ class _Link:
         bench.set_pump(file.pump_current)
         self._ready()
         bench.start()
-        late_s = bench.find_delays()
-        centre_s = bench.pump_delay.get() - late_s
-        bench.set_delay(centre_s)
+        arrivals = bench.find_delays()
+        bench.set_delay(bench.pump_delay.get() - arrivals.late_ps * 1e-12)
         self.sources = bench.measure_sources()
-        self.dip = bench.scan_hom(centre_s)
+        self.dip = bench.scan_hom(arrivals)
         if not self.dip.ok:
             raise ProtocolError(self.dip.reason)
         self._store()

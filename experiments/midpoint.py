@@ -283,8 +283,8 @@ class Midpoint:
 
     # -- calibration
 
-    def find_delays(self) -> float:
-        """Find the delays of all channels; return how much later bob's photons arrive, s."""
+    def find_delays(self) -> swapping.Arrivals:
+        """Find the delays of all channels; return when both sources' photons arrive."""
         from ..protocols import swapping
 
         station, alice, bob = self.collect(self.file.calibration, "recording clicks for the delays")
@@ -303,7 +303,7 @@ class Midpoint:
             except ProtocolError as error:
                 raise ProtocolError(f"pairs between the station and {end}: {error}") from error
         self.delays = (found[0][0], found[0][1], found[1][1])
-        arrivals = swapping.find_arrivals(
+        return swapping.find_arrivals(
             station,
             alice,
             bob,
@@ -311,7 +311,6 @@ class Midpoint:
             period_ps=self.period_ps,
             window_ps=self.window_ps // 2,
         )
-        return arrivals.late_ps * 1e-12
 
     def measure_sources(
         self, memories: Sequence[MemoryInfo] = ()
@@ -373,11 +372,16 @@ class Midpoint:
         """Delays of an end's inputs with the storage time in them."""
         return {c: delay + self.storage_ps[end] for c, delay in self.delays[1 + end].items()}
 
-    def scan_hom(self, centre_s: float) -> swapping.HomDip:
-        """Scan the pump delay around ``centre_s``; leave it at the dip's centre if there is one."""
+    def scan_hom(self, arrivals: swapping.Arrivals) -> swapping.HomDip:
+        """Scan the pump delay around the one at which both photons were seen to arrive together.
+
+        It is left at the mean of that and the dip's centre, weighted by their errors; at the dip's
+        alone where they differ by more than three sigma.
+        """
         from ..protocols import swapping
 
         scan = self.file.hom
+        centre_s = self.pump_delay.get()
         delays = centre_s + np.linspace(-scan.span / 2, scan.span / 2, scan.points)
         counts = []
         for i, delay in enumerate(delays.tolist()):
@@ -386,7 +390,14 @@ class Midpoint:
             stage = f"HOM scan, delay {i + 1} of {scan.points}"
             counts.append(self.count(scan.time, stage).hom)
         found = swapping.fit_dip(delays, np.array(counts, np.int64))
-        self.set_delay(found.centre_s.value if found.ok else centre_s)
+        best_s, sigma_s = centre_s, math.sqrt(2) * arrivals.sigma_ps * 1e-12
+        if found.ok:
+            dip = found.centre_s
+            if abs(dip.value - centre_s) > 3 * math.hypot(dip.sigma, sigma_s):
+                best_s = dip.value
+            else:
+                best_s += (dip.value - centre_s) * sigma_s**2 / (sigma_s**2 + dip.sigma**2)
+        self.set_delay(best_s)
         return found
 
     def _controller(self, end: str) -> PolarizationController:

@@ -73,7 +73,7 @@ class _Swap:
     def __init__(self, file: SwapFile, run: Run) -> None:
         self.file = file
         self.bench = Midpoint(file, run)
-        self.late_s: float | None = None
+        self.late_ps: float | None = None
         self.sources: tuple[swapping.Klyshko, swapping.Klyshko] | None = None
         self.dip: swapping.HomDip | None = None
         self.counts: dict[SettingName, swapping.SwapCounts] = {}
@@ -88,11 +88,11 @@ class _Swap:
         bench, file = self.bench, self.file
         bench.set_pump(file.pump_currents[0])
         bench.start()
-        self.late_s = bench.find_delays()
-        centre_s = bench.pump_delay.get() - self.late_s
-        bench.set_delay(centre_s)
+        arrivals = bench.find_delays()
+        self.late_ps = arrivals.late_ps
+        bench.set_delay(bench.pump_delay.get() - arrivals.late_ps * 1e-12)
         self.sources = bench.measure_sources()
-        self.dip = bench.scan_hom(centre_s)
+        self.dip = bench.scan_hom(arrivals)
         if not self.dip.ok:
             raise ProtocolError(self.dip.reason)
         for i, current in enumerate(file.pump_currents):
@@ -145,7 +145,7 @@ class _Swap:
         from ..protocols import swapping
 
         result: dict[str, Any] = {
-            "late_ps": None if self.late_s is None else self.late_s * 1e12,
+            "late_ps": self.late_ps,
             "singles_hz": self.bench.singles_hz,
             "sources": sources_told(self.sources),
             "hom": hom_told(self.dip),
