@@ -84,7 +84,7 @@ with bellbench.open_bench(options.bench, seed=options.seed) as lab:
     found: list[tuple[float, float, float]] = []
     for current_a in (0.05, 0.07, 0.1, 0.14):
         source.pump_current.set(current_a)
-        counts = count(1.0, prompt=0.0)
+        counts = count(0.8, prompt=0.0)
         gate = counts.gates["prompt"]
         if not found:  # Klyshko: of weak pulses, either arm's clicks herald the other's photons
             arms = gate.clicked / counts.slots["prompt"], gate.clicked / counts.heralds / 2
@@ -98,7 +98,7 @@ with bellbench.open_bench(options.bench, seed=options.seed) as lab:
 
     # -- two: store for 30 us, then let the recall come 5 us later than the memory knows
     source.pump_current.set(0.09)
-    through = count(1.0, prompt=0.0)
+    through = count(0.8, prompt=0.0)
     memory.prepare()
     memory.store()
     memory.retrieve(30e-6)
@@ -107,7 +107,7 @@ with bellbench.open_bench(options.bench, seed=options.seed) as lab:
             for edge in "FE":  # the pulse's end first: an edge must not overtake it
                 delay = lab.sequencer.delays[edge]
                 delay.set(delay.get() + late_s)
-        counts = count(1.0, promised=30e-6, late=35e-6)
+        counts = count(0.8, promised=30e-6, late=35e-6)
         out = [relative_efficiency(counts, at, through, "prompt") for at in counts.gates]
         print(
             f"recall {late_s * 1e6:.0f} us late: {out[0].value:5.1%} ± {out[0].sigma:.1%} come out"

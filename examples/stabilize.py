@@ -17,7 +17,7 @@ parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--bench", default="drift")
 parser.add_argument("--seed", type=int, default=1, help="of the twins' world")
 options = parser.parse_args()
-DISTURBED_S, LOCKED_S, END_S, STEP_S = 5.0, 10.0, 60.0, 0.25
+DISTURBED_S, LOCKED_S, END_S, STEP_S = 5.0, 10.0, 45.0, 0.25
 
 with bellbench.open_bench(options.bench, seed=options.seed) as lab:
     alice, bob = lab.parties["alice"], lab.parties["bob"]

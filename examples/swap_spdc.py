@@ -65,7 +65,7 @@ with bellbench.open_bench(options.bench, seed=options.seed) as lab:
     seen = []
     for delay_s in scan_s:
         pump_delay.set(float(delay_s))
-        seen.append(count(0.5).hom)
+        seen.append(count(0.3).hom)
     dip = swapping.fit_dip(scan_s, np.array(seen))
     if not dip.ok:
         raise SystemExit(dip.reason)
@@ -74,7 +74,7 @@ with bellbench.open_bench(options.bench, seed=options.seed) as lab:
     # -- the swap
     for place, beside_s in (("in the dip", 0.0), ("1.2 ns beside it", 1.2e-9)):
         pump_delay.set(dip.centre_s.value + beside_s)
-        counts = count(2.0)
+        counts = count(1.5)
         by_axis = swapping.visibilities([(swapping.SETTINGS["ZX"], counts.fourfolds)])
         z, x = (by_axis[axis]["all"] for axis in "ZX")
         print(
