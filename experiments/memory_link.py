@@ -116,6 +116,7 @@ class _Link:
             memory.efficiency(file.storage_time)  # refuses a time out of range, before anything
             memory.bypass()
         bench.set_pump(file.pump_current)
+        bench.turn("ZX")
         self._ready()
         bench.start()
         arrivals = bench.find_delays()
@@ -167,7 +168,10 @@ class _Link:
             "sources": sources_told(self.sources),
             "hom": hom_told(self.dip),
             "memories": self._memories(),
-            "settings": {name: counts_told(counts) for name, counts in self.counts.items()},
+            "settings": {
+                name: counts_told(counts, bench.paddles_deg[name])
+                for name, counts in self.counts.items()
+            },
             **worth(self.counts),
             "empty_share": None,
             "held_fidelity": None,

@@ -141,9 +141,9 @@ class Midpoint:
                 f" ({', '.join(generator.delays)})"
             )
         self.pump_delay = generator.delays[file.late_channel]
-        self._home = {
-            end: [angle.get() for angle in self._controller(end).actuators] for end in _ENDS
-        }
+        self._home = self._angles()
+        #: Angles of both ends' paddles at each setting, as read back.
+        self.paddles_deg: dict[SettingName, dict[str, list[float]]] = {"ZX": self._home}
         self.delays: tuple[dict[int, int], dict[int, int], dict[int, int]] = ({}, {}, {})
         #: Storage time at alice's and bob's end.
         self.storage_ps = [0, 0]
@@ -242,7 +242,7 @@ class Midpoint:
 
     # -- settings
 
-    def turn(self, name: SettingName) -> swapping.Setting:
+    def turn(self, name: SettingName) -> None:
         """Turn the paddles of both ends to a setting."""
         from ..protocols import swapping
 
@@ -258,7 +258,10 @@ class Midpoint:
         self.until(
             lambda: all(self._controller(end).ready() for end in _ENDS), "a polarization controller"
         )
-        return setting
+        self.paddles_deg[name] = self._angles()
+
+    def _angles(self) -> dict[str, list[float]]:
+        return {end: [angle.get() for angle in self._controller(end).actuators] for end in _ENDS}
 
     def _overruled(self, name: SettingName, end: str) -> tuple[float, ...] | None:
         found = self.file.angles.get(name, {}).items()
@@ -453,11 +456,14 @@ def hom_told(dip: swapping.HomDip | None) -> dict[str, Any] | None:
     }
 
 
-def counts_told(counts: swapping.SwapCounts) -> dict[str, Any]:
-    """Counts of a setting as JSON has them."""
+def counts_told(
+    counts: swapping.SwapCounts, paddles_deg: Mapping[str, list[float]]
+) -> dict[str, Any]:
+    """Counts of a setting, and where its paddles stood, as JSON has them."""
     from ..protocols import swapping
 
     return {
+        "paddles_deg": dict(paddles_deg),
         "live_s": counts.live_s,
         "heralds": dict(zip(swapping.BELL_LABELS, counts.heralds.tolist(), strict=True)),
         "fourfolds": {

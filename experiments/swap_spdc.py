@@ -87,6 +87,7 @@ class _Swap:
         """
         bench, file = self.bench, self.file
         bench.set_pump(file.pump_currents[0])
+        bench.turn("ZX")
         bench.start()
         arrivals = bench.find_delays()
         self.late_ps = arrivals.late_ps
@@ -149,7 +150,10 @@ class _Swap:
             "singles_hz": self.bench.singles_hz,
             "sources": sources_told(self.sources),
             "hom": hom_told(self.dip),
-            "settings": {name: counts_told(counts) for name, counts in self.counts.items()},
+            "settings": {
+                name: counts_told(counts, self.bench.paddles_deg[name])
+                for name, counts in self.counts.items()
+            },
             "pumps": self.pumps,
             "no_pump": _no_pump(self.pumps),
         }

@@ -14,10 +14,10 @@ from bellbench.experiments import load_experiment, run_experiment
 
 SEED = 2
 SHORT = {
-    "duration: 12 s ": "duration: 5 s ",
+    "duration: 12 s ": "duration: 4 s ",
     "calibration: 1 s ": "calibration: 0.5 s ",
     "points: 11": "points: 9",
-    "time: 0.8 s ": "time: 0.6 s ",
+    "time: 0.8 s ": "time: 0.5 s ",
 }
 
 # What worlds/memory_link.yaml and benches/memory_link.yaml say.

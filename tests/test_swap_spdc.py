@@ -36,6 +36,7 @@ QUICK = SHORT | {
     "calibration: 1 s ": "calibration: 0.2 s ",
     "points: 13": "points: 7",
     "time: 0.5 s ": "time: 0.1 s ",
+    "\nhom:": "\nangles: {CHSH: {bob: [128 deg, 81 deg, 88.5 deg]}}\nhom:",
 }
 
 # What worlds/swap.yaml says.
@@ -203,6 +204,11 @@ def test_the_same_seed_gives_the_same_figures(quick: ExperimentConfig, tmp_path:
     assert first == second
     assert not first["aborted"]
     assert first["chsh"]["all"]["n"] > 100
+    # angles in the file overrule those of the nominal retardances, to the controller's grid
+    paddles = {name: one["paddles_deg"] for name, one in first["settings"].items()}
+    assert paddles["CHSH"]["bob"] == pytest.approx([128, 81, 88.5], abs=0.07)
+    assert paddles["CHSH"]["alice"] == paddles["ZX"]["alice"]
+    assert paddles["Y"]["alice"] != paddles["ZX"]["alice"]
 
 
 @pytest.mark.usefixtures("no_pictures")
