@@ -196,6 +196,7 @@ class _Party:
         self._bits: list[Bits] = []
         self._bases: list[Bits] = []
         self._times: list[Indices] = []
+        self._kept = 0  # bits of these
         self._monitor = Errors()
         self._history: dict[int, Errors] = {}
         # The block, from the end of sifting on.
@@ -259,7 +260,7 @@ class _Party:
         if self.result is not None:
             key_bits = self.result.key.size
         else:
-            bound = self._bound or self.parameters.key_bound(sum(b.size for b in self._bits))
+            bound = self._bound or self.parameters.key_bound(self._kept)
             key_bits = bound.length if bound else 0
         return Progress(
             self.phase,
@@ -635,6 +636,7 @@ class Alice(_Party):
         self._bits.append(pairs.bits[~reveal])
         self._bases.append(pairs.bases[~reveal])
         self._times.append(pairs.times_ps[~reveal])
+        self._kept += self._bits[-1].size
         mine = pairs.bits[reveal]
         self._awaited.append((mine, pairs.bases[reveal], pairs.times_ps[reveal]))
         self._post(
@@ -812,6 +814,7 @@ class Bob(_Party):
         self._bits.append(np.delete(bits, reveal))
         self._bases.append(np.delete(bases, reveal))
         self._times.append(np.delete(times, reveal))
+        self._kept += self._bits[-1].size
         if message.final:
             self.phase = Phase.ESTIMATING
 
