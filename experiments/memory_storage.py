@@ -32,11 +32,11 @@ from .contract import Duration, Experiment, ExperimentFile, Mistake, Result, Run
 
 if TYPE_CHECKING:
     from ..lab import Lab
+    from ..protocols.estimates import Estimate
     from ..protocols.heralding import (
         DecayFit,
         HeraldCounts,
         HeraldLayout,
-        Measured,
     )
 
 __all__ = ["EXPERIMENT", "MemoryStorageFile"]
@@ -113,7 +113,7 @@ class _Stored:
     storage_s: float
     model: float
     counts: HeraldCounts
-    efficiency: Measured
+    efficiency: Estimate
 
 
 class _Storage:
@@ -440,7 +440,7 @@ def _rows(m: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "[bold red]aborted[/]", f"[bold]{escape(m['reason'])}[/]"
 
 
-def _told(measured: Measured | None) -> dict[str, float] | None:
+def _told(measured: Estimate | None) -> dict[str, float] | None:
     if measured is None or not (math.isfinite(measured.value) and math.isfinite(measured.sigma)):
         return None
     return {"value": measured.value, "sigma": measured.sigma}

@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from ..instruments import Loss, MemoryInfo, ProtocolError, TagBatch, TimesPs
 from . import timing
+from .estimates import Estimate
 from .timing._streams import DelayLine
 
 __all__ = [
@@ -29,7 +30,6 @@ __all__ = [
     "HeraldCounter",
     "HeraldCounts",
     "HeraldLayout",
-    "Measured",
     "find_layout",
     "fit_decay",
     "heralding_efficiency",
@@ -43,24 +43,6 @@ Mask = npt.NDArray[np.bool_]
 
 _SEARCH_PS = 2_000_000_000  # of the delay between the arms: 400 km of fibre
 _FEWEST = 15.0  # partners per mode of the cycle that its dark part must stand out from
-
-
-@dataclass(frozen=True, slots=True)
-class Measured:
-    """A measured number and its standard error."""
-
-    value: float
-    sigma: float
-
-    def __mul__(self, factor: float) -> Measured:
-        return Measured(self.value * factor, self.sigma * abs(factor))
-
-    def __truediv__(self, other: Measured) -> Measured:
-        """Ratio of two numbers with independent errors; nan unless the other is above 0."""
-        if not other.value > 0:
-            return Measured(math.nan, math.nan)
-        value = self.value / other.value
-        return Measured(value, math.hypot(self.sigma, value * other.sigma) / other.value)
 
 
 @dataclass(frozen=True)
@@ -106,22 +88,22 @@ class GateCounts:
         return self.c + self.d - self.both
 
     @property
-    def probability(self) -> Measured:
+    def probability(self) -> Estimate:
         """Of a click in a gate; nan without gates."""
         return _fraction(self.clicked, self.trials)
 
     @property
-    def g2(self) -> Measured:
+    def g2(self) -> Estimate:
         """Heralded autocorrelation P(cd|h) / (P(c|h) P(d|h)) at zero delay; 0 for one photon.
 
         Grangier, Roger and Aspect, EPL 1, 173 (1986). nan where a detector never clicked; the
         error of no coincidence at all is that of one.
         """
         if not (self.c and self.d):
-            return Measured(math.nan, math.nan)
+            return Estimate(math.nan, math.nan)
         one = self.trials / (self.c * self.d)
         relative = 1 / max(self.both, 1) + 1 / self.c + 1 / self.d
-        return Measured(self.both * one, max(self.both, 1) * one * math.sqrt(relative))
+        return Estimate(self.both * one, max(self.both, 1) * one * math.sqrt(relative))
 
 
 @dataclass(frozen=True)
@@ -160,7 +142,7 @@ class HeraldCounts:
         """Modes in all windows together."""
         return self.cycles * (self.window_ps[1] - self.window_ps[0]) / self.mode_ps
 
-    def cross_g2(self, gate: str) -> Measured:
+    def cross_g2(self, gate: str) -> Estimate:
         """Cross-correlation P(click|herald) / P(click), the latter from beside; nan for none.
 
         Above 2, herald and partner are non-classical if each alone is thermal or nearer to
@@ -168,10 +150,10 @@ class HeraldCounts:
         """
         here, there = self.gates[gate], self.beside[gate]
         if not (there.clicked and here.trials and there.trials):
-            return Measured(math.nan, math.nan)
+            return Estimate(math.nan, math.nan)
         value = here.probability.value / there.probability.value
         error = math.sqrt(1 / max(here.clicked, 1) + 1 / there.clicked)
-        return Measured(value, max(value, 1 / here.trials / there.probability.value) * error)
+        return Estimate(value, max(value, 1 / here.trials / there.probability.value) * error)
 
 
 @dataclass
@@ -437,7 +419,7 @@ def _check_triggers(triggers: TimesPs, channel: int, cycle: int) -> None:
         )
 
 
-def heralding_efficiency(counts: HeraldCounts, gate: str, *, dark_heralds: float = 0.0) -> Measured:
+def heralding_efficiency(counts: HeraldCounts, gate: str, *, dark_heralds: float = 0.0) -> Estimate:
     """Return the share of heralded photons that click: Klyshko's, Sov. J. QE 10, 1112 (1980).
 
     Accidentals (from beside) and dark heralds are taken away. What is left of pairs that come
@@ -453,27 +435,27 @@ def heralding_efficiency(counts: HeraldCounts, gate: str, *, dark_heralds: float
 
 def relative_efficiency(
     stored: HeraldCounts, gate: str, reference: HeraldCounts, reference_gate: str
-) -> Measured:
+) -> Estimate:
     """Return how many heralded photons come out in a gate, of those in the reference's gate."""
     return _net(stored, gate) / _net(reference, reference_gate)
 
 
-def signal_to_noise(counts: HeraldCounts, gate: str, noise_per_gate: Measured) -> Measured:
+def signal_to_noise(counts: HeraldCounts, gate: str, noise_per_gate: Estimate) -> Estimate:
     """Return how many times the clicks in a gate after heralds exceed those without light."""
     ratio = counts.gates[gate].probability / noise_per_gate
-    return Measured(ratio.value - 1, ratio.sigma)
+    return Estimate(ratio.value - 1, ratio.sigma)
 
 
-def noise_per_mode(counts: HeraldCounts, slot: str, background: str = "") -> Measured:
+def noise_per_mode(counts: HeraldCounts, slot: str, background: str = "") -> Estimate:
     """Return clicks of c and d per mode in a slot, those in a background slot taken away.
 
     With the source blocked that is the noise of the recall, in clicks.
     """
     if not counts.modes:
-        return Measured(math.nan, math.nan)
+        return Estimate(math.nan, math.nan)
     here = counts.slots[slot]
     there = counts.slots[background] if background else 0
-    return Measured((here - there) / counts.modes, math.sqrt(here + there + 1) / counts.modes)
+    return Estimate((here - there) / counts.modes, math.sqrt(here + there + 1) / counts.modes)
 
 
 @dataclass(frozen=True)
@@ -489,8 +471,8 @@ class DecayFit:
         degrees: Points less parameters.
     """
 
-    efficiency: Measured
-    lifetime_s: Measured
+    efficiency: Estimate
+    lifetime_s: Estimate
     decay: Literal["gaussian", "exponential"]
     echo_s: float
     chi2: float
@@ -504,7 +486,7 @@ class DecayFit:
 
 def fit_decay(
     storage_s: Sequence[float],
-    efficiencies: Sequence[Measured],
+    efficiencies: Sequence[Estimate],
     *,
     decay: Literal["gaussian", "exponential"],
     echo_s: float,
@@ -552,8 +534,8 @@ def fit_decay(
         )
     residuals = (values - model(t / span, *best)) / sigmas
     return DecayFit(
-        Measured(float(best[0]), float(errors[0])),
-        Measured(span / float(best[1]), span * float(errors[1]) / float(best[1]) ** 2),
+        Estimate(float(best[0]), float(errors[0])),
+        Estimate(span / float(best[1]), span * float(errors[1]) / float(best[1]) ** 2),
         decay,
         echo_s,
         float(residuals @ residuals),
@@ -566,22 +548,22 @@ def _decay(x: npt.NDArray[np.float64], decay: str) -> npt.NDArray[np.float64]:
         return np.exp(-(x**2 if decay == "gaussian" else x))
 
 
-def _net(counts: HeraldCounts, gate: str) -> Measured:
+def _net(counts: HeraldCounts, gate: str) -> Estimate:
     """Probability of a click that comes on top of accidental ones."""
     p, a = counts.gates[gate].probability, counts.beside[gate].probability
     if not counts.beside[gate].trials:
         return p
     rest = 1 - a.value
     slope = (1 - p.value) / rest
-    return Measured((p.value - a.value) / rest, math.hypot(p.sigma, slope * a.sigma) / rest)
+    return Estimate((p.value - a.value) / rest, math.hypot(p.sigma, slope * a.sigma) / rest)
 
 
-def _fraction(count: int, trials: int) -> Measured:
+def _fraction(count: int, trials: int) -> Estimate:
     """Binomial share; its error never vanishes (Agresti and Coull, Am. Stat. 52, 119, 1998)."""
     if not trials:
-        return Measured(math.nan, math.nan)
+        return Estimate(math.nan, math.nan)
     near = (count + 1) / (trials + 2)
-    return Measured(count / trials, math.sqrt(near * (1 - near) / trials))
+    return Estimate(count / trials, math.sqrt(near * (1 - near) / trials))
 
 
 def _ps(seconds: float) -> int:

@@ -63,12 +63,16 @@ def find_delays(
     except ProtocolError as error:
         none = np.zeros(0)
         return DelaysResult(False, str(error), None, none, none.astype(np.int64), 0, seconds)
-    window = coincidence_window(found)
+    window = coincidence_window(found, taggers)
     delays = (found.delays_a, found.delays_b)
     shown = timing.delay_histogram((a, b), delays, 8 * window, max(1, window // 15))
     return DelaysResult(True, "", found, shown.delays_ps, shown.counts, window, seconds)
 
 
-def coincidence_window(found: timing.ChannelDelays) -> int:
-    """Full width, ps, that holds 99.7 % of a Gaussian peak: 2.5 times its width."""
-    return max(2, round(2.5 * found.fwhm_ps))
+def coincidence_window(found: timing.ChannelDelays, taggers: Sequence[TimeTagger]) -> int:
+    """Full width, ps, that holds 99.7 % of a Gaussian peak: 2.5 times its width.
+
+    A delay that is a multiple of a coarse grid shows no width, with a few clicks a step beside.
+    """
+    grid = max(tagger.info.resolution_ps for tagger in taggers)
+    return max(2, round(2.5 * max(found.fwhm_ps, grid)))

@@ -208,7 +208,7 @@ class _Search:
         counter = timing.CoincidenceCounter(
             self._channels[0],
             self._channels[1],
-            coincidence_window(self._delays),
+            coincidence_window(self._delays, [s.tagger for s in self._stations]),
             delays_a=self._delays.delays_a,
             delays_b=self._delays.delays_b,
         )

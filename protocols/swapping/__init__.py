@@ -6,10 +6,10 @@ or psi+ (same output) and leave the far photons in that state where both pairs w
 are never dropped: without them half of the fidelity is gone.
 """
 
+from ..estimates import Estimate
 from .analysis import (
     BELL_TENSORS,
     EmptyShares,
-    Estimate,
     Prediction,
     Tally,
     chsh,

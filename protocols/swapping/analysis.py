@@ -12,13 +12,13 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from ..estimates import Estimate
 from .settings import Setting
 from .swaps import BELL_LABELS, SwapCounts
 
 __all__ = [
     "BELL_TENSORS",
     "EmptyShares",
-    "Estimate",
     "Prediction",
     "Tally",
     "chsh",
@@ -39,19 +39,6 @@ BELL_TENSORS: dict[str, tuple[int, int, int]] = {
 }
 
 _AXES = ("Z", "X", "Y")
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A number with its standard error, from ``n`` events; nan where there was none."""
-
-    value: float
-    sigma: float
-    n: int = 0
-
-    def __mul__(self, other: Estimate) -> Estimate:
-        sigma = math.hypot(self.value * other.sigma, self.sigma * other.value)
-        return Estimate(self.value * other.value, sigma, min(self.n, other.n))
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ import numpy.typing as npt
 
 from ...instruments import ProtocolError, TagBatch, TimesPs
 from .. import timing
-from .analysis import Estimate, Tally
+from ..estimates import Estimate
+from .analysis import Tally
 from .swaps import Gate
 
 __all__ = [

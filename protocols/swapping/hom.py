@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from .analysis import Estimate
+from ..estimates import Estimate
 
 __all__ = ["HomDip", "fit_dip"]
 

@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 from bellbench.instruments import Loss, MemoryInfo, ProtocolError, TagBatch
+from bellbench.protocols.estimates import Estimate
 from bellbench.protocols.heralding import (
     GateCounts,
     HeraldCounter,
     HeraldCounts,
     HeraldLayout,
-    Measured,
     find_layout,
     fit_decay,
     heralding_efficiency,
@@ -145,7 +145,7 @@ def silent(mean: float, *efficiencies: float) -> float:
     return 1 / (1 + mean * (1 - math.prod(1 - e for e in efficiencies)))
 
 
-def within(measured: Measured, expected: float, sigmas: float = 3.0) -> None:
+def within(measured: Estimate, expected: float, sigmas: float = 3.0) -> None:
     assert measured.sigma > 0
     off = (measured.value - expected) / measured.sigma
     assert abs(off) < sigmas, f"{measured} is {off:+.1f} sigma from {expected:.6g}"
@@ -212,7 +212,7 @@ def test_heralding_and_g2_of_the_reference() -> None:
     assert found.cycles == pytest.approx(2.0 / 80e-6, abs=3)
     a, b, mean = bench.signal * bench.transparency, bench.herald, bench.mean_pairs
     window = 39 * found.cycles
-    within(Measured(found.heralds / window, math.sqrt(found.heralds) / window),
+    within(Estimate(found.heralds / window, math.sqrt(found.heralds) / window),
            1 - silent(mean, b) + 100 * 200e-9)  # fmt: skip
     both = 1 - silent(mean, a) - silent(mean, b) + silent(mean, a, b)
     given_h = both / (1 - silent(mean, b))
@@ -441,7 +441,7 @@ def test_the_fit_of_exact_points_is_exact(decay: Any) -> None:
     t = np.array([12e-6, 20e-6, 30e-6, 45e-6])
     x = (t - 10e-6) / 25e-6
     exact = 0.4 * np.exp(-(x ** (2 if decay == "gaussian" else 1)))
-    fit = fit_decay(t.tolist(), [Measured(v, 0.01) for v in exact], decay=decay, echo_s=10e-6)
+    fit = fit_decay(t.tolist(), [Estimate(v, 0.01) for v in exact], decay=decay, echo_s=10e-6)
     assert fit.efficiency.value == pytest.approx(0.4, rel=1e-6)
     assert fit.lifetime_s.value == pytest.approx(25e-6, rel=1e-6)
     assert fit.chi2 == pytest.approx(0, abs=1e-9)
@@ -455,7 +455,7 @@ def test_its_errors_are_those_of_the_counting() -> None:
     exact = 0.4 * np.exp(-(((t - 10e-6) / 25e-6) ** 2))
     pulls = []
     for _ in range(100):
-        noisy = [Measured(v, 0.01) for v in exact + 0.01 * rng.standard_normal(4)]
+        noisy = [Estimate(v, 0.01) for v in exact + 0.01 * rng.standard_normal(4)]
         fit = fit_decay(t.tolist(), noisy, decay="gaussian", echo_s=10e-6)
         pulls.append((fit.lifetime_s.value - 25e-6) / fit.lifetime_s.sigma)
     assert abs(np.mean(pulls)) < 3 / math.sqrt(100) + 0.1  # the fit is not linear
@@ -463,7 +463,7 @@ def test_its_errors_are_those_of_the_counting() -> None:
 
 
 def test_no_decay_no_lifetime() -> None:
-    flat = [Measured(0.4, 0.01), Measured(0.41, 0.01), Measured(0.4, 0.01)]
+    flat = [Estimate(0.4, 0.01), Estimate(0.41, 0.01), Estimate(0.4, 0.01)]
     with pytest.raises(ProtocolError, match=r"does not fall within 20 us.*store for longer"):
         fit_decay([12e-6, 20e-6, 32e-6], flat, decay="gaussian", echo_s=10e-6)
     with pytest.raises(ValueError, match="two storage times"):
