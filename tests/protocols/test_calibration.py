@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
-from bellbench.instruments import InstrumentTimeout
+from bellbench.instruments import InstrumentTimeout, TagBatch
 from bellbench.protocols import calibration
 from scipy.special import erfinv
 
@@ -140,6 +143,25 @@ def test_an_oven_that_does_not_settle_is_an_error_that_names_it(make_bench: Any)
 
 def test_delays_are_those_of_the_cables(make_bench: Any) -> None:
     assert max(abs(pull) for pull in delay_pulls(make_bench, 0)) <= 3.5
+
+
+def test_a_window_is_wider_than_the_steps_of_a_coarse_tagger(make_bench: Any) -> None:
+    """Cables that differ by whole steps leave no width in the clicks, but some of a step beside."""
+    grid = 2000
+
+    def coarse(read: Callable[[], TagBatch]) -> TagBatch:
+        batch = read()
+        return dataclasses.replace(batch, times_ps=batch.times_ps // grid * grid)
+
+    even = {"cable_delays": [20e-9, 22e-9, 24e-9, 26e-9], "start_offset": 0.0}
+    bench = make_bench(0, alice_tagger=even, bob_tagger=even)
+    for tagger in bench.taggers.values():
+        tagger.info = dataclasses.replace(tagger.info, resolution_ps=grid)
+        tagger.read = functools.partial(coarse, tagger.read)
+    found = delays(bench)
+    assert found.delays is not None
+    assert found.delays.fwhm_ps < 1000
+    assert found.window_ps >= 2 * grid
 
 
 def test_delays_of_a_dark_bench_are_not_found(make_bench: Any) -> None:
