@@ -36,7 +36,7 @@ class View:
     """Shows progress on a console; a context manager.
 
     On a terminal one picture that is redrawn; elsewhere one line per new stage and per second of
-    bench time.
+    bench time, or per percent of a long stage.
     """
 
     def __init__(self, console: Console, title: str) -> None:
@@ -70,7 +70,8 @@ class View:
         if self._live is not None:
             self._live.update(self._picture())
             return
-        mark = (progress.stage, int(progress.elapsed_s))
+        step_s = max(1.0, progress.duration_s / 100)
+        mark = (progress.stage, int(progress.elapsed_s / step_s))
         if mark != self._shown:
             self._shown = mark
             line = _line(progress)

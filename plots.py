@@ -679,6 +679,13 @@ def plot_drift(
     axes.set_ylabel("QBER of revealed bits (%)")
     shown = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
     order = sorted(shown, key=lambda words: words not in runs)  # the lines, then the rest
-    axes.legend([shown[k] for k in order], order, frameon=False, loc="upper left", fontsize=9)
+    axes.legend(
+        [shown[k] for k in order],
+        order,
+        frameon=False,
+        fontsize=9,
+        loc="upper left",
+        bbox_to_anchor=(1.0, 1.0),
+    )
     axes.set_title(title, loc="left", fontsize=10)
     figure.savefig(path)

@@ -105,7 +105,6 @@ def test_rate_and_fidelity_of_the_link_are_those_of_the_closed_form(
 
 
 @pytest.mark.usefixtures("no_pictures")
-@pytest.mark.slow
 def test_the_same_seed_gives_the_same_figures(tmp_path: Path) -> None:
     config = load_experiment(write(tmp_path, SHORT), duration=1.0)
     first, second = (
