@@ -210,7 +210,7 @@ class AFCMemory(Driver):
         """Nothing: :meth:`prepare` and :meth:`bypass` write the cycle when they start it."""
 
     def ready(self) -> bool:
-        """Whether the medium has been prepared for as long as it needs."""
+        """Whether no preparation is under way; :attr:`state` says whether cycles run."""
         return self._sequencer.ready() and self._clock.now() >= self._ready_at
 
     def off(self) -> None:
@@ -229,7 +229,7 @@ class AFCMemory(Driver):
         Raises:
             InstrumentError: for a storage time that is neither the echo time nor in range.
         """
-        if storage_s != self._info.echo_s:
+        if abs(storage_s - self._info.echo_s) > self._sequencer.info.resolution_s / 2:
             self._check_storage(storage_s)
         x = (storage_s - self._info.echo_s) / self._settings.coherence_time
         return self._settings.efficiency * math.exp(

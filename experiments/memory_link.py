@@ -231,7 +231,7 @@ class _Link:
             found[end] = {
                 "end_efficiency": told(here),
                 "efficiency": {"value": ratio, "sigma": sigma, "n": here.n},
-                "stated": self.memories[i].efficiency(self.storage_s),
+                "stated": self.memories[i].efficiency(self.file.storage_time),
             }
         return found
 

@@ -255,7 +255,8 @@ class _Storage:
 
         layout, mode = self._layout, _ps(self._info.mode_duration_s)
         assert layout is not None
-        margin = math.ceil(layout.sigma_ps)  # arrivals that may lie outside are left out
+        # Arrivals that may lie outside are left out, mode by mode: pulses come in their middles.
+        margin = math.ceil(layout.sigma_ps / mode) * mode
         begin, end = (_ps(each) for each in self._info.window_s)
         counter = HeraldCounter(
             layout,
@@ -435,7 +436,7 @@ def _rows(m: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         shown = "" if photons is None else f", {_plain(photons)} photons"
         yield "noise per mode", f"{_plain(m['noise_clicks_per_mode'])} clicks{shown}"
     if m["mu1"] is not None:
-        yield "mu1", f"{_plain(m['mu1'])} photons per gate"
+        yield "mu1", f"{_plain(m['mu1'])} photons per gate, of what passes bypassed; with darks"
     if m["aborted"]:
         yield "[bold red]aborted[/]", f"[bold]{escape(m['reason'])}[/]"
 

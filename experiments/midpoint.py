@@ -68,7 +68,7 @@ class MidpointFile(ExperimentFile):
     """Recording for the delays, and again for the efficiencies."""
     coincidence_window: Annotated[float, Unit("s"), Field(ge=1e-12, le=1e-6)] = 4e-9
     """Full width: for the station's two clicks, and for those of the ends."""
-    late_channel: str = "C"
+    late_channel: Literal["A", "B", "C", "D", "E", "F", "G", "H"] = "C"
     """Channel of the station's delay generator that triggers bob's source; it is scanned."""
     hom: HomScan = HomScan()
     retardances: tuple[Annotated[float, Unit("deg"), Field(gt=0, lt=360)], ...] = (90, 180, 90)
@@ -95,6 +95,8 @@ def check_midpoint(file: MidpointFile, bench: BenchConfig) -> list[Mistake]:
         mistakes += lacks(file, bench, end, labels=swapping.OUTCOMES, roles=("controller",))
     if file.hom.span > file.coincidence_window:
         mistakes.append((("hom", "span"), "is wider than the coincidence_window: no photons there"))
+    if len(file.retardances) < 3:
+        mistakes.append((("retardances",), "three paddles or more make every turn"))
     for name, by_end in file.angles.items():
         for end, angles in by_end.items():
             if len(angles) != len(file.retardances):
@@ -141,6 +143,13 @@ class Midpoint:
                 f" ({', '.join(generator.delays)})"
             )
         self.pump_delay = generator.delays[file.late_channel]
+        ends = dict(generator.info.outputs.values()).get(file.late_channel)
+        self._late_end = None if ends is None else generator.delays[ends]
+        self._late_width_s = 0.0
+        if self._late_end is not None:
+            self._late_width_s = self._late_end.get() - self.pump_delay.get()
+            if self._late_width_s <= 0:
+                self._late_end = None  # no gate to keep
         self._home = self._angles()
         #: Angles of both ends' paddles at each setting, as read back.
         self.paddles_deg: dict[SettingName, dict[str, list[float]]] = {"ZX": self._home}
@@ -249,9 +258,14 @@ class Midpoint:
         setting = swapping.SETTINGS[name]
         self._show(Progress(f"turning the analyzers to {name}"))
         for end, analyzer in zip(_ENDS, (setting.alice, setting.bob), strict=True):
-            wanted = self._overruled(name, end) or swapping.paddle_angles(
-                analyzer, self._home[end], retardances_deg=self.file.retardances
-            )
+            try:
+                wanted = self._overruled(name, end) or swapping.paddle_angles(
+                    analyzer, self._home[end], retardances_deg=self.file.retardances
+                )
+            except ValueError as error:
+                raise ProtocolError(
+                    f"{end}'s analyzer cannot be turned to {name}: {error}"
+                ) from error
             for actuator, angle in zip(self._controller(end).actuators, wanted, strict=True):
                 if abs(actuator.get() - angle) > 1e-6:
                     actuator.set(angle)
@@ -282,6 +296,9 @@ class Midpoint:
                 f"bob's source would have to be triggered {-seconds * 1e9:.2f} ns before the"
                 " cycle begins: delay alice's by more"
             )
+        if self._late_end is not None:
+            # The gate of the modulator moves as a whole.
+            self._late_end.set(seconds + self._late_width_s)
         self.pump_delay.set(seconds)
 
     # -- calibration

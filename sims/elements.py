@@ -118,7 +118,7 @@ class CrystalModel(_Model):
     """FWHM of the two-photon correlation of a continuously pumped crystal."""
     trigger: str | None = None
     """Channel of a delay generator, such as ``pulser.A``: each edge lets one pump pulse through."""
-    pulse_width: Seconds = 0.0
+    pulse_width: Annotated[float, Unit("s"), Field(ge=0, le=1e-6)] = 0.0
     """FWHM of a pump pulse, and of the photons made by it. Mean pairs per pulse: what the pump
     would make in this time."""
     schmidt_number: Annotated[float, Unit("1"), Field(ge=1)] = 1.0
@@ -129,7 +129,7 @@ class FibreModel(_Model):
     """Fibre: loss, group delay, dispersion and a fixed rotation of polarization."""
 
     kind: Literal["fibre"]
-    length: Annotated[float, Unit("m"), Field(ge=0)] = 0.0
+    length: Annotated[float, Unit("m"), Field(ge=0, le=1e9)] = 0.0
     attenuation: Annotated[float, Unit("dB/km"), Field(ge=0)] = 0.2
     loss: Annotated[float, Unit("dB"), Field(ge=0)] = 0.0
     """Loss besides the attenuation: coupling, connectors, filters."""
@@ -146,7 +146,7 @@ class PaddlesModel(_Model):
     """Fibre polarization controller: linear retarders rotated by paddles."""
 
     kind: Literal["paddles"]
-    retardance: tuple[Degrees, ...] = (90.0, 180.0, 90.0)
+    retardance: Annotated[tuple[Degrees, ...], Field(min_length=1)] = (90.0, 180.0, 90.0)
     loss: Annotated[float, Unit("dB"), Field(ge=0)] = 0.0
 
 
@@ -208,7 +208,7 @@ class MemoryModel(_Model):
     """Output whose rise transfers the excitation to the spin state."""
     recall: Output = "EF"
     """Output whose rise transfers it back."""
-    echo_time: Annotated[float, Unit("s"), Field(gt=0)] = 25e-6
+    echo_time: Annotated[float, Unit("s"), Field(gt=0, le=1)] = 25e-6
     """Inverse of the comb's tooth spacing: when the echo comes without transfer."""
     efficiency: Fraction = 0.4
     """Of storage, fully burned, extrapolated to no time in the spin state."""
@@ -269,7 +269,7 @@ class TaggerModel(_Model):
     """Time tagger inputs; a path's detectors feed them one after the other."""
 
     kind: Literal["tagger"]
-    cable_delays: tuple[Seconds, ...] = ()
+    cable_delays: tuple[Annotated[float, Unit("s"), Field(ge=0, le=1)], ...] = ()
     """Electrical delay of each input, 0 where not given."""
     jitter: Seconds = 0.0
     """FWHM of the tagger's own timing jitter."""

@@ -347,6 +347,18 @@ def _check_whole(model: WorldModel) -> Iterator[tuple[Location, str]]:
             yield ("paths",), f"{source} has one arm only; both arms need a path"
         pulsed = crystals[source].trigger is not None
         for path in paths:
+            fibres = [model.elements[name] for name in path.optics]
+            if isinstance(path.end, tuple) and any(
+                isinstance(fibre, el.FibreModel) and fibre.dispersion_broadening > 0
+                for fibre in fibres
+            ):
+                yield (
+                    ("paths",),
+                    (
+                        f"dispersion between {source} and a station is not modelled: leave its"
+                        " dispersion_broadening out"
+                    ),
+                )
             if isinstance(path.end, tuple) and not pulsed:
                 yield ("paths",), f"{source} meets another at a station: it needs a trigger"
             for name in path.optics:

@@ -240,7 +240,8 @@ class PulsedNetwork:
         self._sigma_ps = sources[0].crystal.pulse_width / _FWHM * 1e12
         #: By how much a photon may be early for its pulse.
         self.spread_ps = math.ceil(_SIGMAS * self._sigma_ps)
-        #: How long after its emission a pulse's fate in the memories is known.
+        #: How long after its emission a pulse's fate in the memories is known: whether the next T0
+        #: comes before a plain echo. One that empties a recalled spin wave on its way out is not.
         self.ahead_ps = max(
             (
                 math.ceil(sources[s].arms[a].flight_to_memory_s * 1e12) + comb.echo_time_ps

@@ -118,7 +118,8 @@ class World:
             engine = running.engine
             now = engine.rates() if isinstance(engine, ContinuousPair) else engine.take(begin, end)
             if any(outlet.listening for outlet in engine.outlets):
-                if running.generated_to < begin:
+                first = running.before is None and isinstance(engine, PulsedNetwork)
+                if running.generated_to < begin and not first:
                     # Clicks on their way and dead detectors come from the block before.
                     self._generate(running, running.before or now, begin - BLOCK_PS, muted=True)
                 self._generate(running, now, begin)

@@ -88,8 +88,9 @@ def fit_dip(delays_s: Real, counts: npt.NDArray[np.int64]) -> HomDip:
     span = float(np.ptp(delays))
     x = (delays - delays.mean()) / span  # of order one
     top = float(np.quantile(counts, 0.8)) + 1.0
-    start = (top, 0.8, float(x[np.argmin(counts)]), 0.3)
     bounds = ((0.0, 0.0, -0.5, 0.02), (np.inf, 1.0, 0.5, 2.0))
+    # The lowest count may be at an end, which rounding can put outside.
+    start = (top, 0.8, float(np.clip(x[np.argmin(counts)], -0.499, 0.499)), 0.3)
     weights = np.sqrt(np.maximum(counts, 1.0))
     try:
         for _ in range(4):

@@ -304,6 +304,8 @@ def test_preparing_takes_its_time(clock: Any) -> None:
 def test_efficiency_is_the_makers_model(clock: Any) -> None:
     gauss = in_memory(clock, efficiency=0.5, coherence_time=20e-6)
     assert gauss.efficiency(10e-6) == 0.5
+    # a time that has been through picoseconds is the same time
+    assert gauss.efficiency(math.nextafter(10e-6, 1.0)) == pytest.approx(0.5)
     assert gauss.efficiency(30e-6) == pytest.approx(0.5 * math.exp(-1))
     assert gauss.efficiency(50e-6) == pytest.approx(0.5 * math.exp(-4))
     plain = in_memory(clock, efficiency=0.5, coherence_time=20e-6, decay="exponential")
