@@ -143,13 +143,6 @@ class Midpoint:
                 f" ({', '.join(generator.delays)})"
             )
         self.pump_delay = generator.delays[file.late_channel]
-        ends = dict(generator.info.outputs.values()).get(file.late_channel)
-        self._late_end = None if ends is None else generator.delays[ends]
-        self._late_width_s = 0.0
-        if self._late_end is not None:
-            self._late_width_s = self._late_end.get() - self.pump_delay.get()
-            if self._late_width_s <= 0:
-                self._late_end = None  # no gate to keep
         self._home = self._angles()
         #: Angles of both ends' paddles at each setting, as read back.
         self.paddles_deg: dict[SettingName, dict[str, list[float]]] = {"ZX": self._home}
@@ -296,9 +289,6 @@ class Midpoint:
                 f"bob's source would have to be triggered {-seconds * 1e9:.2f} ns before the"
                 " cycle begins: delay alice's by more"
             )
-        if self._late_end is not None:
-            # The gate of the modulator moves as a whole.
-            self._late_end.set(seconds + self._late_width_s)
         self.pump_delay.set(seconds)
 
     # -- calibration
