@@ -13,6 +13,7 @@ import numpy.typing as npt
 from ...instruments import ProtocolError, TagBatch, TimesPs
 from .. import timing
 from ..estimates import Estimate
+from ..timing._streams import less_delays
 from .analysis import Tally
 from .swaps import Gate
 
@@ -214,10 +215,7 @@ def find_gate(
 
 def gated(station: TagBatch, delays: Delays, gates: Sequence[Gate]) -> TagBatch:
     """Return only the station's clicks that come while all gates are open."""
-    shift = np.zeros(max(delays) + 1, np.int64)
-    shift[list(delays)] = list(delays.values())
-    known = station.select(list(delays))
-    times = known.times_ps - shift[known.channels]
+    known, times = less_delays(station, delays)
     keep = np.ones(times.size, np.bool_)
     for gate in gates:
         keep &= gate.open(times)
@@ -359,7 +357,4 @@ def _in_phase(
 
 def corrected(batch: TagBatch, delays: Delays) -> TimesPs:
     """Times of the clicks on the channels named, less their delays, sorted."""
-    known = batch.select(list(delays))
-    shift = np.zeros(max(delays) + 1, np.int64)
-    shift[list(delays)] = list(delays.values())
-    return np.sort(known.times_ps - shift[known.channels])
+    return np.sort(less_delays(batch, delays)[1])

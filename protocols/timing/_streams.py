@@ -25,6 +25,17 @@ def live(batch: TagBatch) -> npt.NDArray[np.bool_]:
     return alive
 
 
+def less_delays(batch: TagBatch, delays_ps: Mapping[int, int]) -> tuple[TagBatch, TimesPs]:
+    """Return the clicks of the channels named, and their times less their channel's delay.
+
+    Both are in the order recorded.
+    """
+    known = batch.select(list(delays_ps))
+    shift = np.zeros(max(delays_ps) + 1, np.int64)
+    shift[list(delays_ps)] = list(delays_ps.values())
+    return known, known.times_ps - shift[known.channels]
+
+
 class DelayLine:
     """Subtracts each channel's delay and puts the clicks in order again.
 

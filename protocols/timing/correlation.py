@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...instruments import TagBatch
-from ._streams import DelayLine, Pairing
+from ._streams import DelayLine, Pairing, less_delays
 
 __all__ = ["Correlation", "CorrelationHistogram", "delay_histogram"]
 
@@ -150,13 +150,10 @@ def delay_histogram(
 
 def _on_one_channel(batch: TagBatch, delays: Mapping[int, int]) -> TagBatch:
     """The clicks of the channels named, all on channel 0, less their channel's delay."""
-    shift = np.zeros(max(delays) + 1, np.int64)
-    shift[list(delays)] = list(delays.values())
-    known = batch.select(list(delays))
-    times = np.sort(known.times_ps - shift[known.channels])
+    _, times = less_delays(batch, delays)
     earliest, latest = min(delays.values()), max(delays.values())
     return TagBatch(
-        times,
+        np.sort(times),
         np.zeros(times.size, np.int16),
         batch.begin_ps - latest,
         batch.end_ps - earliest,
