@@ -19,9 +19,11 @@ from .midpoint import (
     SettingName,
     check_midpoint,
     counts_told,
+    empty_told,
     figure,
     hom_told,
     parts_rows,
+    prediction_told,
     sources_told,
     told,
     visibility_rows,
@@ -76,13 +78,8 @@ def _can_store(info: MemoryInfo, seconds: float) -> bool:
 
 def _run(file: MemoryLinkFile, run: Run) -> Result:
     link = _Link(file, run)
-    reason = ""
-    try:
-        link.run()
-    except ProtocolError as error:
-        reason = str(error)
-    link.bench.stop()
-    metrics = link.metrics() | {"aborted": bool(reason), "reason": reason}
+    ended = link.bench.attempt(link.run)
+    metrics = link.metrics() | ended
     return Result(metrics, lambda folder: _draw(folder, run.name, link, metrics))
 
 
@@ -94,9 +91,7 @@ class _Link:
         self.bench = Midpoint(file, run)
         self.memories = [self._memory(end) for end in _ENDS]
         self.storage_s: float | None = None
-        self.sources: tuple[swapping.Klyshko, swapping.Klyshko] | None = None
         self.stored: tuple[swapping.Klyshko, swapping.Klyshko] | None = None
-        self.dip: swapping.HomDip | None = None
         self.counts: dict[SettingName, swapping.SwapCounts] = {}
 
     def _memory(self, end: str) -> QuantumMemory:
@@ -118,13 +113,7 @@ class _Link:
         bench.set_pump(file.pump_current)
         bench.turn("ZX")
         self._ready()
-        bench.start()
-        arrivals = bench.find_delays()
-        bench.set_delay(bench.pump_delay.get() - arrivals.late_ps * 1e-12)
-        self.sources = bench.measure_sources()
-        self.dip = bench.scan_hom(arrivals)
-        if not self.dip.ok:
-            raise ProtocolError(self.dip.reason)
+        bench.align()
         self._store()
         self.stored = bench.measure_sources([memory.info for memory in self.memories])
         for name in _SETTINGS:
@@ -165,8 +154,8 @@ class _Link:
         result: dict[str, Any] = {
             "storage_s": self.storage_s,
             "singles_hz": bench.singles_hz,
-            "sources": sources_told(self.sources),
-            "hom": hom_told(self.dip),
+            "sources": sources_told(bench.sources),
+            "hom": hom_told(bench.dip),
             "memories": self._memories(),
             "settings": {
                 name: counts_told(counts, bench.paddles_deg[name])
@@ -178,23 +167,22 @@ class _Link:
             "link": None,
             "prediction": None,
         }
-        if self.sources is None or self.stored is None or not self.counts:
+        if bench.sources is None or self.stored is None or not self.counts:
             return result
-        assert self.dip is not None
+        assert bench.dip is not None
         total = sum(self.counts.values(), start=_nothing())
-        west, east = self.sources
+        west, east = bench.sources
         ends = [one.end for one in self.stored]
         empty = swapping.empty_shares(total, ends[0], ends[1])
-        result["empty_share"] = {
-            name: told(getattr(empty, name)) for name in ("any", "alice", "bob")
-        }
+        result["empty_share"] = empty_told(empty)
         full = swapping.Estimate(1 - empty.any.value, empty.any.sigma, empty.any.n)
         seen = result["fidelity"]["all"]
         if seen is not None:
             result["held_fidelity"] = told(swapping.Estimate(**seen) * full)
+        pulses_hz = bench.pulses_hz * bench.open_share
         heralds, pairs = int(total.heralds.sum()), int(total.fourfolds.sum())
         result["link"] = {
-            "pulses_hz": bench.pulses_hz * bench.open_share,
+            "pulses_hz": pulses_hz,
             "herald_rate_hz": {
                 "value": heralds / total.live_s,
                 "sigma": math.sqrt(heralds) / total.live_s,
@@ -206,14 +194,10 @@ class _Link:
                 "n": pairs,
             },
         }
-        said = swapping.predict(west.visibility, east.visibility, self.dip.visibility)
-        each = [one.pairs_per_pulse.value * one.station.value for one in self.sources]
-        pulses_hz = bench.pulses_hz * bench.open_share
+        said = swapping.predict(west.visibility, east.visibility, bench.dip.visibility)
+        each = [one.pairs_per_pulse.value * one.station.value for one in bench.sources]
         true_hz = pulses_hz * each[0] * each[1] / 2
-        result["prediction"] = {
-            "visibility_z": told(said.visibility_z),
-            "visibility_x": told(said.visibility_x),
-            "fidelity": told(said.fidelity),
+        result["prediction"] = prediction_told(said) | {
             # two pairs of one source and none of the other: shared/physics.md 7
             "herald_rate_hz": true_hz + pulses_hz * (each[0] ** 2 + each[1] ** 2) / 4,
             "pair_rate_hz": true_hz * ends[0].value * ends[1].value,
@@ -221,16 +205,16 @@ class _Link:
         return result
 
     def _memories(self) -> dict[str, Any] | None:
-        if self.stored is None or self.sources is None or self.storage_s is None:
+        sources = self.bench.sources
+        if self.stored is None or sources is None or self.storage_s is None:
             return None
         found: dict[str, Any] = {}
         for i, end in enumerate(_ENDS):
-            here, past = self.stored[i].end, self.sources[i].end
-            ratio = here.value / past.value
-            sigma = ratio * math.hypot(here.sigma / here.value, past.sigma / past.value)
+            here = self.stored[i].end
+            kept = here / sources[i].end
             found[end] = {
                 "end_efficiency": told(here),
-                "efficiency": {"value": ratio, "sigma": sigma, "n": here.n},
+                "efficiency": {"value": kept.value, "sigma": kept.sigma, "n": here.n},
                 "stated": self.memories[i].efficiency(self.file.storage_time),
             }
         return found
@@ -245,10 +229,10 @@ def _nothing() -> swapping.SwapCounts:
 def _draw(folder: Path, name: str, link: _Link, metrics: Mapping[str, Any]) -> None:
     from .. import plots
 
-    if link.dip is not None:
+    if link.bench.dip is not None:
         plots.plot_hom_dip(
             folder / "hom.png",
-            link.dip,
+            link.bench.dip,
             seconds=link.file.hom.time,
             title=f"{name}: HOM coincidences with a click at both ends, memories bypassed",
         )

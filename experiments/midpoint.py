@@ -33,9 +33,11 @@ __all__ = [
     "MidpointFile",
     "check_midpoint",
     "counts_told",
+    "empty_told",
     "figure",
     "hom_told",
     "parts_rows",
+    "prediction_told",
     "sources_told",
     "told",
     "visibility_rows",
@@ -153,6 +155,20 @@ class Midpoint:
         self.gates: list[swapping.Gate] = []
         self.open_share = 1.0
         self.singles_hz: dict[str, dict[str, float]] = {}
+        # what :meth:`align` finds, as far as it comes
+        self.late_ps: float | None = None
+        self.sources: tuple[swapping.Klyshko, swapping.Klyshko] | None = None
+        self.dip: swapping.HomDip | None = None
+
+    def attempt(self, steps: Callable[[], None]) -> dict[str, Any]:
+        """Do the steps, and stop; return whether and why they ended early, as JSON has it."""
+        reason = ""
+        try:
+            steps()
+        except ProtocolError as error:
+            reason = str(error)
+        self.stop()
+        return {"aborted": bool(reason), "reason": reason}
 
     # -- time and clicks
 
@@ -292,6 +308,21 @@ class Midpoint:
         self.pump_delay.set(seconds)
 
     # -- calibration
+
+    def align(self) -> None:
+        """Start, find all delays, measure both sources, and let their photons meet.
+
+        Raises:
+            ProtocolError: where a step finds nothing to go on with.
+        """
+        self.start()
+        arrivals = self.find_delays()
+        self.late_ps = arrivals.late_ps
+        self.set_delay(self.pump_delay.get() - arrivals.late_ps * 1e-12)
+        self.sources = self.measure_sources()
+        self.dip = self.scan_hom(arrivals)
+        if not self.dip.ok:
+            raise ProtocolError(self.dip.reason)
 
     def find_delays(self) -> swapping.Arrivals:
         """Find the delays of all channels; return when both sources' photons arrive."""
@@ -460,6 +491,18 @@ def hom_told(dip: swapping.HomDip | None) -> dict[str, Any] | None:
         "fwhm_s": told(dip.fwhm_s),
         "delays_s": dip.delays_s.tolist(),
         "counts": dip.counts.tolist(),
+    }
+
+
+def empty_told(empty: swapping.EmptyShares) -> dict[str, Any]:
+    """Shares of empty heralds as JSON has them."""
+    return {name: told(getattr(empty, name)) for name in ("any", "alice", "bob")}
+
+
+def prediction_told(said: swapping.Prediction) -> dict[str, Any]:
+    """What was to be expected of the swapped pairs as JSON has it."""
+    return {
+        name: told(getattr(said, name)) for name in ("visibility_z", "visibility_x", "fidelity")
     }
 
 

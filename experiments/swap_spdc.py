@@ -20,9 +20,11 @@ from .midpoint import (
     SettingName,
     check_midpoint,
     counts_told,
+    empty_told,
     figure,
     hom_told,
     parts_rows,
+    prediction_told,
     sources_told,
     told,
     visibility_rows,
@@ -57,13 +59,8 @@ def _check(file: SwapFile, bench: BenchConfig) -> list[Mistake]:
 
 def _run(file: SwapFile, run: Run) -> Result:
     swap = _Swap(file, run)
-    reason = ""
-    try:
-        swap.run()
-    except ProtocolError as error:
-        reason = str(error)
-    swap.bench.stop()
-    metrics = swap.metrics() | {"aborted": bool(reason), "reason": reason}
+    ended = swap.bench.attempt(swap.run)
+    metrics = swap.metrics() | ended
     return Result(metrics, lambda folder: _draw(folder, run.name, swap, metrics))
 
 
@@ -73,9 +70,6 @@ class _Swap:
     def __init__(self, file: SwapFile, run: Run) -> None:
         self.file = file
         self.bench = Midpoint(file, run)
-        self.late_ps: float | None = None
-        self.sources: tuple[swapping.Klyshko, swapping.Klyshko] | None = None
-        self.dip: swapping.HomDip | None = None
         self.counts: dict[SettingName, swapping.SwapCounts] = {}
         self.pumps: list[dict[str, Any]] = []
 
@@ -88,14 +82,7 @@ class _Swap:
         bench, file = self.bench, self.file
         bench.set_pump(file.pump_currents[0])
         bench.turn("ZX")
-        bench.start()
-        arrivals = bench.find_delays()
-        self.late_ps = arrivals.late_ps
-        bench.set_delay(bench.pump_delay.get() - arrivals.late_ps * 1e-12)
-        self.sources = bench.measure_sources()
-        self.dip = bench.scan_hom(arrivals)
-        if not self.dip.ok:
-            raise ProtocolError(self.dip.reason)
+        bench.align()
         for i, current in enumerate(file.pump_currents):
             bench.set_pump(current)
             seconds = file.pump_time if i else file.duration
@@ -120,11 +107,12 @@ class _Swap:
     def _at_pump(self, current_a: float, counts: swapping.SwapCounts) -> dict[str, Any]:
         from ..protocols import swapping
 
-        assert self.sources is not None
-        west, east = self.sources
+        bench = self.bench
+        assert bench.sources is not None
+        west, east = bench.sources
         pairs = [
-            sum(self.bench.singles_hz[end].values()) / self.bench.pulses_hz / source.end.value
-            for end, source in zip(("alice", "bob"), self.sources, strict=True)
+            sum(bench.singles_hz[end].values()) / bench.pulses_hz / source.end.value
+            for end, source in zip(("alice", "bob"), bench.sources, strict=True)
         ]
         found = swapping.visibilities([(swapping.SETTINGS["ZX"], counts.fourfolds)])
         empty = swapping.empty_shares(counts, west.end, east.end)
@@ -134,24 +122,21 @@ class _Swap:
             "fourfold_rate_hz": int(counts.fourfolds.sum()) / counts.live_s,
             "herald_rate_hz": int(counts.heralds.sum()) / counts.live_s,
             "visibility": {axis: told(found[axis]["all"]) for axis in "ZX"},
-            "empty_share": {
-                "any": told(empty.any),
-                "alice": told(empty.alice),
-                "bob": told(empty.bob),
-            },
+            "empty_share": empty_told(empty),
         }
 
     def metrics(self) -> dict[str, Any]:
         """The figures there are."""
         from ..protocols import swapping
 
+        bench = self.bench
         result: dict[str, Any] = {
-            "late_ps": self.late_ps,
-            "singles_hz": self.bench.singles_hz,
-            "sources": sources_told(self.sources),
-            "hom": hom_told(self.dip),
+            "late_ps": bench.late_ps,
+            "singles_hz": bench.singles_hz,
+            "sources": sources_told(bench.sources),
+            "hom": hom_told(bench.dip),
             "settings": {
-                name: counts_told(counts, self.bench.paddles_deg[name])
+                name: counts_told(counts, bench.paddles_deg[name])
                 for name, counts in self.counts.items()
             },
             "pumps": self.pumps,
@@ -167,15 +152,10 @@ class _Swap:
                 for label, s in swapping.chsh(swapping.SETTINGS["CHSH"], chsh.fourfolds).items()
             }
         )
-        if self.sources is not None and self.dip is not None and self.dip.ok:
-            west, east = self.sources
-            said = swapping.predict(west.visibility, east.visibility, self.dip.visibility)
-            result["prediction"] = {
-                "visibility_z": told(said.visibility_z),
-                "visibility_x": told(said.visibility_x),
-                "fidelity": told(said.fidelity),
-                "chsh": told(said.chsh),
-            }
+        if bench.sources is not None and bench.dip is not None and bench.dip.ok:
+            west, east = bench.sources
+            said = swapping.predict(west.visibility, east.visibility, bench.dip.visibility)
+            result["prediction"] = prediction_told(said) | {"chsh": told(said.chsh)}
         else:
             result["prediction"] = None
         return result
@@ -209,10 +189,10 @@ def _no_pump(pumps: list[dict[str, Any]]) -> dict[str, Any] | None:
 def _draw(folder: Path, name: str, swap: _Swap, metrics: Mapping[str, Any]) -> None:
     from .. import plots
 
-    if swap.dip is not None:
+    if swap.bench.dip is not None:
         plots.plot_hom_dip(
             folder / "hom.png",
-            swap.dip,
+            swap.bench.dip,
             seconds=swap.file.hom.time,
             title=f"{name}: HOM coincidences with a click at both ends",
         )
