@@ -8,7 +8,6 @@ by (seed, element, block).
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
@@ -81,7 +80,7 @@ class World:
             raise ConfigError("; ".join(message for _, message in issues))
         self.elements: dict[str, object] = {}
         for name, m in model.elements.items():
-            make = _MAKERS.get(type(m))
+            make = el.MAKERS.get(type(m))
             if make is not None:
                 self.elements[name] = make(m)
         for name, m in model.elements.items():
@@ -245,17 +244,6 @@ class World:
             outlet.set_patch(round(patch + ahead))
         for wire in self._wires:
             wire.set_patch(round(patch + ahead))
-
-
-_MAKERS: dict[type, Callable[[Any], object]] = {
-    el.PumpLaserModel: el.PumpLaser,
-    el.OvenModel: el.Oven,
-    el.FibreModel: el.Fibre,
-    el.PaddlesModel: el.Paddles,
-    el.SnspdModel: el.SnspdArray,
-    el.TaggerModel: el.TaggerInputs,
-    el.DelayGeneratorModel: el.DelayGenerator,
-}
 
 
 def _philox_key(seed: int, name: str) -> npt.NDArray[np.uint64]:

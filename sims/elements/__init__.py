@@ -1,0 +1,97 @@
+"""The parts of an optical layout: what the world file says of them, and their knobs.
+
+One module per family. A new kind of element is a model in :data:`ElementModel` and, where it has
+a state or passes light, a class in :data:`MAKERS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from .base import Drifting, Optic, Passage
+from .controllers import Paddles, PaddlesModel
+from .delay_generator import (
+    CHANNELS,
+    DelayGenerator,
+    DelayGeneratorModel,
+    Edges,
+    Train,
+)
+from .detectors import DetectorModel, SnspdArray, SnspdModel
+from .fibre import Fibre, FibreModel
+from .memory import MemoryModel
+from .sources import (
+    CrystalModel,
+    Oven,
+    OvenModel,
+    PowerMeterHead,
+    PowerMeterModel,
+    PumpLaser,
+    PumpLaserModel,
+)
+from .splitting import AnalyzerModel, BellStationModel, SplitterModel
+from .tagger import TaggerInputs, TaggerModel
+
+__all__ = [
+    "CHANNELS",
+    "MAKERS",
+    "AnalyzerModel",
+    "BellStationModel",
+    "CrystalModel",
+    "DelayGenerator",
+    "DelayGeneratorModel",
+    "DetectorModel",
+    "Drifting",
+    "Edges",
+    "ElementModel",
+    "Fibre",
+    "FibreModel",
+    "MemoryModel",
+    "Optic",
+    "Oven",
+    "OvenModel",
+    "Paddles",
+    "PaddlesModel",
+    "Passage",
+    "PowerMeterHead",
+    "PowerMeterModel",
+    "PumpLaser",
+    "PumpLaserModel",
+    "SnspdArray",
+    "SnspdModel",
+    "SplitterModel",
+    "TaggerInputs",
+    "TaggerModel",
+    "Train",
+]
+
+ElementModel = Annotated[
+    PumpLaserModel
+    | OvenModel
+    | PowerMeterModel
+    | CrystalModel
+    | FibreModel
+    | PaddlesModel
+    | AnalyzerModel
+    | SplitterModel
+    | BellStationModel
+    | MemoryModel
+    | SnspdModel
+    | TaggerModel
+    | DelayGeneratorModel,
+    Field(discriminator="kind"),
+]
+
+#: What makes the element of a model, for models that have one.
+MAKERS: dict[type, Callable[[Any], object]] = {
+    PumpLaserModel: PumpLaser,
+    OvenModel: Oven,
+    FibreModel: Fibre,
+    PaddlesModel: Paddles,
+    SnspdModel: SnspdArray,
+    TaggerModel: TaggerInputs,
+    DelayGeneratorModel: DelayGenerator,
+}

@@ -1,0 +1,51 @@
+"""What splits light onto detectors: analyzers, splitters, Bell stations."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from ...instruments import Unit
+from .base import Fraction, Model, Stage
+
+
+class AnalyzerModel(Model):
+    """Passive BBM92 analyzer: beam splitter, then H/V and D/A polarizing beam splitters.
+
+    Its outputs are, in this order, H, V, D, A.
+    """
+
+    stage: ClassVar[Stage] = "split"
+    kind: Literal["analyzer"]
+    z_fraction: Fraction = 0.5
+    """Share of photons sent to the H/V side."""
+    extinction: Annotated[float, Unit("dB"), Field(gt=0)] = 60.0
+    """Polarization extinction of each polarizing beam splitter."""
+    loss: Annotated[float, Unit("dB"), Field(ge=0)] = 0.0
+
+
+class SplitterModel(Model):
+    """Beam splitter with a detector at each output, blind to polarization."""
+
+    stage: ClassVar[Stage] = "split"
+    kind: Literal["splitter"]
+    transmission: Fraction = 0.5
+    """Share of photons sent to the first output."""
+    loss: Annotated[float, Unit("dB"), Field(ge=0)] = 0.0
+
+
+class BellStationModel(Model):
+    """Bell-state station: a beam splitter, then a polarizing beam splitter in each port.
+
+    Inputs: ``left`` and ``right``. Outputs, in this order: cH, cV, dH, dV.
+    """
+
+    stage: ClassVar[Stage] = "station"
+    kind: Literal["bell_station"]
+    reflectivity: Fraction = 0.5
+    extinction: Annotated[float, Unit("dB"), Field(gt=0)] = 40.0
+    """Polarization extinction of each polarizing beam splitter."""
+    mode_overlap: Fraction = 1.0
+    """Overlap, in space and spectrum, of two photons that arrive together."""
+    loss: Annotated[float, Unit("dB"), Field(ge=0)] = 0.0
