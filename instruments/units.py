@@ -38,6 +38,13 @@ SPELLINGS: dict[str, dict[str, float]] = {
     "deg": {"deg": 1.0, "°": 1.0, "rad": math.degrees(1.0), "mrad": math.degrees(1e-3)},
     "dB": {"dB": 1.0},
     "dB/km": {"dB/km": 1.0},
+    "s/m^2": {"ps/nm/km": 1e-6, "s/m^2": 1.0},
+    "dBm": {"dBm": 1.0},
+    "s/m2": {"s/m2": 1.0, "ps/nm/km": 1e-6},
+    "s/sqrt(m)": {"s/sqrt(m)": 1.0, "ps/sqrt(km)": 1e-12 / math.sqrt(1e3)},
+    "s/m/K": {"s/m/K": 1.0, "ps/km/K": 1e-15},
+    "1/m2": {"/m2": 1.0, "/km/nm": 1e6},
+    "m^-2/3": {"m^-2/3": 1.0},
     "1": {"": 1.0, "%": 1e-2, "ppm": 1e-6},
 }
 

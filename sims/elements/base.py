@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from ...instruments import Unit
 
 __all__ = [
+    "Branching",
     "Celsius",
     "Degrees",
     "Drifting",
@@ -34,9 +35,9 @@ Rate = Annotated[float, Unit("Hz"), Field(ge=0)]
 Degrees = Annotated[float, Unit("deg")]
 Celsius = Annotated[float, Unit("degC")]
 
-#: Where an element stands in a path: at its beginning, then any optics, one that splits the light,
-#: one kind of detectors, one tagger; ``apart`` is what no path passes.
-Stage = Literal["source", "optic", "split", "detect", "tag", "station", "wire", "apart"]
+#: Where an element stands in a path: at its beginning, then any optics, ``branch`` among
+#: them where paths part, one that splits the light, one kind of detectors, one tagger; ``apart`` is what no path passes.
+Stage = Literal["source", "optic", "branch", "split", "detect", "tag", "station", "wire", "apart"]
 
 
 class Model(BaseModel):
@@ -58,6 +59,10 @@ class Passage:
         delay_s: Group delay at the beginning of the block.
         delay_rate: Its change, s/s.
         dispersion: Group delay per wavelength, s/m: the dispersion parameter times the length.
+        dgd_s: Differential group delay of the two principal states: it blurs the polarization of
+            light of some bandwidth (``physics.fibre.pmd_map``), after ``jones`` and before
+            ``stokes``.
+        pmd_axis: Slow principal state at the end, a unit Stokes vector (S1, S2, S3).
         light_hz: Unpolarized photons per second that it adds, at its end.
     """
 
@@ -69,6 +74,8 @@ class Passage:
     delay_s: float = 0.0
     delay_rate: float = 0.0
     dispersion: float = 0.0
+    dgd_s: float = 0.0
+    pmd_axis: tuple[float, float, float] = (1.0, 0.0, 0.0)
     light_hz: float = 0.0
 
 
@@ -78,6 +85,15 @@ class Optic(Protocol):
 
     def passage(self) -> Passage:
         """What light meets now: the same object as long as nothing has changed."""
+        ...
+
+
+@runtime_checkable
+class Branching(Protocol):
+    """An element with several outputs, each the beginning of another way."""
+
+    def passage_to(self, port: int) -> Passage:
+        """What light on its way to an output, from 1, meets now; as :meth:`Optic.passage`."""
         ...
 
 
