@@ -10,6 +10,7 @@ from .errors import (
     TagFileError,
     TwinError,
 )
+from .pulse_sequencer import Levels, PulseSequence, PulseSequencer, PulseSequencerInfo
 from .roles import (
     DelayGenerator,
     DelayGeneratorInfo,
@@ -29,6 +30,7 @@ from .roles import (
 from .signals import Limited, Limits, Readable, Settable
 from .tags import Channels, Loss, TagBatch, TimesPs, concatenate
 from .units import SPELLINGS, Unit, parse_quantity
+from .weak_coherent_source import WeakCoherentSource, WeakCoherentSourceInfo
 
 __all__ = [
     "SPELLINGS",
@@ -44,6 +46,7 @@ __all__ = [
     "Instrument",
     "InstrumentError",
     "InstrumentTimeout",
+    "Levels",
     "Limited",
     "Limits",
     "Loss",
@@ -53,6 +56,9 @@ __all__ = [
     "PolarizationStabilizer",
     "PowerMeter",
     "ProtocolError",
+    "PulseSequence",
+    "PulseSequencer",
+    "PulseSequencerInfo",
     "QuantumMemory",
     "Readable",
     "Retrieval",
@@ -65,6 +71,8 @@ __all__ = [
     "TimesPs",
     "TwinError",
     "Unit",
+    "WeakCoherentSource",
+    "WeakCoherentSourceInfo",
     "concatenate",
     "parse_quantity",
 ]
