@@ -4,10 +4,21 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
+import numpy as np
+import numpy.typing as npt
 from pydantic import Field
 
 from ...instruments import Unit
-from .base import Degrees, Model, Stage
+from ..physics import liquid_crystal as lc
+from ..physics import polarization as pol
+from ..physics.squeezers import Creep, Hysteresis
+from .base import Degrees, Model, Passage, Seconds, Stage
+
+Real = npt.NDArray[np.float64]
+Decibels = Annotated[float, Unit("dB"), Field(ge=0)]
+Positive = Annotated[float, Unit("V"), Field(gt=0)]
+#: A retardance that has changed by less is the same.
+_SAME_DEG = 0.01
 
 
 class PaddlesModel(Model):
@@ -16,7 +27,7 @@ class PaddlesModel(Model):
     stage: ClassVar[Stage] = "optic"
     kind: Literal["paddles"]
     retardance: Annotated[tuple[Degrees, ...], Field(min_length=1)] = (90.0, 180.0, 90.0)
-    loss: Annotated[float, Unit("dB"), Field(ge=0)] = 0.0
+    loss: Decibels = 0.0
 
 
 class Paddles:
@@ -25,3 +36,157 @@ class Paddles:
     def __init__(self, model: PaddlesModel) -> None:
         self.model = model
         self.angles_deg: list[float] = [0.0] * len(model.retardance)
+        self._passage: tuple[tuple[float, ...], Passage] | None = None
+
+    def passage(self) -> Passage:
+        """What light meets now."""
+        angles = tuple(self.angles_deg)
+        if self._passage is None or self._passage[0] != angles:
+            jones = pol.retarders(self.model.retardance, angles)
+            self._passage = angles, Passage(_share(self.model.loss), jones)
+        return self._passage[1]
+
+
+class SqueezersModel(Model):
+    """Piezo squeezers on a fibre: retarders of fixed axes whose retardance follows a voltage."""
+
+    stage: ClassVar[Stage] = "optic"
+    kind: Literal["squeezers"]
+    axes: Annotated[tuple[Degrees, ...], Field(min_length=1)] = (0.0, 45.0, 0.0, 45.0)
+    """Axis of each squeezer: those at 0 turn about S1, those at 45 degrees about S2."""
+    pi_voltage: Positive = 1.4
+    """Change of the control voltage that turns by 180 degrees."""
+    max_voltage: Positive = 5.0
+    """Largest voltage to either side: the stroke that ``hysteresis`` is a share of."""
+    hysteresis: Annotated[float, Unit("1"), Field(ge=0, le=0.3)] = 0.1
+    """Width of the loop over the stroke."""
+    creep: Annotated[float, Unit("1"), Field(ge=0, lt=0.5)] = 0.02
+    """Share of a step by which the piezo goes on, per decade in time from 0.1 s."""
+    loss: Decibels = 0.0
+
+
+class Squeezers:
+    """Knobs: :meth:`drive`, in the order of the voltages; :meth:`sweep`. Reading: ``volts``."""
+
+    step_s = 0.01
+
+    def __init__(self, model: SqueezersModel) -> None:
+        self.model = model
+        count = len(model.axes)
+        self.volts: list[float] = [0.0] * count
+        self._hysteresis = Hysteresis(model.hysteresis, model.max_voltage, count)
+        self._creep = Creep(model.creep, count)
+        self._swept: Real | None = None
+        self._shown: Real = np.zeros(count)
+        self._passage: Passage | None = None
+
+    @property
+    def drifts(self) -> bool:
+        """Whether the piezos creep."""
+        return self.model.creep > 0
+
+    @property
+    def retardances_deg(self) -> Real:
+        """Retardance of each squeezer now, degrees."""
+        volts = self._creep.output if self.drifts else self._hysteresis.output
+        degrees: Real = 180.0 * volts / self.model.pi_voltage
+        return degrees
+
+    def drive(self, stage: int, volts: float) -> None:
+        """Bring a squeezer, from 0, to a voltage: at once, but for the creep."""
+        self.volts[stage] = volts
+        self._hysteresis.drive(stage, volts)
+        self._creep.step(self._hysteresis.output, 0.0)
+
+    def sweep(self, volts: Real | None) -> None:
+        """Let the voltages of a block be these, shape (times, squeezers); None ends it.
+
+        Light then meets the mean over the block. Fast swings average hysteresis out: it is left
+        out, and so is creep.
+        """
+        if volts is not None or self._swept is not None:
+            self._passage = None
+        self._swept = volts
+
+    def step(self, rng: np.random.Generator, now_s: float) -> None:
+        """Creep for :attr:`step_s`; nothing is random."""
+        self._creep.step(self._hysteresis.output, self.step_s)
+
+    def passage(self) -> Passage:
+        """What light meets now."""
+        now = self.retardances_deg
+        if self._passage is None or np.abs(now - self._shown).max() > _SAME_DEG:
+            self._shown = now
+            self._passage = self._made(now)
+        return self._passage
+
+    def _made(self, retardances: Real) -> Passage:
+        share = _share(self.model.loss)
+        if self._swept is None:
+            return Passage(share, pol.retarders(retardances.tolist(), self.model.axes))
+        maps = [
+            pol.stokes_map(
+                pol.retarders((180.0 * v / self.model.pi_voltage).tolist(), self.model.axes)
+            )
+            for v in self._swept
+        ]
+        return Passage(share, stokes=np.mean(maps, axis=0))
+
+
+class LiquidCrystalsModel(Model):
+    """Liquid-crystal retarders of fixed axes; see :func:`physics.liquid_crystal.retardance_deg`."""
+
+    stage: ClassVar[Stage] = "optic"
+    kind: Literal["liquid_crystals"]
+    axes: Annotated[tuple[Degrees, ...], Field(min_length=1)] = (0.0, 45.0, 0.0, 45.0)
+    retardance: Annotated[float, Unit("deg"), Field(gt=0)] = 540.0
+    """Retardance of a cell without drive."""
+    threshold: Annotated[float, Unit("V"), Field(ge=0)] = 1.0
+    """Amplitude from which the molecules tilt."""
+    scale: Positive = 2.0
+    """Amplitude above it, at which the retardance has fallen to 42 %."""
+    rise: Seconds = 0.05
+    """Time constant of a growing retardance: the molecules relax."""
+    fall: Seconds = 0.005
+    """Time constant of a falling one: the field pulls."""
+    loss: Decibels = 0.0
+
+
+class LiquidCrystals:
+    """Knobs: ``amplitudes_v``, one per cell, and ``driven``. Reading: ``retardances_deg``."""
+
+    step_s = 0.01
+
+    def __init__(self, model: LiquidCrystalsModel) -> None:
+        self.model = model
+        count = len(model.axes)
+        self.amplitudes_v: list[float] = [0.0] * count
+        self.driven = False
+        self.retardances_deg: Real = np.full(count, model.retardance)
+        self._shown: Real = self.retardances_deg
+        self._passage: Passage | None = None
+
+    @property
+    def drifts(self) -> bool:
+        """Always: a cell follows its drive step by step."""
+        return True
+
+    def step(self, rng: np.random.Generator, now_s: float) -> None:
+        """Relax for :attr:`step_s`; nothing is random."""
+        m = self.model
+        amplitudes = np.array(self.amplitudes_v) * self.driven
+        goal = lc.retardance_deg(amplitudes, m.retardance, m.threshold, m.scale)
+        self.retardances_deg = lc.relax(self.retardances_deg, goal, self.step_s, m.rise, m.fall)
+
+    def passage(self) -> Passage:
+        """What light meets now."""
+        now = self.retardances_deg
+        if self._passage is None or np.abs(now - self._shown).max() > _SAME_DEG:
+            self._shown = now
+            jones = pol.retarders(now.tolist(), self.model.axes)
+            self._passage = Passage(_share(self.model.loss), jones)
+        return self._passage
+
+
+def _share(loss_db: float) -> float:
+    return float(10 ** (-loss_db / 10))
