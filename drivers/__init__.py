@@ -14,6 +14,7 @@ __all__ = ["DRIVERS", "ENTRY_POINTS", "driver_keys", "load_driver"]
 #: Driver key of a bench file -> module and class, relative to this package.
 DRIVERS: dict[str, str] = {
     "id_quantique.id900": ".id_quantique.id900:IDQuantiqueID900",
+    "oz_optics.epc04": ".oz_optics.epc04:OzOpticsEPC04",
     "quantum_memory": ".quantum_memory:AFCMemory",
     "s_fifteen.tdc1": ".s_fifteen.tdc1:SFifteenTDC1",
     "single_quantum.websq": ".single_quantum.websq:SingleQuantumWebSQ",

@@ -13,9 +13,11 @@ __all__ = ["EMULATORS", "load_emulator"]
 #: Driver key -> ``module:Class``, the module relative to this package.
 EMULATORS: dict[str, str] = {
     "id_quantique.id900": "id900:ID900Emulator",
+    "oz_optics.epc04": "epc04:EPC04Emulator",
     "s_fifteen.tdc1": "tdc1:TDC1Emulator",
     "single_quantum.websq": "websq:WebSQEmulator",
     "stanford.dg645": "dg645:DG645Emulator",
+    "swabian.pulse_streamer": "pulse_streamer:PulseStreamerEmulator",
     "thorlabs.cld1015": "cld1015:CLD1015Emulator",
     "thorlabs.mpc320": "mpc320:MPC320Emulator",
     "thorlabs.pm100d": "pm100d:PM100DEmulator",

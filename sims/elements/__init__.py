@@ -12,7 +12,14 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from .base import Drifting, Optic, Passage
-from .controllers import Paddles, PaddlesModel
+from .controllers import (
+    LiquidCrystals,
+    LiquidCrystalsModel,
+    Paddles,
+    PaddlesModel,
+    Squeezers,
+    SqueezersModel,
+)
 from .delay_generator import (
     CHANNELS,
     DelayGenerator,
@@ -49,6 +56,8 @@ __all__ = [
     "ElementModel",
     "Fibre",
     "FibreModel",
+    "LiquidCrystals",
+    "LiquidCrystalsModel",
     "MemoryModel",
     "Optic",
     "Oven",
@@ -63,6 +72,8 @@ __all__ = [
     "SnspdArray",
     "SnspdModel",
     "SplitterModel",
+    "Squeezers",
+    "SqueezersModel",
     "TaggerInputs",
     "TaggerModel",
     "Train",
@@ -75,6 +86,8 @@ ElementModel = Annotated[
     | CrystalModel
     | FibreModel
     | PaddlesModel
+    | SqueezersModel
+    | LiquidCrystalsModel
     | AnalyzerModel
     | SplitterModel
     | BellStationModel
@@ -91,6 +104,8 @@ MAKERS: dict[type, Callable[[Any], object]] = {
     OvenModel: Oven,
     FibreModel: Fibre,
     PaddlesModel: Paddles,
+    SqueezersModel: Squeezers,
+    LiquidCrystalsModel: LiquidCrystals,
     SnspdModel: SnspdArray,
     TaggerModel: TaggerInputs,
     DelayGeneratorModel: DelayGenerator,
