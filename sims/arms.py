@@ -1,76 +1,133 @@
-"""What stands between a source and a click: the optics of an arm, and the detectors at its end."""
+"""The optics of a path of light, in order: what they do to photons as they stand now."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, cast
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
 
 from . import elements as el
-from .layout import Detection, WorldModel
+from .layout import WorldModel
 from .physics import polarization as pol
-from .physics.snspd import dark_rate_hz, efficiency, filter_dead_time
 
-__all__ = ["Arm", "Outlet", "cable_delays_s"]
-
-_FWHM = 2 * math.sqrt(2 * math.log(2))
-_C_M_PER_S = 299_792_458.0
-_LONG_AGO_PS = -(1 << 62)
+__all__ = ["Arm", "Passed"]
 
 Real = npt.NDArray[np.float64]
-Times = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Passed:
+    """What all optics of an arm do together, while none of them changes.
+
+    Attributes:
+        transmission: Share of unpolarized light that passes, memories apart.
+        transmission_after_memory: The part of it behind the memory.
+        jones: The rotations alone, unitary, complex (2, 2).
+        stokes: Map of Stokes vectors, rotations included, transmission not; real (4, 4).
+        delay_s: Group delay at the beginning of the block, and ``delay_rate`` its change, s/s.
+        delay_rate: See ``delay_s``.
+        delay_to_memory_s: The part of it before the memory.
+        dispersion: Group delay per wavelength, s/m.
+        lights: What the optics add themselves: photons per second, and the transmission and the
+            map of Stokes vectors of the optics behind.
+    """
+
+    transmission: float
+    transmission_after_memory: float
+    jones: pol.Complex
+    stokes: Real
+    delay_s: float
+    delay_rate: float
+    delay_to_memory_s: float
+    dispersion: float
+    lights: tuple[tuple[float, float, Real], ...]
 
 
 class Arm:
-    """The optics of a path of light, in order; the last may split it into several outputs."""
+    """The optics of a path of light, in order; the last may split it into several outputs.
+
+    Args:
+        model: The world.
+        elements: Its elements.
+        optics: Name and port of each thing on the way to the detectors.
+        bandwidth_m: FWHM of the light's spectrum, m of wavelength.
+    """
 
     def __init__(
-        self, model: WorldModel, elements: Mapping[str, object], names: Sequence[str]
+        self,
+        model: WorldModel,
+        elements: Mapping[str, object],
+        optics: Sequence[tuple[str, str]],
+        bandwidth_m: float = 0.0,
     ) -> None:
-        self._models = [model.elements[name] for name in names]
-        self._elements = [elements.get(name) for name in names]
-        self.memory: el.MemoryModel | None = None
-        #: Flight time to the memory, and in all, s.
-        self.flight_to_memory_s = 0.0
-        self.flight_s = 0.0
-        #: FWHM^2 that the fibres add to the arrival time, s^2.
-        self.spread = 0.0
-        loss = {"before": 0.0, "after": 0.0}
-        for one in self._models:
-            db = float(getattr(one, "loss", 0.0))
-            if isinstance(one, el.FibreModel):
-                self.flight_s += one.length * one.group_index / _C_M_PER_S
-                self.spread += one.dispersion_broadening**2
-                db += one.attenuation * one.length * 1e-3
-            elif isinstance(one, el.MemoryModel):
-                self.memory = one
-                self.flight_to_memory_s = self.flight_s
-            loss["before" if self.memory is None else "after"] += db
-        #: Share of light that passes all but the memory, and all behind the memory.
-        self.transmission = float(10 ** (-sum(loss.values()) / 10))
-        self.transmission_after_memory = float(10 ** (-loss["after"] / 10))
-        self.operators = _operators(self._models)
+        models = [model.elements[name] for name, _ in optics]
+        self._steps = [
+            _step(one, elements.get(name), port)
+            for one, (name, port) in zip(models, optics, strict=True)
+        ]
+        self.bandwidth_m = bandwidth_m
+        self.memory = next((one for one in models if isinstance(one, el.MemoryModel)), None)
+        self._memory_at = models.index(self.memory) if self.memory is not None else len(models)
+        self.operators = _operators(models)
+        self._passed: tuple[tuple[el.Passage, ...], Passed] | None = None
 
-    def jones(self) -> pol.Complex:
-        """Jones matrix, shape (2, 2), as fibres and paddles stand now."""
-        matrix: pol.Complex = np.eye(2, dtype=np.complex128)
-        for element in self._elements:
-            if isinstance(element, el.Fibre):
-                matrix = element.jones @ matrix
-            elif isinstance(element, el.Paddles):
-                matrix = pol.retarders(element.model.retardance, element.angles_deg) @ matrix
-        return matrix
+    def passed(self) -> Passed:
+        """What the optics do now: the same object as long as none of them has changed."""
+        passages = tuple(step() for step in self._steps)
+        known = self._passed
+        if known is None or any(a is not b for a, b in zip(passages, known[0], strict=True)):
+            known = self._passed = passages, self._pass(passages)
+        return known[1]
 
-    def key(self) -> tuple[object, ...]:
-        """Changes whenever :meth:`jones` does."""
-        return tuple(
-            element.jones.tobytes() if isinstance(element, el.Fibre) else tuple(element.angles_deg)
-            for element in self._elements
-            if isinstance(element, (el.Fibre, el.Paddles))
+    def _pass(self, passages: tuple[el.Passage, ...]) -> Passed:
+        jones: pol.Complex = np.eye(2, dtype=np.complex128)
+        stokes: Real = np.eye(4)
+        transmission = after_memory = 1.0
+        lights: list[tuple[float, float, Real]] = []
+        for i, passage in enumerate(passages):
+            jones = passage.jones @ jones
+            turn = pol.stokes_map(passage.jones)
+            if passage.stokes is not None:
+                turn = passage.stokes @ turn
+            stokes = turn @ stokes
+            transmission *= passage.transmission
+            if i > self._memory_at:
+                after_memory *= passage.transmission
+            lights = [
+                (hz, share * passage.transmission, turn @ later) for hz, share, later in lights
+            ]
+            if passage.light_hz > 0:
+                lights.append((passage.light_hz, 1.0, np.eye(4)))
+        before = passages[: self._memory_at]
+        return Passed(
+            transmission,
+            after_memory,
+            jones,
+            stokes,
+            sum(p.delay_s for p in passages),
+            sum(p.delay_rate for p in passages),
+            sum(p.delay_s for p in before),
+            sum(p.dispersion for p in passages),
+            tuple(lights),
         )
+
+
+def _step(model: object, element: object, port: str) -> functools.partial[el.Passage]:
+    if isinstance(element, el.Branching):
+        return functools.partial(element.passage_to, int(port))
+    if isinstance(element, el.Optic):
+        return functools.partial(element.passage)
+    # What has no state of its own has a loss at most.
+    loss = el.Passage(transmission=float(10 ** (-getattr(model, "loss", 0.0) / 10)))
+    return functools.partial(_same, loss)
+
+
+def _same(passage: el.Passage) -> el.Passage:
+    return passage
 
 
 def _operators(models: Sequence[object]) -> pol.Complex:
@@ -82,120 +139,3 @@ def _operators(models: Sequence[object]) -> pol.Complex:
             shares = np.array([one.transmission, 1 - one.transmission])
             return cast(pol.Complex, shares[:, None, None] * np.eye(2, dtype=np.complex128))
     return np.eye(2, dtype=np.complex128)[None]
-
-
-def cable_delays_s(model: el.TaggerModel | None, first: int, count: int) -> list[float]:
-    """Delays of ``count`` inputs in a row, from input ``first`` (counted from 1), s."""
-    known = () if model is None else model.cable_delays
-    return [known[n] if n < len(known) else 0.0 for n in range(first - 1, first - 1 + count)]
-
-
-class Outlet:
-    """The detectors at the end of a path, and the tagger inputs they feed.
-
-    Args:
-        detection: Where they are.
-        elements: The world's elements.
-        count: How many outputs the path has.
-        flight_s: Time from the source to the detectors.
-        spread: FWHM^2 of what widens the arrival besides the detectors and the tagger, s^2.
-    """
-
-    def __init__(
-        self,
-        detection: Detection,
-        elements: Mapping[str, object],
-        count: int,
-        flight_s: float,
-        spread: float,
-    ) -> None:
-        array = elements[detection.array]
-        tagger = elements[detection.tagger] if detection.tagger is not None else None
-        assert isinstance(array, el.SnspdArray)
-        assert tagger is None or isinstance(tagger, el.TaggerInputs)
-        self.array, self.tagger = array, tagger
-        self.count = count
-        self._slots = slice(detection.detector, detection.detector + count)
-        self._first_input = detection.first_input
-        self._detectors = array.model.detectors[self._slots]
-        if tagger is not None:
-            spread += tagger.model.jitter**2
-        cables = cable_delays_s(
-            None if tagger is None else tagger.model, detection.first_input, count
-        )
-        #: Per detector: from emission to the tagger (without the patch), ps, and rms jitter, ps.
-        self.delay_s = [flight_s + cable for cable in cables]
-        self.sigma_ps: Real = np.array(
-            [math.sqrt(d.jitter**2 + spread) / _FWHM * 1e12 for d in self._detectors]
-        )
-        self.delay_ps: Times = np.zeros(count, np.int64)
-        self._dead_ps = np.array([round(d.dead_time * 1e12) for d in self._detectors], np.int64)
-        self._last_ps = np.full(count, _LONG_AGO_PS, np.int64)
-        # Packed clicks (time << 6 | detector) that arrive after the block they were made in.
-        self._held: Times = np.empty(0, np.int64)
-        self._silent = True
-        #: Whether its clicks are nobody's: those of the block before somebody began to listen.
-        self.muted = False
-
-    def set_patch(self, patch_ps: int) -> None:
-        """Lengthen every delay by the same: no click may come before its own block."""
-        self.delay_ps = np.array([round(d * 1e12 + patch_ps) for d in self.delay_s], np.int64)
-
-    @property
-    def listening(self) -> bool:
-        """Whether anybody sees its clicks."""
-        return self.array.counting or (self.tagger is not None and self.tagger.recording)
-
-    def key(self) -> tuple[object, ...]:
-        """Changes whenever efficiencies or dark rates do."""
-        return (self.array.enabled, *self.array.bias_a[self._slots])
-
-    def efficiencies(self) -> Real:
-        """Efficiency of each detector at its bias now."""
-        return self._at_bias(
-            lambda bias, d: efficiency(bias, d.operating_bias, d.switching_current, d.efficiency)
-        )
-
-    def dark_rates(self) -> Real:
-        """Dark counts of each detector at its bias now, Hz."""
-        return self._at_bias(
-            lambda bias, d: dark_rate_hz(bias, d.operating_bias, d.switching_current, d.dark_rate)
-        )
-
-    def deliver(self, times: Times, detectors: npt.NDArray[Any], end_ps: int) -> None:
-        """Hand on what arrives before ``end_ps``, of these clicks and of those still on their way.
-
-        Args:
-            times: When each click reaches the tagger, in any order.
-            detectors: Which detector made it.
-            end_ps: End of the block.
-        """
-        packed = np.concatenate([self._held, (times << 6) | detectors])
-        packed.sort()
-        cut = int(np.searchsorted(packed, end_ps << 6))
-        self._held = packed[cut:].copy()
-        arrived, detector = packed[:cut] >> 6, (packed[:cut] & 63).astype(np.int16)
-        alive = filter_dead_time(arrived, detector, self._dead_ps, self._last_ps)
-        self._release(arrived[alive], detector[alive])
-        self._silent = False
-
-    def silence(self) -> None:
-        """Forget everything: nobody listens."""
-        if not self._silent:
-            self._release(np.empty(0, np.int64), np.empty(0, np.int16))
-            self._held = np.empty(0, np.int64)
-            self._last_ps[:] = _LONG_AGO_PS
-            self._silent = True
-
-    def _release(self, times: Times, detector: npt.NDArray[np.int16]) -> None:
-        if self.muted:
-            return
-        self.array.counts[self._slots] = np.bincount(detector, minlength=self.count)
-        if self.tagger is not None:
-            self.tagger.add(times, detector + np.int16(self._first_input))
-
-    def _at_bias(self, curve: Callable[[float, el.DetectorModel], float]) -> Real:
-        if not self.array.enabled:
-            return np.zeros(self.count)
-        biases = self.array.bias_a[self._slots]
-        return np.array([curve(b, d) for b, d in zip(biases, self._detectors, strict=True)])

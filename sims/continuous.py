@@ -1,120 +1,283 @@
-"""Clicks of a continuously pumped crystal.
+"""Clicks of light that is always on: pairs of a continuously pumped crystal, and lamps.
 
 Photons that no detector would see are never generated; thinning independent losses is exact for
-Poisson pairs. Cost: about 0.15 us per click, plus 0.1 ms a block (0.3 ms where a knob moved).
+Poisson pairs. Cost: about 0.1 us per click, plus 0.15 ms a block and pair of channels.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from . import elements as el
-from .arms import Arm, Outlet
+from .arms import Arm, Passed
+from .outlets import Outlet
 from .physics import polarization as pol
 from .physics.spdc import pair_rate_hz
 
-__all__ = ["ContinuousPair", "Rates"]
+__all__ = ["ContinuousLight", "ContinuousPair", "Rates", "Way", "phase_deg"]
 
 Real = npt.NDArray[np.float64]
+Times = npt.NDArray[np.int64]
+Rng = np.random.Generator
+
+_FWHM = 2 * math.sqrt(2 * math.log(2))
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way of the light from a port of a source to detectors.
+
+    Attributes:
+        arm: Its optics.
+        outlet: The detectors.
+        adds_light: Whether the light that the optics add is counted here, and not with another
+            port whose light goes the same way.
+    """
+
+    arm: Arm
+    outlet: Outlet
+    adds_light: bool = True
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What the detectors at the ends of a port's ways see, as the knobs stand, per unit.
+
+    A unit is a detector at the end of a way.
+
+    Attributes:
+        operators: Probability of a click for a photon of Stokes vector S is ``operators @ S``,
+            shape (n, 4).
+        stray: Clicks of light that the optics add, Hz, (n,).
+        delay_ps: Flight time at the beginning of the block, int64 (n,).
+        delay_rate: Its change, s/s, (n,).
+        walk: By how much a detuned photon is later, ps per metre of wavelength, (n,).
+    """
+
+    operators: Real
+    stray: Real
+    delay_ps: Times
+    delay_rate: Real
+    walk: Real
+
+
+class _Side:
+    """The ways that start at one port."""
+
+    def __init__(self, ways: Sequence[Way]) -> None:
+        self.ways = tuple(ways)
+        #: Of each unit: its way, and its detector there.
+        self.way = np.repeat(np.arange(len(ways)), [way.outlet.count for way in ways])
+        self.detector = np.concatenate(
+            [np.empty(0, np.int64), *(np.arange(way.outlet.count) for way in ways)]
+        )
+        self._rows = [pol.stokes_operators(way.arm.operators) for way in ways]
+        self._known: tuple[tuple[object, ...], tuple[Passed, ...], _Seen] | None = None
+
+    def seen(self) -> _Seen:
+        """What the detectors see now: the same object as long as nothing changes."""
+        key = tuple(way.outlet.key() for way in self.ways)
+        passed = tuple(way.arm.passed() for way in self.ways)
+        known = self._known
+        if (
+            known is None
+            or known[0] != key
+            or any(a is not b for a, b in zip(passed, known[1], strict=True))
+        ):
+            known = self._known = key, passed, self._see(passed)
+        return known[2]
+
+    def _see(self, passed: tuple[Passed, ...]) -> _Seen:
+        operators, stray = [np.empty((0, 4))], [np.empty(0)]
+        for rows, way, optics in zip(self._rows, self.ways, passed, strict=True):
+            seen = rows * way.outlet.efficiencies()[:, None]
+            operators.append(seen @ optics.stokes * optics.transmission)
+            light = np.zeros(len(rows))
+            for hz, transmission, stokes in optics.lights if way.adds_light else ():
+                light += hz * transmission * (seen @ stokes)[:, 0]
+            stray.append(light)
+        per_way = np.array(
+            [(p.delay_s, p.delay_rate, p.dispersion) for p in passed] or np.empty((0, 3))
+        )
+        delay, rate, walk = per_way[self.way].T
+        return _Seen(
+            np.concatenate(operators),
+            np.concatenate(stray),
+            np.rint(delay * 1e12).astype(np.int64),
+            rate,
+            walk * 1e12,
+        )
+
+    def add(
+        self, seen: _Seen, begin_ps: int, emitted: Real, unit: Times, rng: Rng | None = None
+    ) -> None:
+        """Hand photons on: emitted so long after the beginning of the block, ps, each to a unit."""
+        times = np.rint(emitted).astype(np.int64)
+        times += seen.delay_ps[unit] + begin_ps
+        if seen.delay_rate.any():
+            times += np.rint(emitted * seen.delay_rate[unit]).astype(np.int64)
+        if len(self.ways) == 1:
+            self.ways[0].outlet.add(times, unit, rng)
+            return
+        for w, way in enumerate(self.ways):
+            here = np.flatnonzero(self.way[unit] == w)
+            if here.size:
+                way.outlet.add(times[here], self.detector[unit[here]], rng)
+
+    def add_singles(self, seen: _Seen, rates: Real, rng: Rng, begin_ps: int, end_ps: int) -> None:
+        """Add photons without partners, at a rate per unit, Hz."""
+        span = end_ps - begin_ps
+        counts = rng.poisson(rates * (span * 1e-12))
+        emitted = rng.random(int(counts.sum())) * span
+        self.add(seen, begin_ps, emitted, np.repeat(np.arange(counts.size), counts))
 
 
 @dataclass(frozen=True)
 class Rates:
-    """Rates of clicks before dead time, as the knobs stand: a block's worth of physics, Hz."""
+    """Rates of clicks before dead time, dark counts apart, as the knobs stand, Hz.
+
+    Attributes:
+        both: Both photons of a pair, by unit of signal and idler, (n, m).
+        only: One of them alone, by unit; signal and idler.
+        stray: Fluorescence of the crystal and light of the optics, by unit; signal and idler.
+    """
 
     both: Real
     only: tuple[Real, Real]
     stray: tuple[Real, Real]
+    _seen: tuple[_Seen, _Seen]
 
 
 class ContinuousPair:
-    """A crystal with its two arms and their detectors.
+    """A continuously pumped crystal, or one pair of its wavelength channels.
 
     Args:
         model: The crystal.
+        share: Share of the pairs that are of this pair of channels.
         pump: Its pump laser.
         oven: Its oven, None where it has the temperature of perfect phase matching.
-        arms: Of signal and idler.
-        outlets: At the ends of the arms.
+        ways: Of signal and idler.
     """
 
     def __init__(
         self,
         model: el.CrystalModel,
+        share: float,
         pump: el.PumpLaser,
         oven: el.Oven | None,
-        arms: tuple[Arm, Arm],
-        outlets: tuple[Outlet, Outlet],
+        ways: tuple[Sequence[Way], Sequence[Way]],
     ) -> None:
         self._model = model
+        self._share = share
         self._pump = pump
         self._oven = oven
-        self._arms = arms
-        self.outlets = outlets
-        self._key: tuple[object, ...] | None = None
-        self._rates: Rates | None = None
+        self._sides = _Side(ways[0]), _Side(ways[1])
+        self.outlets = list(dict.fromkeys(way.outlet for side in ways for way in side))
+        self._known: tuple[tuple[float, float], Rates] | None = None
+
+    def take(self, begin_ps: int, end_ps: int) -> Rates:
+        """Rates of the block that begins."""
+        return self.rates()
 
     def rates(self) -> Rates:
         """Rates that the knobs stand for now."""
-        key = (
-            self._pump.power_w,
-            None if self._oven is None else self._oven.temperature_c,
-            *(part.key() for part in (*self._arms, *self.outlets)),
-        )
-        if self._rates is None or key != self._key:
-            self._key, self._rates = key, self._compute()
-        return self._rates
-
-    def generate(self, rates: Rates, rng: np.random.Generator, begin_ps: int, end_ps: int) -> None:
-        """Make the clicks of photons emitted in a block and deliver what arrives in it."""
-        span = end_ps - begin_ps
-        seconds = span * 1e-12
-        n_a, n_b = rates.both.shape
-        counts = rng.poisson(rates.both.ravel() * seconds)
-        emitted = rng.random(int(counts.sum())) * span
-        outcome = np.repeat(np.arange(n_a * n_b), counts)
-        for which, outlet in enumerate(self.outlets):
-            singles = rng.poisson((rates.only[which] + rates.stray[which]) * seconds)
-            alone = rng.random(int(singles.sum())) * span
-            paired = outcome // n_b if which == 0 else outcome % n_b
-            detector = np.concatenate([paired, np.repeat(np.arange(singles.size), singles)])
-            times = np.concatenate([emitted, alone])
-            times += rng.standard_normal(times.size) * outlet.sigma_ps[detector]
-            arrival = np.rint(times).astype(np.int64)
-            arrival += outlet.delay_ps[detector] + begin_ps
-            outlet.deliver(arrival, detector, end_ps)
-
-    def _compute(self) -> Rates:
         model = self._model
         temperature = model.phase_matching if self._oven is None else self._oven.temperature_c
-        power = self._pump.power_w
-        rate = pair_rate_hz(
+        key = self._pump.power_w, temperature
+        seen = self._sides[0].seen(), self._sides[1].seen()
+        known = self._known
+        if (
+            known is None
+            or known[0] != key
+            or known[1]._seen[0] is not seen[0]
+            or known[1]._seen[1] is not seen[1]
+        ):
+            known = self._known = key, self._compute(*key, seen)
+        return known[1]
+
+    def generate(self, rates: Rates, rng: Rng, begin_ps: int, end_ps: int) -> None:
+        """Make the photons emitted in a block that are detected."""
+        span = end_ps - begin_ps
+        n = rates.both.shape[1]
+        counts = rng.poisson(rates.both.ravel() * (span * 1e-12))
+        emitted = rng.random(int(counts.sum())) * span
+        outcome = np.repeat(np.arange(rates.both.size), counts)
+        units = np.divmod(outcome, n) if n else (outcome, outcome)
+        shifts = self._shifts(rates, units, rng)
+        for side, seen, unit, shift, only, stray in zip(
+            self._sides, rates._seen, units, shifts, rates.only, rates.stray, strict=True
+        ):
+            side.add(seen, begin_ps, emitted if shift is None else emitted + shift, unit, rng)
+            side.add_singles(seen, only + stray, rng, begin_ps, end_ps)
+
+    def _shifts(
+        self, rates: Rates, units: tuple[Times, Times], rng: Rng
+    ) -> tuple[Real | None, Real | None]:
+        """By how much the photons of each pair are late for its emission, ps."""
+        model, n = self._model, units[0].size
+        found: list[Real | None] = [None, None]
+        if model.coherence_time > 0:
+            # Between the two photons: which of them has it makes no difference.
+            found[0] = rng.standard_normal(n) * (model.coherence_time / _FWHM * 1e12)
+        if model.bandwidth > 0 and any(seen.walk.any() for seen in rates._seen):
+            # Energies sum to the pump's: where one photon is redder, the other is bluer.
+            detuning = rng.standard_normal(n) * (model.bandwidth / _FWHM)
+            for i, sign in enumerate((1, -1)):
+                walk = sign * detuning * rates._seen[i].walk[units[i]]
+                before = found[i]
+                found[i] = walk if before is None else before + walk
+        return found[0], found[1]
+
+    def _compute(self, power: float, temperature: float, seen: tuple[_Seen, _Seen]) -> Rates:
+        model = self._model
+        rate = self._share * pair_rate_hz(
             power, model.pair_rate, temperature, model.phase_matching, model.phase_matching_fwhm
         )
-        a, b = self._arms
-        table = pol.joint_probabilities(
-            pol.pair_state(model.visibility, phase_deg(model, temperature), model.imbalance),
-            a.jones(),
-            b.jones(),
-            a.operators,
-            b.operators,
+        state = pol.correlations(
+            pol.pair_state(model.visibility, phase_deg(model, temperature), model.imbalance)
         )
-        seen_a, seen_b = (
-            arm.transmission * outlet.efficiencies()
-            for arm, outlet in zip(self._arms, self.outlets, strict=True)
+        a, b = (one.operators for one in seen)
+        both = np.maximum(rate * (a @ state @ b.T), 0.0)
+        only = rate * (a @ state[:, 0]) - both.sum(1), rate * (b @ state[0]) - both.sum(0)
+        glow = self._share * power * model.fluorescence
+        stray = [glow * one.operators[:, 0] + one.stray for one in seen]
+        return Rates(
+            both,
+            (np.maximum(only[0], 0), np.maximum(only[1], 0)),
+            (stray[0], stray[1]),
+            seen,
         )
-        both = rate * table * np.outer(seen_a, seen_b)
-        only_a = rate * table.sum(axis=1) * seen_a - both.sum(axis=1)
-        only_b = rate * table.sum(axis=0) * seen_b - both.sum(axis=0)
-        stray = [
-            power * model.fluorescence * np.trace(arm.operators, axis1=1, axis2=2).real / 2 * seen
-            + outlet.dark_rates()
-            for arm, outlet, seen in zip(self._arms, self.outlets, (seen_a, seen_b), strict=True)
-        ]
-        return Rates(both, (np.maximum(only_a, 0), np.maximum(only_b, 0)), (stray[0], stray[1]))
+
+
+class ContinuousLight:
+    """A lamp, or a laser far below one photon per resolved time.
+
+    Args:
+        light: The source.
+        ways: Of its light.
+    """
+
+    def __init__(self, light: el.Light, ways: Sequence[Way]) -> None:
+        self._light = light
+        self._side = _Side(ways)
+        self._stokes = np.array([1.0, *light.model.polarization])
+        self.outlets = list(dict.fromkeys(way.outlet for way in ways))
+
+    def take(self, begin_ps: int, end_ps: int) -> tuple[Real, _Seen]:
+        """Clicks per second of each unit in the block that begins."""
+        seen = self._side.seen()
+        rates = self._light.rate_hz * (seen.operators @ self._stokes) + seen.stray
+        return np.maximum(rates, 0.0), seen
+
+    def generate(self, what: tuple[Real, _Seen], rng: Rng, begin_ps: int, end_ps: int) -> None:
+        """Make the photons emitted in a block that are detected."""
+        rates, seen = what
+        self._side.add_singles(seen, rates, rng, begin_ps, end_ps)
 
 
 def phase_deg(model: el.CrystalModel, temperature_c: float) -> float:

@@ -1,8 +1,10 @@
 """How the elements of a world are joined: paths of light and wires, checked and resolved.
 
-A path of light goes from an arm of a source through fibres, paddles and a memory to detectors,
-or into an input of a Bell station; a station's detectors have a path of their own. A wire goes
-from a channel of a delay generator to an input of a tagger.
+A path of light goes from a port of a source through optics to detectors, or into an input of a
+Bell station; a station's detectors have a path of their own. Several ports, joined by ``+``, may
+begin one path: their light goes the same way. Two paths may have their beginning in common, up to
+an element with several outputs. A wire goes from a channel of a delay generator to an input of a
+tagger.
 """
 
 from __future__ import annotations
@@ -23,7 +25,6 @@ __all__ = ["Detection", "Layout", "LightPath", "Location", "Wire", "WorldModel",
 
 Location = tuple[str | int, ...]
 
-ARMS = ("signal", "idler")
 SIDES = ("left", "right")
 #: Detectors of a Bell station, in order.
 STATION_OUTPUTS = ("cH", "cV", "dH", "dV")
@@ -58,12 +59,25 @@ class Detection:
 
 @dataclass(frozen=True)
 class LightPath:
-    """From an arm of a source (0 signal, 1 idler) to detectors or to a side of a station."""
+    """From a port of a source to detectors or to a side of a station.
+
+    Attributes:
+        source: The source.
+        port: Its port.
+        channel: Number of the port's wavelength channel, from 0.
+        arm: 0 for signal, 1 for idler.
+        optics: Name and port of each element on the way.
+        end: Detectors, or a station and its side.
+        first: Whether it is the first of those that go the same way.
+    """
 
     source: str
+    port: str
+    channel: int
     arm: int
-    optics: tuple[str, ...]
+    optics: tuple[tuple[str, str], ...]
     end: Detection | tuple[str, str]
+    first: bool
 
 
 @dataclass(frozen=True)
@@ -100,7 +114,7 @@ class Layout:
         stations: dict[str, Detection] = {}
         wires: list[Wire] = []
         for path in model.paths:
-            start, port = _split(path[0])
+            start, port = _beginning(path)[0]
             kind = model.elements[start].kind
             if kind == "delay_generator":
                 tagger, first = _split(path[1])
@@ -108,11 +122,15 @@ class Layout:
             elif kind == "bell_station":
                 stations[start] = _detection(model, path)
             else:
-                optics = tuple(n for n in path[1:] if _kind(model, n) in _OPTICS)
+                optics = tuple(
+                    _split(n) for n in path[1:] if _stage(model, n) in ("optic", "branch", "split")
+                )
                 name, side = _split(path[-1])
                 at_station = _kind(model, name) == "bell_station"
                 end = (name, side) if at_station else _detection(model, path)
-                light.append(LightPath(start, ARMS.index(port), optics, end))
+                for i, (source, port) in enumerate(_beginning(path)):
+                    channel, arm = _ports(model, source)[port]
+                    light.append(LightPath(source, port, channel, arm, optics, end, i == 0))
         return cls(tuple(light), stations, tuple(wires), _networks(light))
 
 
@@ -135,9 +153,12 @@ def check_layout(model: WorldModel) -> list[tuple[Location, str]]:
     used: dict[str, int] = {}
     for i, path in enumerate(model.paths):
         issues += _check_path(model, i, path)
-        for j in range(len(path)):
+        shared = max((_in_common(model, path, other) for other in model.paths[:i]), default=0)
+        for j in range(shared, len(path)):
             for thing in _taken(model, path, j):
-                if thing in used:
+                if used.get(thing) == i:
+                    issues.append((("paths", i, j), f"{thing} is twice in this path: a loop"))
+                elif thing in used:
                     issues.append(
                         (("paths", i, j), f"{thing} is already in path {used[thing] + 1}")
                     )
@@ -147,17 +168,8 @@ def check_layout(model: WorldModel) -> list[tuple[Location, str]]:
     return issues
 
 
-_OPTICS = ("fibre", "paddles", "memory", "analyzer", "splitter")
-_STAGES = {
-    "fibre": 0,
-    "paddles": 0,
-    "memory": 0,
-    "analyzer": 1,
-    "splitter": 1,
-    "snspd": 2,
-    "tagger": 3,
-    "bell_station": 4,
-}
+#: Stages in the order in which a path passes them.
+_ORDER = {"optic": 0, "branch": 0, "split": 1, "detect": 2, "tag": 3, "station": 4}
 _REFERENCES = (
     ("pump", "pump_laser"),
     ("oven", "oven"),
@@ -174,6 +186,32 @@ def _split(token: str) -> tuple[str, str]:
 def _kind(model: WorldModel, token: str) -> str:
     element = model.elements.get(_split(token)[0])
     return "" if element is None else element.kind
+
+
+def _stage(model: WorldModel, token: str) -> str:
+    element = model.elements.get(_split(token)[0])
+    return "" if element is None else element.stage
+
+
+def _beginning(path: list[str]) -> list[tuple[str, str]]:
+    """The ports that a path begins with."""
+    return [_split(token.strip()) for token in path[0].split("+")]
+
+
+def _ports(model: WorldModel, source: str) -> dict[str, tuple[int, int]]:
+    """Channel and arm of each port of a source."""
+    element = model.elements[source]
+    ports: dict[str, tuple[int, int]] = element.ports() if hasattr(element, "ports") else {}
+    return ports
+
+
+def _in_common(model: WorldModel, path: list[str], other: list[str]) -> int:
+    """How many elements two paths begin with in common, 0 unless they part at a branch."""
+    for j, (one, two) in enumerate(zip(path, other, strict=False)):
+        if one != two:
+            parts = _split(one)[0] == _split(two)[0] and _stage(model, one) == "branch"
+            return j if parts else 0
+    return 0
 
 
 def _detection(model: WorldModel, path: list[str]) -> Detection:
@@ -238,34 +276,55 @@ def _check_elements(model: WorldModel) -> Iterator[tuple[Location, str]]:
 
 
 def _check_channel(model: WorldModel, loc: Location, token: str) -> list[tuple[Location, str]]:
-    name, channel = _split(token)
+    name, _ = _split(token)
     issues = _check_reference(model, loc, name, "delay_generator")
-    if not issues and channel not in ("T0", "T1", *el.CHANNELS):
-        channels = ", ".join(("T0", "T1", *el.CHANNELS))
-        return [(loc, f"{token!r} names no channel; write for example '{name}.A' ({channels})")]
+    if not issues:
+        issues += _check_output(model, loc, token)
     return issues
+
+
+def _check_output(model: WorldModel, loc: Location, token: str) -> list[tuple[Location, str]]:
+    name, channel = _split(token)
+    known: tuple[str, ...] = getattr(model.elements[name], "outputs", ())
+    if channel in known:
+        return []
+    example = "A" if "A" in known else known[0]
+    listed = ", ".join(known)
+    return [(loc, f"{token!r} names no channel; write for example '{name}.{example}' ({listed})")]
 
 
 def _check_path(model: WorldModel, i: int, path: list[str]) -> list[tuple[Location, str]]:
     first: Location = ("paths", i, 0)
     if len(path) < 2:
         return [(("paths", i), "a path goes from a source's arm to detectors")]
-    issues = _check_reference(model, first, _split(path[0])[0])
-    if not issues and _kind(model, path[0]) not in ("spdc", "bell_station", "delay_generator"):
-        begins = "a source's arm, a bell_station or a channel of a delay generator"
-        issues.append((first, f"a path begins with {begins}, not with {path[0]!r}"))
+    issues: list[tuple[Location, str]] = []
+    for name, _ in _beginning(path):
+        issues += _check_reference(model, first, name)
+        if not issues and _stage(model, name) not in ("source", "station", "wire"):
+            begins = "a source's arm, a bell_station or a channel of a delay generator"
+            issues.append((first, f"a path begins with {begins}, not with {name!r}"))
     for j, token in enumerate(path[1:], start=1):
         issues += _check_reference(model, ("paths", i, j), _split(token)[0])
     if issues:
         return issues
-    name, port = _split(path[0])
-    kind = model.elements[name].kind
-    if kind == "delay_generator":
-        return _check_channel(model, first, path[0]) + _check_wire(model, i, path)
-    if kind == "spdc" and port not in ARMS:
-        issues.append((first, f"write {name}.signal or {name}.idler, not {path[0]!r}"))
-    if kind == "bell_station" and port:
+    name, port = _beginning(path)[0]
+    stage = _stage(model, name)
+    if len(_beginning(path)) > 1 and any(
+        _stage(model, other) != "source" for other, _ in _beginning(path)
+    ):
+        return [(first, "only ports of sources go the same way; write the others alone")]
+    if stage == "wire":
+        return _check_output(model, first, path[0]) + _check_wire(model, i, path)
+    if stage == "station" and port:
         issues.append((first, f"the path of a station's detectors begins with {name!r} alone"))
+    if stage == "source":
+        for source, port in _beginning(path):
+            ports = list(_ports(model, source))
+            if port not in ports:
+                listed = " or ".join(f"{source}.{known}" for known in ports[:2])
+                more = f", up to {source}.{ports[-1]}" if len(ports) > 2 else ""
+                token = f"{source}.{port}" if port else source
+                issues.append((first, f"write {listed}{more}, not {token!r}"))
     return issues + _check_order(model, i, path) + _check_ports(model, i, path)
 
 
@@ -278,11 +337,11 @@ def _check_wire(model: WorldModel, i: int, path: list[str]) -> list[tuple[Locati
 def _check_order(model: WorldModel, i: int, path: list[str]) -> list[tuple[Location, str]]:
     loc: Location = ("paths", i)
     kinds = [_kind(model, token) for token in path[1:]]
-    stages = [_STAGES.get(kind, -1) for kind in kinds]
+    stages = [_ORDER.get(_stage(model, token), -1) for token in path[1:]]
     if -1 in stages:
         return [(loc, f"a {kinds[stages.index(-1)]} does not stand in a path")]
     if stages != sorted(stages) or any(stages.count(s) > 1 for s in (1, 2, 3, 4)):
-        order = "fibres, paddles and memories, one analyzer or splitter, one snspd, one tagger"
+        order = "fibres, paddles and other optics, one analyzer or splitter, one snspd, one tagger"
         return [(loc, f"the order is: {order}")]
     if kinds[-1] == "bell_station":
         if len(stages) > 1 and stages[-2] > 0:
@@ -307,6 +366,12 @@ def _check_ports(model: WorldModel, i: int, path: list[str]) -> list[tuple[Locat
         if isinstance(element, el.BellStationModel):
             if port not in SIDES:
                 issues.append((loc, f"write {name}.left or {name}.right, not {token!r}"))
+        elif element.stage == "branch":
+            count_of = int(getattr(element, "branches", 0))
+            if not (port.isascii() and port.isdigit() and 1 <= int(port) <= count_of):
+                issues.append(
+                    (loc, f"name an output: {name}.1 to {name}.{count_of}, not {token!r}")
+                )
         elif not isinstance(element, (el.SnspdModel, el.TaggerModel)):
             if port:
                 issues.append((loc, f"a {element.kind} has no ports; write {name!r}"))
@@ -328,7 +393,9 @@ def _taken(model: WorldModel, path: list[str], j: int) -> list[str]:
     name, port = _split(path[j])
     kind = _kind(model, name)
     if j == 0:
-        return [] if kind == "delay_generator" else [repr(path[j])]
+        if _stage(model, name) == "wire":
+            return []
+        return [repr(".".join(filter(None, token))) for token in _beginning(path)]
     if kind in ("snspd", "tagger"):
         word = "detector" if kind == "snspd" else "input"
         first = int(port) if port.isascii() and port.isdigit() else 1
@@ -343,32 +410,17 @@ def _check_whole(model: WorldModel) -> Iterator[tuple[Location, str]]:
     crystals = {n: e for n, e in model.elements.items() if isinstance(e, el.CrystalModel)}
     for source in dict.fromkeys(path.source for path in layout.light):
         paths = [path for path in layout.light if path.source == source]
-        if len(paths) < 2:
+        crystal = crystals.get(source)
+        pulsed = crystal is not None and crystal.trigger is not None
+        if crystal is not None and not crystal.channels and len({path.arm for path in paths}) < 2:
             yield ("paths",), f"{source} has one arm only; both arms need a path"
-        pulsed = crystals[source].trigger is not None
+        if pulsed and len({path.port for path in paths}) < len(paths):
+            yield ("paths",), f"{source} is pulsed: each of its arms takes one path"
         for path in paths:
-            fibres = [model.elements[name] for name in path.optics]
-            if isinstance(path.end, tuple) and any(
-                isinstance(fibre, el.FibreModel) and fibre.dispersion_broadening > 0
-                for fibre in fibres
-            ):
-                yield (
-                    ("paths",),
-                    (
-                        f"dispersion between {source} and a station is not modelled: leave its"
-                        " dispersion_broadening out"
-                    ),
-                )
-            if isinstance(path.end, tuple) and not pulsed:
-                yield ("paths",), f"{source} meets another at a station: it needs a trigger"
-            for name in path.optics:
-                if model.elements[name].kind != "memory":
-                    continue
-                if not pulsed:
-                    yield ("paths",), f"a memory takes pulses: {source} needs a trigger"
-                if isinstance(path.end, tuple):
-                    yield ("paths",), f"the memory {name!r} has to stand before detectors"
+            yield from _check_pulses(model, path, pulsed)
     fed = [path.end for path in layout.light if isinstance(path.end, tuple)]
+    for end in {end for end in fed if fed.count(end) > 1}:
+        yield ("paths",), f"light of two sources comes to {'.'.join(end)}; one is what it takes"
     for station in {name for name, _ in fed} | layout.stations.keys():
         if station not in layout.stations:
             yield ("paths",), f"the detectors of {station!r} need a path: [{station}, ...]"
@@ -381,3 +433,44 @@ def _check_whole(model: WorldModel) -> Iterator[tuple[Location, str]]:
         for key in ("schmidt_number", "pulse_width"):
             if len({getattr(crystals[source], key) for source in network}) > 1:
                 yield ("paths",), f"{' and '.join(network)} interfere: they need the same {key}"
+    yield from _check_detectors(model)
+
+
+def _check_pulses(
+    model: WorldModel, path: LightPath, pulsed: bool
+) -> Iterator[tuple[Location, str]]:
+    """What only pulsed light can do, and what it cannot."""
+    optics = [(name, model.elements[name]) for name, _ in path.optics]
+    at_station = isinstance(path.end, tuple)
+    if at_station and not pulsed:
+        yield ("paths",), f"{path.source} meets another at a station: it needs a trigger"
+    for name, one in optics:
+        if isinstance(one, el.FibreModel) and one.dispersion and at_station:
+            yield (
+                ("elements", name, "dispersion"),
+                f"is not modelled between {path.source} and a station: leave it out",
+            )
+        if isinstance(one, el.MemoryModel) and not pulsed:
+            yield ("paths",), f"a memory takes pulses: {path.source} needs a trigger"
+        if isinstance(one, el.MemoryModel) and at_station:
+            yield ("paths",), f"the memory {name!r} has to stand before detectors"
+
+
+def _check_detectors(model: WorldModel) -> Iterator[tuple[Location, str]]:
+    """Every detector is at the end of a path."""
+    used: set[tuple[str, int]] = set()
+    for path in model.paths:
+        for token in path[1:]:
+            if _stage(model, token) == "detect":
+                end = _detection(model, path)
+                count = outputs(model, path)[1]
+                used |= {(end.array, end.detector + n) for n in range(count)}
+    for name, element in model.elements.items():
+        if isinstance(element, el.SnspdModel):
+            for n in range(len(element.detectors)):
+                if (name, n) not in used:
+                    yield (
+                        ("elements", name, "detectors", n),
+                        f"no path ends at detector {n + 1} of {name!r}; leave it out, or add a path"
+                        f" to '{name}.{n + 1}'",
+                    )

@@ -17,9 +17,11 @@ import numpy as np
 import numpy.typing as npt
 
 from . import elements as el
-from .arms import Arm, Outlet
+from .arms import Arm
 from .continuous import phase_deg
+from .outlets import Outlet
 from .physics import memory
+from .physics import polarization as pol
 from .physics.pulsed_pairs import (
     ClickStatistics,
     PairPulse,
@@ -89,8 +91,8 @@ class _Optics:
         self.units: list[_Unit] = []
         self._groups: list[tuple[Any, ...]] = []
         self.efficiencies = [outlet.efficiencies() for outlet in network.outlets]
-        self.dark_rates = [outlet.dark_rates() for outlet in network.outlets]
-        jones = [[arm.jones() * math.sqrt(arm.transmission) for arm in s.arms] for s in sources]
+        passed = [[arm.passed() for arm in source.arms] for source in sources]
+        jones = [[p.jones * math.sqrt(p.transmission) for p in both] for both in passed]
         for s, source in enumerate(sources):
             for a, arm in enumerate(source.arms):
                 place = network.places.get((s, a))
@@ -244,7 +246,7 @@ class PulsedNetwork:
         #: comes before a plain echo. One that empties a recalled spin wave on its way out is not.
         self.ahead_ps = max(
             (
-                math.ceil(sources[s].arms[a].flight_to_memory_s * 1e12) + comb.echo_time_ps
+                math.ceil(sources[s].arms[a].passed().delay_to_memory_s * 1e12) + comb.echo_time_ps
                 for (s, a), comb in self._combs.items()
             ),
             default=0,
@@ -299,35 +301,21 @@ class PulsedNetwork:
 
     def generate(self, block: _Block, rng: np.random.Generator, begin_ps: int, end_ps: int) -> None:
         """Make the clicks of the block's pulses, and deliver what arrives in it."""
-        found: list[list[tuple[Times, npt.NDArray[np.int64]]]] = [[] for _ in self.outlets]
         for pulses in block.pulses:
-            self._click(block, pulses, rng, found)
+            self._click(block, pulses, rng)
         for key, recalls in block.recalls_ps.items():
-            found[self.places[key]].append(self._noise(key, recalls, block.optics, rng))
-        seconds = (end_ps - begin_ps) * 1e-12
-        for place, outlet in enumerate(self.outlets):
-            dark = rng.poisson(block.optics.dark_rates[place] * seconds)
-            times = begin_ps + rng.integers(0, end_ps - begin_ps, int(dark.sum()))
-            found[place].append((times, np.repeat(np.arange(dark.size), dark)))
-            outlet.deliver(
-                np.concatenate([part[0] for part in found[place]]),
-                np.concatenate([part[1] for part in found[place]]),
-                end_ps,
-            )
+            self._add_noise(key, recalls, block.optics, rng)
+        for (s, a), place in self.places.items():
+            self._add_light(block.optics, s, a, place, rng, begin_ps, end_ps)
 
-    def _click(
-        self,
-        block: _Block,
-        pulses: _Pulses,
-        rng: np.random.Generator,
-        found: list[list[tuple[Times, npt.NDArray[np.int64]]]],
-    ) -> None:
-        """Add the clicks of pulses to those found at each outlet."""
+    def _click(self, block: _Block, pulses: _Pulses, rng: np.random.Generator) -> None:
+        """Add the clicks of pulses."""
         masks, rows = self._patterns(block, pulses, rng)
         emission = {
             s: times[rows] + np.rint(rng.standard_normal(rows.size) * self._sigma_ps).astype(int)
             for s, times in pulses.times_ps.items()
         }
+        detuning = rng.standard_normal(rows.size) if self._disperses() else np.zeros(0)
         for u, unit in enumerate(block.optics.units):
             hit = np.flatnonzero((masks >> np.uint64(u)) & np.uint64(1))
             if not hit.size:
@@ -336,16 +324,27 @@ class PulsedNetwork:
             if unit.source is None:
                 times = self._at_station(unit.outlet, emission, hit, rng)
             else:
-                times = emission[unit.source][hit]
+                assert unit.arm is not None
+                times = emission[unit.source][hit] + self._flight_ps(unit.source, unit.arm)
                 if unit.recalled:
-                    assert unit.arm is not None
-                    times = times + pulses.fates[unit.source, unit.arm].delay_ps[rows[hit]]
-            jitter = rng.standard_normal(hit.size) * outlet.sigma_ps[unit.detector]
-            arrival = times + outlet.delay_ps[unit.detector] + np.rint(jitter).astype(np.int64)
-            found[unit.outlet].append((arrival, np.full(hit.size, unit.detector)))
+                    times += pulses.fates[unit.source, unit.arm].delay_ps[rows[hit]]
+                if detuning.size:
+                    # Energies sum to the pump's: where one photon is redder, the other is bluer.
+                    walk = self._walk_ps(unit.source, unit.arm) * (1 - 2 * unit.arm)
+                    times += np.rint(walk * detuning[hit]).astype(np.int64)
+            outlet.add(times, np.full(hit.size, unit.detector), rng)
+
+    def _walk_ps(self, source: int, arm: int) -> float:
+        """Rms delay by which an arm's dispersion spreads photons."""
+        optics = self.sources[source].arms[arm].passed()
+        return optics.dispersion * self.sources[source].crystal.bandwidth / _FWHM * 1e12
+
+    def _disperses(self) -> bool:
+        return any(self._walk_ps(s, a) for s, a in self.places)
 
     def _optics_now(self) -> _Optics:
-        arms = [arm.key() for source in self.sources for arm in source.arms]
+        passed = [arm.passed() for source in self.sources for arm in source.arms]
+        arms = [(optics.transmission, optics.jones.tobytes()) for optics in passed]
         key = (*arms, *(outlet.key() for outlet in self.outlets))
         if self._optics is None or self._optics[0] != key:
             self._optics = key, _Optics(self)
@@ -398,13 +397,15 @@ class PulsedNetwork:
 
     def _gap_ps(self, station: int) -> int:
         """How much later source 1 has to emit than source 0, to meet its light."""
-        flights = {}
-        for s, a in self.stations[station].inputs.values():
-            flights[s] = round(self.sources[s].arms[a].flight_s * 1e12)
+        flights = {s: self._flight_ps(s, a) for s, a in self.stations[station].inputs.values()}
         return flights[0] - flights[1]
 
+    def _flight_ps(self, source: int, arm: int) -> int:
+        """From the source to the end of an arm."""
+        return round(self.sources[source].arms[arm].passed().delay_s * 1e12)
+
     def _fates(self, emitted_ps: Times, key: tuple[int, int]) -> memory.Fates:
-        flight = round(self.sources[key[0]].arms[key[1]].flight_to_memory_s * 1e12)
+        flight = round(self.sources[key[0]].arms[key[1]].passed().delay_to_memory_s * 1e12)
         return memory.fates(emitted_ps + flight, self._cycles[key], self._combs[key])
 
     def _patterns(
@@ -443,8 +444,8 @@ class PulsedNetwork:
     def _gaps(self, station: Station, pulses: _Pulses) -> Times:
         """By how much the left light is later at a station."""
         (s, a), (t, b) = station.inputs["left"], station.inputs["right"]
-        flight = self.sources[s].arms[a].flight_s - self.sources[t].arms[b].flight_s
-        return pulses.times_ps[s] - pulses.times_ps[t] + round(flight * 1e12)
+        flight = self._flight_ps(s, a) - self._flight_ps(t, b)
+        return pulses.times_ps[s] - pulses.times_ps[t] + flight
 
     def _at_station(
         self, place: int, emission: dict[int, Times], hit: Times, rng: np.random.Generator
@@ -452,7 +453,7 @@ class PulsedNetwork:
         """When the light of a click came to a station: with either of the pulses that met there."""
         station = self.stations[self.station_places.index(place)]
         arrivals = [
-            emission[s][hit] + round(self.sources[s].arms[a].flight_s * 1e12)
+            emission[s][hit] + self._flight_ps(s, a)
             for s, a in station.inputs.values()
             if s in emission
         ]
@@ -461,24 +462,43 @@ class PulsedNetwork:
         found: Times = np.where(rng.random(hit.size) < 0.5, arrivals[0], arrivals[1])
         return found
 
-    def _noise(
+    def _add_noise(
         self, key: tuple[int, int], recalls: Times, optics: _Optics, rng: np.random.Generator
-    ) -> tuple[Times, npt.NDArray[np.int64]]:
-        """Clicks of the light that recall pulses add, after the memory."""
+    ) -> None:
+        """Add clicks of the light that recall pulses make, after the memory."""
         arm = self.sources[key[0]].arms[key[1]]
-        place = self.places[key]
-        outlet, model = self.outlets[place], arm.memory
+        place, passed, model = self.places[key], arm.passed(), arm.memory
         assert model is not None
         photons = model.noise * model.echo_time / model.mode_duration
         share = np.trace(arm.operators, axis1=1, axis2=2).real / 2 * optics.efficiencies[place]
-        mean = photons * arm.transmission_after_memory * share
-        counts = rng.poisson(mean * recalls.size)
+        counts = rng.poisson(photons * passed.transmission_after_memory * share * recalls.size)
         total = int(counts.sum())
-        detector = np.repeat(np.arange(counts.size), counts)
-        after = rng.random(total) * model.echo_time * 1e12 - arm.flight_to_memory_s * 1e12
-        after += rng.standard_normal(total) * outlet.sigma_ps[detector]
-        times = recalls[rng.integers(0, max(1, recalls.size), total)] if total else recalls[:0]
-        return times + np.rint(after).astype(np.int64) + outlet.delay_ps[detector], detector
+        if not total:
+            return
+        times = recalls[rng.integers(0, recalls.size, total)]
+        times += rng.integers(0, round(model.echo_time * 1e12), total)
+        times += round((passed.delay_s - passed.delay_to_memory_s) * 1e12)
+        self.outlets[place].add(times, np.repeat(np.arange(counts.size), counts), rng)
+
+    def _add_light(
+        self,
+        optics: _Optics,
+        source: int,
+        arm: int,
+        place: int,
+        rng: np.random.Generator,
+        begin_ps: int,
+        end_ps: int,
+    ) -> None:
+        """Add clicks of the light that optics of an arm add at all times."""
+        passed = self.sources[source].arms[arm].passed()
+        seen = pol.stokes_operators(self.sources[source].arms[arm].operators)
+        seen = seen * optics.efficiencies[place][:, None]
+        for hz, transmission, stokes in passed.lights:
+            rates = hz * transmission * (seen @ stokes)[:, 0]
+            counts = rng.poisson(rates * ((end_ps - begin_ps) * 1e-12))
+            times = rng.integers(begin_ps, end_ps, int(counts.sum()))
+            self.outlets[place].add(times, np.repeat(np.arange(counts.size), counts))
 
 
 def _no_cycles() -> memory.Cycles:

@@ -8,17 +8,19 @@ by (seed, element, block).
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, TypeVar, cast
+from typing import Any, Protocol, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from ..instruments import ConfigError
 from . import elements as el
-from .arms import Arm, Outlet, cable_delays_s
-from .continuous import ContinuousPair, Rates
+from .arms import Arm
+from .continuous import ContinuousLight, ContinuousPair, Rates, Way
 from .layout import STATION_OUTPUTS, Detection, Layout, LightPath, Wire, WorldModel, check_layout
+from .outlets import Outlet, cable_delays_s
 from .pulsed import PulsedNetwork, PulsedSource, Station
 
 __all__ = ["BLOCK_PS", "World", "WorldModel", "check_layout"]
@@ -51,16 +53,32 @@ class _Wired:
             self._tagger.add(times[:cut], np.full(cut, self._wire.input, np.int16))
 
 
-@dataclass
-class _Running:
-    """A source, or several that meet, with what it needs from block to block."""
+class _Engine(Protocol):
+    """What makes the photons of a source, or of several that meet."""
 
-    key: npt.NDArray[np.uint64]
-    engine: ContinuousPair | PulsedNetwork
+    outlets: list[Outlet]
+
+    def take(self, begin_ps: int, end_ps: int) -> Any:
+        """Note what the knobs stand for in the block that begins, and return it."""
+        ...
+
+    def generate(self, what: Any, rng: np.random.Generator, begin_ps: int, end_ps: int) -> None:
+        """Hand the outlets what is detected of a block's photons."""
+        ...
+
+
+@dataclass
+class _Group:
+    """Engines whose light ends on common detectors, with what they need from block to block."""
+
+    engines: list[_Engine]
+    outlets: list[Outlet]
+    keys: list[npt.NDArray[np.uint64]]
+    """Of the random draws of each engine, then of each outlet."""
     generated_to: int = -1
     """End of the last block whose clicks were made."""
-    before: Any = None
-    """What the engine knew of the block before this one, for its warm-up."""
+    before: tuple[list[Any], list[Any]] | None = None
+    """What engines and outlets knew of the block before this one, for its warm-up."""
 
 
 class World:
@@ -89,6 +107,11 @@ class World:
         self._warm = self._all(el.PumpLaser) + self._all(el.Oven)
         self._generators = self._all(el.DelayGenerator)
         self._taggers = self._all(el.TaggerInputs)
+        self._drifting = [
+            (_philox_key(seed, name), round(element.step_s * 1e12), element)
+            for name, element in self.elements.items()
+            if isinstance(element, el.Drifting) and element.drifts
+        ]
         layout = Layout.of(model)
         self._wires = [
             _Wired(
@@ -96,67 +119,78 @@ class World:
             )
             for w in layout.wires
         ]
-        self._running = {
-            "+".join(sources): _Running(
-                _philox_key(seed, "+".join(sources)), self._engine(layout, sources)
-            )
-            for sources in layout.networks
-        }
-        self._fibres = {
-            _philox_key(seed, name).tobytes(): element
-            for name, element in self.elements.items()
-            if isinstance(element, el.Fibre) and element.model.drift_time is not None
-        }
+        self._outlets: dict[Detection, Outlet] = {}
+        self._engines = dict(self._make_engines(layout))
+        self._groups = self._group()
         self._set_patch()
 
     def run_block(self) -> None:
         """Advance one block: temperatures and triggers, then the clicks of those who listen."""
         begin, end = self.now_ps, self.now_ps + BLOCK_PS
         self._step(begin, end)
-        for running in self._running.values():
-            engine = running.engine
-            now = engine.rates() if isinstance(engine, ContinuousPair) else engine.take(begin, end)
-            if any(outlet.listening for outlet in engine.outlets):
-                first = running.before is None and isinstance(engine, PulsedNetwork)
-                if running.generated_to < begin and not first:
+        for group in self._groups:
+            now = (
+                [engine.take(begin, end) for engine in group.engines],
+                [outlet.dark_rates() for outlet in group.outlets],
+            )
+            if any(outlet.listening for outlet in group.outlets):
+                if group.generated_to < begin:
                     # Clicks on their way and dead detectors come from the block before.
-                    self._generate(running, running.before or now, begin - BLOCK_PS, muted=True)
-                self._generate(running, now, begin)
-                running.generated_to = end
+                    self._generate(group, group.before or now, begin - BLOCK_PS, muted=True)
+                self._generate(group, now, begin)
+                group.generated_to = end
             else:
-                for outlet in engine.outlets:
+                for outlet in group.outlets:
                     outlet.silence()
-            running.before = now
+            group.before = now
         for wire in self._wires:
             wire.run(begin, end)
         for tagger in self._taggers:
             tagger.end_block()
         self.now_ps = end
 
-    def mean_rates(self, crystal: str) -> Rates:
-        """Return the rates before dead time that the knobs stand for now (tests, rehearsal)."""
-        engine = self._running[crystal].engine
+    @property
+    def outlets(self) -> tuple[Outlet, ...]:
+        """Every group of detectors that a path ends at."""
+        return tuple(self._outlets.values())
+
+    def mean_rates(self, crystal: str, channel: int = 1) -> Rates:
+        """Return the rates before dead time that the knobs stand for now (tests, rehearsal).
+
+        Args:
+            crystal: A continuously pumped crystal.
+            channel: Which pair of its wavelength channels, from 1.
+        """
+        engine = self._engines[crystal if channel == 1 else f"{crystal}.{channel}"]
         assert isinstance(engine, ContinuousPair)
         return engine.rates()
 
-    def _generate(self, running: _Running, what: Any, begin: int, muted: bool = False) -> None:
+    def _generate(
+        self, group: _Group, what: tuple[list[Any], list[Any]], begin: int, muted: bool = False
+    ) -> None:
         block = begin // BLOCK_PS + 1  # the warm-up of the first block is block 0
-        rng = np.random.Generator(np.random.Philox(key=running.key, counter=[0, 0, 0, block]))
-        for outlet in running.engine.outlets:
+        counter = [0, 0, 0, block]
+        rngs = [
+            np.random.Generator(np.random.Philox(key=key, counter=counter)) for key in group.keys
+        ]
+        end = begin + BLOCK_PS
+        engines = len(group.engines)
+        for engine, known, rng in zip(group.engines, what[0], rngs[:engines], strict=True):
+            if begin >= 0 or not isinstance(engine, PulsedNetwork):
+                engine.generate(known, rng, begin, end)
+        for outlet, dark, rng in zip(group.outlets, what[1], rngs[engines:], strict=True):
             outlet.muted = muted
-        running.engine.generate(what, rng, begin, begin + BLOCK_PS)
+            outlet.finish(dark, rng, begin, end)
 
     def _step(self, begin: int, end: int) -> None:
         for warm in self._warm:
             warm.step(BLOCK_PS * 1e-12)
         for generator in self._generators:
             generator.edges(begin, end)
-        step_ps = round(el.Fibre.STEP_S * 1e12)
-        if begin % step_ps == 0:
-            for key, fibre in self._fibres.items():
-                counter = [0, 0, 0, begin // step_ps]
-                philox = np.random.Philox(key=np.frombuffer(key, np.uint64), counter=counter)
-                fibre.step(np.random.Generator(philox))
+        for key, step_ps, element in self._drifting:
+            if begin % step_ps == 0:
+                philox = np.random.Philox(key=key, counter=[0, 0, 0, begin // step_ps])
+                element.step(np.random.Generator(philox), begin * 1e-12)
 
     def _get(self, name: str, kind: type[_Element]) -> _Element:
         element = self.elements[name]
@@ -166,36 +200,72 @@ class World:
     def _all(self, kind: type[_Element]) -> list[_Element]:
         return [element for element in self.elements.values() if isinstance(element, kind)]
 
-    def _engine(self, layout: Layout, sources: tuple[str, ...]) -> ContinuousPair | PulsedNetwork:
+    def _make_engines(self, layout: Layout) -> Iterator[tuple[str, _Engine]]:
+        for sources in layout.networks:
+            models = [self.model.elements[source] for source in sources]
+            if isinstance(models[0], el.CrystalModel) and models[0].trigger is not None:
+                yield "+".join(sources), self._pulsed(layout, sources)
+                continue
+            [name], [model] = sources, models
+            paths = [path for path in layout.light if path.source == name]
+            if isinstance(model, el.LightModel):
+                ways = [self._way(path) for path in paths]
+                yield name, ContinuousLight(self._get(name, el.Light), ways)
+            elif isinstance(model, el.CrystalModel):
+                for channel, share in enumerate(model.channels or (1.0,)):
+                    here = [path for path in paths if path.channel == channel]
+                    signal, idler = (
+                        [self._way(path, model.bandwidth) for path in here if path.arm == arm]
+                        for arm in (0, 1)
+                    )
+                    if here:
+                        label = name if channel == 0 else f"{name}.{channel + 1}"
+                        pump, oven = self._pump(model)
+                        yield label, ContinuousPair(model, share, pump, oven, (signal, idler))
+
+    def _group(self) -> list[_Group]:
+        """Put engines with common outlets together, and what no engine reaches alone."""
+        members: list[tuple[dict[str, _Engine], list[Outlet]]] = []
+        for name, engine in self._engines.items():
+            touched = [m for m in members if any(o in m[1] for o in engine.outlets)]
+            together: tuple[dict[str, _Engine], list[Outlet]] = {}, []
+            for engines, outlets in (*touched, ({name: engine}, engine.outlets)):
+                together[0].update(engines)
+                together[1].extend(o for o in outlets if o not in together[1])
+            members = [m for m in members if m not in touched] + [together]
+        return [
+            _Group(
+                list(engines.values()),
+                outlets,
+                [_philox_key(self.seed, name) for name in engines]
+                + [_philox_key(self.seed, outlet.name) for outlet in outlets],
+            )
+            for engines, outlets in members
+        ]
+
+    def _pulsed(self, layout: Layout, sources: tuple[str, ...]) -> PulsedNetwork:
         crystals = [cast(el.CrystalModel, self.model.elements[source]) for source in sources]
         paths = [
             [next(p for p in layout.light if (p.source, p.arm) == (s, arm)) for arm in (0, 1)]
             for s in sources
         ]
-        arms = [[Arm(self.model, self.elements, p.optics) for p in both] for both in paths]
-        if crystals[0].trigger is None:
-            # The pair's own correlation time widens the peak once; it is put on the signal arm.
-            outlets = [
-                self._outlet(path, arm, crystals[0].coherence_time ** 2 * (path.arm == 0))
-                for path, arm in zip(paths[0], arms[0], strict=True)
-            ]
-            pump, oven = self._pump(crystals[0])
-            return ContinuousPair(
-                crystals[0], pump, oven, (arms[0][0], arms[0][1]), (outlets[0], outlets[1])
-            )
         members: list[PulsedSource] = []
         stations: dict[str, Station] = {}
-        for s, (crystal, both, optics) in enumerate(zip(crystals, paths, arms, strict=True)):
+        for s, (crystal, both) in enumerate(zip(crystals, paths, strict=True)):
+            optics = [Arm(self.model, self.elements, p.optics, crystal.bandwidth) for p in both]
             pump, oven = self._pump(crystal)
             generator, _, channel = cast(str, crystal.trigger).partition(".")
             ends: list[Outlet | None] = []
             for path, arm in zip(both, optics, strict=True):
                 if isinstance(path.end, Detection):
-                    ends.append(self._outlet(path, arm, 0.0))
+                    ends.append(self._outlet(path.end, len(arm.operators)))
                     continue
                 name, side = path.end
-                station = stations.setdefault(name, self._station(name, layout.stations[name]))
-                station.inputs[side] = (s, path.arm)
+                if name not in stations:
+                    model = cast(el.BellStationModel, self.model.elements[name])
+                    outlet = self._outlet(layout.stations[name], len(STATION_OUTPUTS))
+                    stations[name] = Station(model, outlet)
+                stations[name].inputs[side] = (s, path.arm)
                 ends.append(None)
             memories = [
                 None if arm.memory is None else self._get(arm.memory.sequencer, el.DelayGenerator)
@@ -219,22 +289,21 @@ class World:
         oven = None if crystal.oven is None else self._get(crystal.oven, el.Oven)
         return self._get(crystal.pump, el.PumpLaser), oven
 
-    def _outlet(self, path: LightPath, arm: Arm, spread: float) -> Outlet:
+    def _way(self, path: LightPath, bandwidth_m: float = 0.0) -> Way:
         assert isinstance(path.end, Detection)
-        count = len(arm.operators)
-        return Outlet(path.end, self.elements, count, arm.flight_s, arm.spread + spread)
+        arm = Arm(self.model, self.elements, path.optics, bandwidth_m)
+        return Way(arm, self._outlet(path.end, len(arm.operators)), path.first)
 
-    def _station(self, name: str, detection: Detection) -> Station:
-        model = cast(el.BellStationModel, self.model.elements[name])
-        outlet = Outlet(detection, self.elements, len(STATION_OUTPUTS), 0.0, 0.0)
-        return Station(model, outlet)
+    def _outlet(self, end: Detection, count: int) -> Outlet:
+        if end not in self._outlets:
+            self._outlets[end] = Outlet(end, self.elements, count)
+        return self._outlets[end]
 
     def _set_patch(self) -> None:
         """Let every click and every wired edge take the same detour, long enough for all."""
-        engines = [running.engine for running in self._running.values()]
-        outlets = [outlet for engine in engines for outlet in engine.outlets]
+        outlets = list(self._outlets.values())
         sigma = max((float(outlet.sigma_ps.max()) for outlet in outlets), default=0.0)
-        pulsed = [engine for engine in engines if isinstance(engine, PulsedNetwork)]
+        pulsed = [engine for engine in self._engines.values() if isinstance(engine, PulsedNetwork)]
         early = max((engine.spread_ps for engine in pulsed), default=0)
         patch = max(_PATCH_PS, 8 * sigma) + 2 * early
         ahead = max((engine.ahead_ps for engine in pulsed), default=0)

@@ -684,7 +684,7 @@ def test_the_metro_bench_has_the_rates_its_world_file_promises() -> None:
     assert rates.both.sum() == pytest.approx(1e7 * 0.10 * 0.05, rel=1e-4)
     assert rates.both.sum() + rates.only[0].sum() == pytest.approx(1e6, rel=1e-4)
     assert rates.both.sum() + rates.only[1].sum() == pytest.approx(5e5, rel=1e-4)
-    assert [side.sum() for side in rates.stray] == pytest.approx([300, 300], rel=1e-9)
+    assert [out.dark_rates().sum() for out in world.outlets] == pytest.approx([300, 300], rel=1e-9)
 
 
 def test_the_metro_benchs_paddles_undo_its_fibres() -> None:

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from .base import Drifting, Optic, Passage
+from .base import Branching, Drifting, Optic, Passage
 from .controllers import (
     LiquidCrystals,
     LiquidCrystalsModel,
@@ -30,8 +30,11 @@ from .delay_generator import (
 from .detectors import DetectorModel, SnspdArray, SnspdModel
 from .fibre import Fibre, FibreModel
 from .memory import MemoryModel
+from .sequencer import PulseSequencer, PulseSequencerModel
 from .sources import (
     CrystalModel,
+    Light,
+    LightModel,
     Oven,
     OvenModel,
     PowerMeterHead,
@@ -39,7 +42,13 @@ from .sources import (
     PumpLaser,
     PumpLaserModel,
 )
-from .splitting import AnalyzerModel, BellStationModel, SplitterModel
+from .splitting import (
+    AnalyzerModel,
+    BellStationModel,
+    Coupler,
+    CouplerModel,
+    SplitterModel,
+)
 from .tagger import TaggerInputs, TaggerModel
 
 __all__ = [
@@ -47,6 +56,9 @@ __all__ = [
     "MAKERS",
     "AnalyzerModel",
     "BellStationModel",
+    "Branching",
+    "Coupler",
+    "CouplerModel",
     "CrystalModel",
     "DelayGenerator",
     "DelayGeneratorModel",
@@ -56,6 +68,8 @@ __all__ = [
     "ElementModel",
     "Fibre",
     "FibreModel",
+    "Light",
+    "LightModel",
     "LiquidCrystals",
     "LiquidCrystalsModel",
     "MemoryModel",
@@ -67,6 +81,8 @@ __all__ = [
     "Passage",
     "PowerMeterHead",
     "PowerMeterModel",
+    "PulseSequencer",
+    "PulseSequencerModel",
     "PumpLaser",
     "PumpLaserModel",
     "SnspdArray",
@@ -84,17 +100,20 @@ ElementModel = Annotated[
     | OvenModel
     | PowerMeterModel
     | CrystalModel
+    | LightModel
     | FibreModel
     | PaddlesModel
     | SqueezersModel
     | LiquidCrystalsModel
     | AnalyzerModel
     | SplitterModel
+    | CouplerModel
     | BellStationModel
     | MemoryModel
     | SnspdModel
     | TaggerModel
-    | DelayGeneratorModel,
+    | DelayGeneratorModel
+    | PulseSequencerModel,
     Field(discriminator="kind"),
 ]
 
@@ -102,6 +121,8 @@ ElementModel = Annotated[
 MAKERS: dict[type, Callable[[Any], object]] = {
     PumpLaserModel: PumpLaser,
     OvenModel: Oven,
+    LightModel: Light,
+    CouplerModel: Coupler,
     FibreModel: Fibre,
     PaddlesModel: Paddles,
     SqueezersModel: Squeezers,
@@ -109,4 +130,5 @@ MAKERS: dict[type, Callable[[Any], object]] = {
     SnspdModel: SnspdArray,
     TaggerModel: TaggerInputs,
     DelayGeneratorModel: DelayGenerator,
+    PulseSequencerModel: PulseSequencer,
 }

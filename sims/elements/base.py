@@ -35,8 +35,9 @@ Rate = Annotated[float, Unit("Hz"), Field(ge=0)]
 Degrees = Annotated[float, Unit("deg")]
 Celsius = Annotated[float, Unit("degC")]
 
-#: Where an element stands in a path: at its beginning, then any optics, ``branch`` among
-#: them where paths part, one that splits the light, one kind of detectors, one tagger; ``apart`` is what no path passes.
+#: Where an element stands in a path: at its beginning, then any optics, a ``branch`` among them
+#: where paths part, one that splits the light, one kind of detectors, one tagger. ``wire`` gives
+#: edges to a tagger; ``apart`` is what no path passes.
 Stage = Literal["source", "optic", "branch", "split", "detect", "tag", "station", "wire", "apart"]
 
 

@@ -35,6 +35,8 @@ class DelayGeneratorModel(Model):
     """
 
     stage: ClassVar[Stage] = "wire"
+    #: Channels that a wire may begin at.
+    outputs: ClassVar[tuple[str, ...]] = ("T0", "T1", *CHANNELS)
     kind: Literal["delay_generator"]
     line_frequency: Annotated[float, Unit("Hz"), Field(gt=0)] = 50.0
     """Frequency of the mains, for triggers from the line."""

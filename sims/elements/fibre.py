@@ -2,45 +2,160 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, ClassVar, Literal
 
 import numpy as np
+import numpy.typing as npt
 from pydantic import Field
 
 from ...instruments import Unit
-from ..physics.polarization import drift_step, rotation
-from .base import Degrees, Model, Seconds, Stage
+from ..physics import fibre as physics
+from ..physics import polarization as pol
+from .base import Degrees, Model, Passage, Stage
+
+Metres = Annotated[float, Unit("m"), Field(gt=0)]
+
+
+class ClassicalChannel(Model):
+    """Data traffic in the same fibre, at another wavelength."""
+
+    wavelength: Annotated[float, Unit("m"), Field(ge=1e-6, le=2e-6)]
+    power: Annotated[float, Unit("dBm"), Field(ge=-100, le=40)]
+    """What is launched into the fibre."""
+    direction: Literal["forward", "backward"] = "forward"
+    """With the quantum light or against it."""
+    isolation: Annotated[float, Unit("dB"), Field(ge=0)] = 100.0
+    """By how much the quantum channel's filter holds this one back, where both go forward."""
 
 
 class FibreModel(Model):
-    """Fibre: loss, group delay, dispersion and a fixed rotation of polarization."""
+    """Fibre: loss, delay, dispersion, polarization, their drifts, and light from other channels."""
 
     stage: ClassVar[Stage] = "optic"
     kind: Literal["fibre"]
     length: Annotated[float, Unit("m"), Field(ge=0, le=1e9)] = 0.0
     attenuation: Annotated[float, Unit("dB/km"), Field(ge=0)] = 0.2
     loss: Annotated[float, Unit("dB"), Field(ge=0)] = 0.0
-    """Loss besides the attenuation: coupling, connectors, filters."""
+    """Loss besides the attenuation, at the end: coupling, connectors, filters."""
     group_index: Annotated[float, Unit("1"), Field(gt=0)] = 1.468
-    dispersion_broadening: Seconds = 0.0
-    """FWHM that chromatic dispersion adds to the arrival time."""
+    dispersion: Annotated[float, Unit("s/m2"), Field(ge=-1e-2, le=1e-2)] = 0.0
+    """Chromatic dispersion: 17 ps/nm/km in standard fibre at 1550 nm; below 0 it compensates."""
+    pmd: Annotated[float, Unit("s/sqrt(m)"), Field(ge=0, le=1e-10)] = 0.0
+    """Mean differential group delay of the two polarizations: 0.05-0.1 ps/sqrt(km)."""
     rotation: tuple[Degrees, Degrees, Degrees] = (0.0, 0.0, 0.0)
     """Rotation on the Poincare sphere: vector along (S1, S2, S3) whose length is the angle."""
     drift_time: Annotated[float, Unit("s"), Field(gt=0)] | None = None
-    """The rotation walks at random: time in which the state forgets where it was, to 1/e."""
+    """Rotation and PMD walk at random: time in which they forget where they were, to 1/e."""
+    daily_swing: Annotated[float, Unit("K"), Field(ge=0, le=200)] = 0.0
+    """Temperature of the fibre: the day's highest less the day's lowest."""
+    temperature_walk: Annotated[float, Unit("K"), Field(ge=0, le=200)] = 0.0
+    """Random walk of the temperature: rms change in an hour."""
+    thermal_delay: Annotated[float, Unit("s/m/K")] = 40e-15
+    """Delay per length and temperature: about 40 ps/km/K, less in hollow fibre."""
+    thermal_rotation: tuple[Degrees, Degrees, Degrees] = (0.0, 0.0, 0.0)
+    """Rotation per kelvin, before the other; as ``rotation``."""
+    wavelength: Metres = 1550e-9
+    """Of the quantum light; matters beside classical channels."""
+    filter_width: Metres = 0.8e-9
+    """Of the filter that the quantum light passes at the end."""
+    raman: Annotated[float, Unit("1/m2"), Field(ge=0)] = 2.6e-3
+    """Raman scattering of a channel 1 THz to the blue: 1e-9 to 5e-9 /km/nm."""
+    classical_channels: tuple[ClassicalChannel, ...] = ()
 
 
 class Fibre:
-    """No knob: its polarization walks by itself. Reading: ``jones``, complex (2, 2)."""
+    """No knob: it drifts by itself.
 
-    #: Longest step of the walk, s.
-    STEP_S = 0.1
+    Attributes:
+        kelvin: Temperature against the start.
+        pmd_s: PMD vector (S1, S2, S3), s; None until the first step has drawn it.
+    """
+
+    #: Time between two steps of the drifts, s.
+    step_s = 0.1
 
     def __init__(self, model: FibreModel) -> None:
         self.model = model
-        self.jones = rotation(model.rotation)
+        self.kelvin = 0.0
+        self.pmd_s: npt.NDArray[np.float64] | None = None
+        self._walked_k = 0.0
+        self._turned = pol.rotation(model.rotation)
+        self._passage: Passage | None = None
 
-    def step(self, rng: np.random.Generator) -> None:
-        """Walk for :attr:`STEP_S`; a fibre without ``drift_time`` stays as it is."""
-        if self.model.drift_time is not None:
-            self.jones = drift_step(rng, self.STEP_S, self.model.drift_time) @ self.jones
+    @property
+    def jones(self) -> pol.Complex:
+        """Rotation of polarization now, complex (2, 2)."""
+        warm = np.asarray(self.model.thermal_rotation) * self.kelvin
+        return self._turned @ pol.rotation(warm)
+
+    @property
+    def drifts(self) -> bool:
+        """Whether anything about it changes, or is drawn at the start."""
+        model = self.model
+        return bool(
+            model.drift_time is not None
+            or model.daily_swing
+            or model.temperature_walk
+            or (model.pmd and self.pmd_s is None)
+        )
+
+    def step(self, rng: np.random.Generator, now_s: float) -> None:
+        """Drift from ``now_s`` for :attr:`step_s`."""
+        if not self.drifts:
+            return
+        model = self.model
+        memory = 1.0
+        if model.drift_time is not None:
+            self._turned = pol.drift_step(rng, self.step_s, model.drift_time) @ self._turned
+            memory = math.exp(-self.step_s / model.drift_time)
+        if model.temperature_walk:
+            hours = self.step_s / 3600
+            self._walked_k += model.temperature_walk * math.sqrt(hours) * rng.standard_normal()
+        day = physics.daily_kelvin(now_s + self.step_s, model.daily_swing)
+        self.kelvin = day + self._walked_k
+        if model.pmd and (self.pmd_s is None or memory < 1):
+            mean = physics.average_dgd_s(model.pmd, model.length)
+            self.pmd_s = physics.pmd_step(rng, self.pmd_s, mean, memory)
+        self._passage = None
+
+    def kick(self, rotation_deg: tuple[float, float, float]) -> None:
+        """Turn the polarization by a rotation as the model's: somebody has touched the fibre."""
+        self._turned = pol.rotation(rotation_deg) @ self._turned
+        self._passage = None
+
+    def passage(self) -> Passage:
+        """What light meets now."""
+        if self._passage is None:
+            model = self.model
+            db = model.loss + model.attenuation * model.length * 1e-3
+            warm_s = physics.thermal_delay_s(model.length, model.thermal_delay, self.kelvin)
+            dgd_s = 0.0 if self.pmd_s is None else float(np.linalg.norm(self.pmd_s))
+            axis = (1.0, 0.0, 0.0)
+            if self.pmd_s is not None and dgd_s > 0:
+                s1, s2, s3 = self.pmd_s / dgd_s
+                axis = float(s1), float(s2), float(s3)
+            self._passage = Passage(
+                transmission=float(10 ** (-db / 10)),
+                jones=self.jones,
+                delay_s=physics.group_delay_s(model.length, model.group_index) + warm_s,
+                dispersion=model.dispersion * model.length,
+                dgd_s=dgd_s,
+                pmd_axis=axis,
+                light_hz=sum(self._light_hz(channel) for channel in model.classical_channels),
+            )
+        return self._passage
+
+    def _light_hz(self, channel: ClassicalChannel) -> float:
+        """Photons per second of a classical channel that leave through the quantum one's filter."""
+        model = self.model
+        power_w = 1e-3 * 10 ** (channel.power / 10)
+        beta = model.raman * physics.raman_shape(channel.wavelength, model.wavelength)
+        along = channel.direction == "forward"
+        scatter = physics.raman_forward_w if along else physics.raman_backward_w
+        raman_w = scatter(power_w, model.length, model.attenuation, beta, model.filter_width)
+        hz = physics.photon_rate_hz(raman_w, model.wavelength)
+        if along:
+            arrives_w = power_w * 10 ** (-model.attenuation * model.length * 1e-4)
+            hz += physics.crosstalk_hz(arrives_w, channel.wavelength, channel.isolation)
+        return float(hz * 10 ** (-model.loss / 10))

@@ -9,7 +9,7 @@ from pydantic import Field
 from ...instruments import Unit
 from ..physics.laser import optical_power_w
 from ..physics.thermal import relax
-from .base import Celsius, Degrees, Fraction, Model, Seconds, Stage
+from .base import Celsius, Degrees, Fraction, Model, Rate, Seconds, Stage
 
 
 class PumpLaserModel(Model):
@@ -74,6 +74,12 @@ class CrystalModel(Model):
     """Uncorrelated unpolarized photons per second and watt of pump, into each arm."""
     coherence_time: Seconds = 0.0
     """FWHM of the two-photon correlation of a continuously pumped crystal."""
+    bandwidth: Annotated[float, Unit("m"), Field(ge=0)] = 0.0
+    """FWHM of each photon's spectrum, of one channel's where there are several. The two photons
+    of a pair are as far above and below its middle."""
+    channels: Annotated[tuple[Fraction, ...], Field(max_length=256)] = ()
+    """Shares of the pairs in pairs of wavelength channels, each on a port of its own (s1 with i1,
+    s2 with i2, ...); without it all light leaves by ``signal`` and ``idler``."""
     trigger: str | None = None
     """Channel of a delay generator, such as ``pulser.A``: each edge lets one pump pulse through."""
     pulse_width: Annotated[float, Unit("s"), Field(ge=0, le=1e-6)] = 0.0
@@ -81,6 +87,13 @@ class CrystalModel(Model):
     would make in this time."""
     schmidt_number: Annotated[float, Unit("1"), Field(ge=1)] = 1.0
     """Number of modes a pulse's pairs are spread over; 1 where photons are spectrally pure."""
+
+    def ports(self) -> dict[str, tuple[int, int]]:
+        """Where light leaves: by port, its channel and its arm (signal 0, idler 1)."""
+        if not self.channels:
+            return {"signal": (0, 0), "idler": (0, 1)}
+        count = range(len(self.channels))
+        return {f"{arm}{n + 1}": (n, a) for n in count for a, arm in enumerate("si")}
 
 
 class PumpLaser:
@@ -151,3 +164,28 @@ class PowerMeterHead:
     def power_w(self) -> float:
         """Power on the head now, W, without readout noise (``model.noise`` is the reader's)."""
         return self.model.tap * self.laser.power_w
+
+
+class LightModel(Model):
+    """Light that is always on, a bright lamp or an attenuated laser: photons without partners."""
+
+    stage: ClassVar[Stage] = "source"
+    kind: Literal["light"]
+    rate: Rate
+    """Photons per second."""
+    polarization: tuple[
+        Annotated[float, Unit("1")], Annotated[float, Unit("1")], Annotated[float, Unit("1")]
+    ] = (0.0, 0.0, 0.0)
+    """Stokes vector (S1, S2, S3), length 1 for polarized light; unpolarized unless given."""
+
+    def ports(self) -> dict[str, tuple[int, int]]:
+        """Where light leaves."""
+        return {"out": (0, 0)}
+
+
+class Light:
+    """Knob: ``rate_hz``."""
+
+    def __init__(self, model: LightModel) -> None:
+        self.model = model
+        self.rate_hz = model.rate

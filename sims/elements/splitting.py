@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ...instruments import Unit
-from .base import Fraction, Model, Stage
+from .base import Fraction, Model, Passage, Stage
 
 
 class AnalyzerModel(Model):
@@ -49,3 +49,37 @@ class BellStationModel(Model):
     mode_overlap: Fraction = 1.0
     """Overlap, in space and spectrum, of two photons that arrive together."""
     loss: Annotated[float, Unit("dB"), Field(ge=0)] = 0.0
+
+
+class CouplerModel(Model):
+    """Fibre coupler: light goes on by one of its outputs at random, each another path."""
+
+    stage: ClassVar[Stage] = "branch"
+    kind: Literal["coupler"]
+    shares: Annotated[tuple[Fraction, ...], Field(min_length=2, max_length=64)] = (0.5, 0.5)
+    """Share of photons at outputs 1, 2, ...; together 1 at most."""
+    loss: Annotated[float, Unit("dB"), Field(ge=0)] = 0.0
+
+    @property
+    def branches(self) -> int:
+        """How many outputs it has."""
+        return len(self.shares)
+
+    @model_validator(mode="after")
+    def _together(self) -> CouplerModel:
+        if sum(self.shares) > 1 + 1e-9:
+            raise ValueError(f"the shares sum to {sum(self.shares):g}; 1 is the most there can be")
+        return self
+
+
+class Coupler:
+    """No knob."""
+
+    def __init__(self, model: CouplerModel) -> None:
+        self.model = model
+        passed = 10 ** (-model.loss / 10)
+        self._passages = [Passage(transmission=share * passed) for share in model.shares]
+
+    def passage_to(self, port: int) -> Passage:
+        """What light on its way to an output meets."""
+        return self._passages[port - 1]

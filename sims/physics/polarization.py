@@ -15,12 +15,15 @@ import numpy.typing as npt
 __all__ = [
     "OUTCOMES",
     "analyzer_operators",
+    "correlations",
     "drift_step",
     "joint_probabilities",
     "pair_state",
     "retarder",
     "retarders",
     "rotation",
+    "stokes_map",
+    "stokes_operators",
 ]
 
 Complex = npt.NDArray[np.complex128]
@@ -32,6 +35,8 @@ OUTCOMES = ("H", "V", "D", "A")
 _STOKES_PAULI: Complex = np.array(
     [[[1, 0], [0, -1]], [[0, 1], [1, 0]], [[0, -1j], [1j, 0]]], dtype=np.complex128
 )
+#: Pauli matrices in the order of Stokes vectors: identity, then S1, S2, S3.
+_PAULI: Complex = np.concatenate([np.eye(2)[None], _STOKES_PAULI])
 
 
 def rotation(vector_deg: Sequence[float] | Real) -> Complex:
@@ -127,6 +132,30 @@ def joint_probabilities(
     table: Complex = np.einsum("abcd,ica,jdb->ij", turned, operators_a, operators_b)
     probabilities: Real = np.clip(table.real, 0.0, 1.0)
     return probabilities
+
+
+def stokes_map(jones: npt.ArrayLike) -> Real:
+    """Return the map of Stokes vectors (S0..S3), shape (4, 4), of a Jones matrix J.
+
+    ``M[m, n] = Tr(sigma_m J sigma_n J^+)/2``, the Mueller matrix in the order (S0, S1, S2, S3).
+    """
+    j = np.asarray(jones, np.complex128)
+    table: Complex = np.einsum("mab,bc,ncd,ad->mn", _PAULI, j, _PAULI, j.conj()) / 2
+    return np.ascontiguousarray(table.real)
+
+
+def stokes_operators(operators: Complex) -> Real:
+    """Return measurement operators as rows over Stokes vectors: ``P = row . S``, shape (n, 4)."""
+    rows: Complex = np.einsum("nab,mba->nm", operators, _PAULI) / 2
+    return np.ascontiguousarray(rows.real)
+
+
+def correlations(rho: Complex) -> Real:
+    """Return ``T[m, n] = Tr(rho sigma_m x sigma_n)``, shape (4, 4), of a pair's density matrix."""
+    table: Complex = np.einsum(
+        "abcd,mca,ndb->mn", np.asarray(rho).reshape(2, 2, 2, 2), _PAULI, _PAULI
+    )
+    return np.ascontiguousarray(table.real)
 
 
 def drift_step(rng: np.random.Generator, dt_s: float, drift_time_s: float) -> Complex:

@@ -313,6 +313,7 @@ def test_one_source_may_meet_itself() -> None:
     """Both photons of one pair at the station: |HH> + |VV> has no antisymmetric part."""
     layout = station_layout()
     elements = {n: e for n, e in layout["elements"].items() if not n.startswith("east")}
+    del elements["west_snspd"]
     elements["short"] = {"kind": "fibre", "length": 10.0}
     paths = [
         ["station", "mid_snspd", "mid"],
@@ -338,7 +339,7 @@ def test_one_source_may_meet_itself() -> None:
         (lambda w: w["elements"]["west"].update(fluorescence=1.0), "continuous pump only"),
         (lambda w: w["elements"]["west"].update(schmidt_number=2.0), "the same schmidt_number"),
         (lambda w: w["paths"].pop(0), "the detectors of 'station' need a path"),
-        (lambda w: w["elements"]["west_link"].update(dispersion_broadening=1e-10), "not modelled"),
+        (lambda w: w["elements"]["west_link"].update(dispersion=17e-6), "not modelled"),
         (lambda w: w["paths"][2].__setitem__(2, "station.middle"), "write station.left or"),
         (lambda w: w["paths"][2].__setitem__(2, "station.right"), "already in path"),
         (lambda w: w["paths"].pop(2), "no light comes to station.left"),
