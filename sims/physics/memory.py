@@ -1,21 +1,41 @@
-"""A spin-wave AFC memory: what becomes of a photon, cycle by cycle of the sequencer.
+"""Ensemble memories: combs (AFC), transparency and gradient echo (EIT, GEM), write and read (DLCZ).
 
-The comb is burned once per cycle; an absorbed photon echoes a fixed time after it came in, unless
-a transfer pulse parks it as a spin wave until a recall pulse (Afzelius et al., PRA 79, 052329
-(2009); ``shared`` physics sheet, sec. 8).
+The world uses the first part, what becomes of a photon in a spin-wave AFC memory, cycle by cycle
+of the sequencer: the comb is burned once per cycle; an absorbed photon echoes a fixed time after
+it came in, unless a transfer pulse parks it as a spin wave until a recall pulse (Afzelius et al.,
+PRA 79, 052329 (2009); ``shared`` physics sheet, sec. 8).
+
+The rest are closed forms and draws for benches and twins of memory nodes to come: efficiency of
+a comb from its optical depth and finesse, decay with storage time, modes, noise, and the photon
+statistics of a memory that makes its own pairs (Duan, Lukin, Cirac and Zoller, Nature 414, 413
+(2001)).
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from ...instruments.errors import ConfigError
+from . import pair_statistics
 
-__all__ = ["NEVER", "Comb", "Cycles", "Fates", "efficiency", "fates"]
+__all__ = [
+    "NEVER",
+    "Comb",
+    "Cycles",
+    "Ensemble",
+    "Fates",
+    "comb_efficiency",
+    "efficiency",
+    "fates",
+    "noisy_g2",
+    "retained",
+    "temporal_modes",
+]
 
 Real = npt.NDArray[np.float64]
 Times = npt.NDArray[np.int64]
@@ -169,3 +189,125 @@ def efficiency(storage_ps: npt.ArrayLike, comb: Comb) -> Real:
     with np.errstate(under="ignore"):
         decay = comb.efficiency * np.exp(-((wait / comb.spin_coherence_time_ps) ** 2))
     return np.where(wait >= 0, decay, 0.0)
+
+
+# --- closed forms, for memories to come
+
+
+def comb_efficiency(
+    optical_depth: npt.ArrayLike,
+    finesse: npt.ArrayLike,
+    background: npt.ArrayLike = 0.0,
+    *,
+    backward: bool = False,
+) -> Real:
+    """Return the echo efficiency of a comb of Gaussian teeth.
+
+    ``x^2 e^(-x) D e^(-d0)`` forward and ``(1 - e^(-x))^2 D e^(-d0)`` backward, with the mean depth
+    of the comb ``x = (d/F) sqrt(pi/(4 ln 2))`` and dephasing ``D = exp(-pi^2/(2 ln2 F^2))``
+    (Afzelius et al., PRA 79, 052329 (2009); often rounded to x = d/F and e^(-7/F^2)). Forward it
+    never exceeds ``4 e^-2``, 54 %: the echo is absorbed again.
+
+    Args:
+        optical_depth: d at the top of a tooth.
+        finesse: F, spacing over FWHM of the teeth.
+        background: Depth d0 that preparation left between the teeth.
+        backward: Whether the echo leaves backward, by two counter-propagating control pulses.
+    """
+    d, f = np.asarray(optical_depth, np.float64), np.asarray(finesse, np.float64)
+    x = d / f * math.sqrt(math.pi / (4 * math.log(2)))
+    shape = -np.expm1(-x) if backward else x * np.exp(-x / 2)
+    dephasing = np.exp(-(math.pi**2) / (2 * math.log(2) * f**2))
+    return np.asarray(shape**2 * dephasing * np.exp(-np.asarray(background)))
+
+
+def retained(
+    storage_s: npt.ArrayLike,
+    initial: float,
+    lifetime_s: float,
+    decay: Literal["exponential", "gaussian"] = "exponential",
+) -> Real:
+    """Return the efficiency after a storage time, ``eta0 e^(-t/T)`` or ``eta0 e^(-(t/T)^2)``.
+
+    Exponential for loss of atoms and of populations, and for an AFC whose teeth widen with the
+    homogeneous line, ``T = T2/4`` (Jobez et al., NJP 18, 013006 (2016), eq. 15). Gaussian for spin
+    waves that dephase by a spread of frequencies or by atoms that move: EIT, GEM and DLCZ in gases,
+    and AFC spin waves.
+    """
+    t = np.asarray(storage_s, np.float64) / lifetime_s
+    with np.errstate(under="ignore"):
+        return np.asarray(initial * np.exp(-t if decay == "exponential" else -(t**2)))
+
+
+def temporal_modes(storage_s: float, bandwidth_hz: float) -> int:
+    """Return how many modes in a row a comb holds, ``t BW / 2.5``.
+
+    The factor is where modes of Gaussian pulses in a comb stop to overlap; 3 gives the same modes
+    with more room (Afzelius et al., PRA 79, 052329 (2009)).
+    """
+    return math.floor(storage_s * bandwidth_hz / 2.5)
+
+
+def noisy_g2(g2: float, mean_photons: float, mu1: float) -> float:
+    """Return the cross-correlation with the herald that noise of the memory leaves.
+
+    ``g2 (SNR + 1)/(SNR + g2)``, SNR = mean_photons/mu1: noise comes with every read, signal g2
+    times as often after a herald as without.
+
+    Args:
+        g2: Before storage.
+        mean_photons: Mean number of photons at the input after a herald.
+        mu1: That number at which signal and noise are read equally often.
+    """
+    snr = mean_photons / mu1
+    return g2 * (snr + 1) / (snr + g2)
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """A DLCZ memory: a write pulse makes thermal pairs of a photon and a spin-wave excitation.
+
+    Args:
+        excitations: Mean number per write pulse, in one mode.
+        write_efficiency: Probability, 0..1, that a write photon is detected.
+        read_efficiency: Probability, 0..1, that an excitation is retrieved at once, and its photon
+            detected; multiply by :func:`retained` for later.
+    """
+
+    excitations: float
+    write_efficiency: float
+    read_efficiency: float
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.excitations < math.inf:
+            raise ConfigError(f"ensemble: excitations must be above 0, not {self.excitations:g}")
+        for name in ("write_efficiency", "read_efficiency"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise ConfigError(f"ensemble: {name} must lie in 0..1, not {getattr(self, name):g}")
+
+    @property
+    def clicks(self) -> tuple[float, float, float]:
+        """Probabilities per trial of a write click, of a read click, and of both.
+
+        Detectors that click or not; a pair escapes both with ``(1 - eta_w)(1 - eta_r)``.
+        """
+        w, r = self.write_efficiency, self.read_efficiency
+        quiet = [pair_statistics.silence(eta, self.excitations) for eta in (w, r, w + r - w * r)]
+        return 1 - quiet[0], 1 - quiet[1], 1 - quiet[0] - quiet[1] + quiet[2]
+
+    @property
+    def cross_g2(self) -> float:
+        """g2 of write and read fields: ``1 + 1/p``, p = P(any excitation)."""
+        return pair_statistics.cross_g2(self.excitations)
+
+    @property
+    def heralded_g2(self) -> float:
+        """g2(0) of the read field after a write click; about 4 p for few excitations."""
+        return pair_statistics.heralded_g2(self.excitations, efficiency=self.write_efficiency)
+
+    def sample(self, rng: np.random.Generator, trials: int) -> tuple[npt.NDArray[np.bool_], Times]:
+        """Draw trials: whether a write photon clicked, and photons detected on reading, (n,)."""
+        made = pair_statistics.sample_numbers(rng, self.excitations, 1.0, trials)
+        return rng.binomial(made, self.write_efficiency) > 0, rng.binomial(
+            made, self.read_efficiency
+        )

@@ -80,7 +80,7 @@ def silence(efficiency: float, mean: float, modes: float = 1.0) -> float:
 
 
 def g2(modes: float = 1.0) -> float:
-    """Return the unheralded autocorrelation g2(0) of one arm, ``1 + 1/K``."""
+    """Return the autocorrelation of one arm at zero delay, unheralded: ``1 + 1/K``."""
     _checked(0.0, modes)
     return 1 + 1 / modes
 
@@ -96,7 +96,8 @@ def heralded_g2(mean: float, modes: float = 1.0, efficiency: float = 0.0) -> flo
 
     ``<n(n-1)>_h P_h / <n>_h^2``, from the generating function G(z): a threshold detector of
     efficiency eta fires with ``1 - (1 - eta)^n``, so the moments are
-    ``G''(1) - (1-eta)^2 G''(1-eta)`` and alike. About ``2 mean (1 + 1/K)`` for few pairs and small eta, half that for eta = 1.
+    ``G''(1) - (1-eta)^2 G''(1-eta)`` and alike. About
+    ``2 mean (1 + 1/K)`` for few pairs and small eta, half that for eta = 1.
 
     Args:
         mean: Mean number of pairs, above 0.
