@@ -20,6 +20,7 @@ DRIVERS: dict[str, str] = {
     "single_quantum.websq": ".single_quantum.websq:SingleQuantumWebSQ",
     "spdc_source": ".spdc_source:SPDCSource",
     "stanford.dg645": ".stanford.dg645:StanfordDG645",
+    "swabian.pulse_streamer": ".swabian.pulse_streamer:SwabianPulseStreamer82",
     "thorlabs.cld1015": ".thorlabs.cld1015:ThorlabsCLD1015",
     "thorlabs.mpc320": ".thorlabs.mpc320:ThorlabsMPC320",
     "thorlabs.pm100d": ".thorlabs.pm100d:ThorlabsPM100D",

@@ -12,6 +12,7 @@ VISA = ("thorlabs.cld1015", "thorlabs.pm100d", "stanford.dg645")
 SERIAL = ("thorlabs.tc200", "thorlabs.mpc320", "s_fifteen.tdc1")
 WEBSQ = "single_quantum.websq"
 ID900 = "id_quantique.id900"
+PULSES = "swabian.pulse_streamer"
 
 RIGHT: dict[tuple[str, ...], tuple[str, ...]] = {
     VISA: (
@@ -23,6 +24,7 @@ RIGHT: dict[tuple[str, ...], tuple[str, ...]] = {
     SERIAL: ("COM5", "/dev/ttyUSB0", "socket://127.0.0.1:4000", "loop://"),
     (WEBSQ,): ("tcp://192.168.1.1", "tcp://192.168.1.1:12000?counts=12345"),
     (ID900,): ("tcp://h", "tcp://h:5555?dlt=localhost:6060&stream=4242"),
+    (PULSES,): ("http://h", "http://[::1]:8050/", "http://192.168.1.2:8050/json-rpc?data=21328"),
 }
 WRONG: dict[tuple[str, ...], tuple[str, ...]] = {
     VISA: (
@@ -42,6 +44,17 @@ WRONG: dict[tuple[str, ...], tuple[str, ...]] = {
     ),
     (WEBSQ,): ("192.168.1.1", "tcp://", "tcp://h:x", "tcp://h?counts=70000", "tcp://h?count=1"),
     (ID900,): ("h:5555", "tcp://h?dlt=localhost", "tcp://h?stream=0", "tcp://h:70000"),
+    (PULSES,): (
+        "192.168.1.2",
+        "https://h",
+        "http://",
+        "http://h:0",
+        "http://h:x",
+        "http://h?data=0",
+        "http://h?port=1",
+        "http://me@h",
+        "http://h#x",
+    ),
 }
 
 

@@ -16,6 +16,7 @@ from bellbench.drivers.s_fifteen.tdc1 import SFifteenTDC1
 from bellbench.drivers.single_quantum.websq import SingleQuantumWebSQ
 from bellbench.drivers.spdc_source import SPDCSource
 from bellbench.drivers.stanford.dg645 import StanfordDG645
+from bellbench.drivers.swabian.pulse_streamer import SwabianPulseStreamer82
 from bellbench.drivers.thorlabs.cld1015 import ThorlabsCLD1015
 from bellbench.drivers.thorlabs.mpc320 import ThorlabsMPC320
 from bellbench.drivers.thorlabs.pm100d import ThorlabsPM100D
@@ -31,6 +32,7 @@ from bellbench.instruments import (
     PairSource,
     PolarizationController,
     PowerMeter,
+    PulseSequencer,
     QuantumMemory,
     Readable,
     Settable,
@@ -41,6 +43,7 @@ PART_DRIVERS = {
     "laser": "thorlabs.cld1015",
     "oven": "thorlabs.tc200",
     "sequencer": "stanford.dg645",
+    "pulse_sequencer": "swabian.pulse_streamer",
 }
 
 
@@ -55,6 +58,7 @@ def static_conformance(  # checked by mypy: each driver is what its role says
     oven: ThorlabsTC200,
     delays: StanfordDG645,
     memory: AFCMemory,
+    pulses: SwabianPulseStreamer82,
 ) -> tuple[
     PairSource,
     DetectorArray,
@@ -64,6 +68,7 @@ def static_conformance(  # checked by mypy: each driver is what its role says
     PowerMeter,
     DelayGenerator,
     QuantumMemory,
+    PulseSequencer,
 ]:
     instruments: list[Instrument] = [
         source,
@@ -75,9 +80,10 @@ def static_conformance(  # checked by mypy: each driver is what its role says
         oven,
         delays,
         memory,
+        pulses,
     ]
     assert instruments
-    return source, detectors, tagger, small_tagger, controller, meter, delays, memory
+    return source, detectors, tagger, small_tagger, controller, meter, delays, memory, pulses
 
 
 def make(key: str, clock: Any, name: str = "it") -> Any:
