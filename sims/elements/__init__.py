@@ -28,7 +28,9 @@ from .delay_generator import (
     Train,
 )
 from .detectors import DetectorModel, SnspdArray, SnspdModel
+from .eavesdropper import Eavesdropper, EavesdropperModel
 from .fibre import Fibre, FibreModel
+from .free_space import FreeSpace, FreeSpaceModel, SatellitePass, SatellitePassModel
 from .memory import MemoryModel
 from .sequencer import PulseSequencer, PulseSequencerModel
 from .sources import (
@@ -64,10 +66,14 @@ __all__ = [
     "DelayGeneratorModel",
     "DetectorModel",
     "Drifting",
+    "Eavesdropper",
+    "EavesdropperModel",
     "Edges",
     "ElementModel",
     "Fibre",
     "FibreModel",
+    "FreeSpace",
+    "FreeSpaceModel",
     "Light",
     "LightModel",
     "LiquidCrystals",
@@ -85,6 +91,8 @@ __all__ = [
     "PulseSequencerModel",
     "PumpLaser",
     "PumpLaserModel",
+    "SatellitePass",
+    "SatellitePassModel",
     "SnspdArray",
     "SnspdModel",
     "SplitterModel",
@@ -102,6 +110,9 @@ ElementModel = Annotated[
     | CrystalModel
     | LightModel
     | FibreModel
+    | FreeSpaceModel
+    | SatellitePassModel
+    | EavesdropperModel
     | PaddlesModel
     | SqueezersModel
     | LiquidCrystalsModel
@@ -124,6 +135,9 @@ MAKERS: dict[type, Callable[[Any], object]] = {
     LightModel: Light,
     CouplerModel: Coupler,
     FibreModel: Fibre,
+    FreeSpaceModel: FreeSpace,
+    SatellitePassModel: SatellitePass,
+    EavesdropperModel: Eavesdropper,
     PaddlesModel: Paddles,
     SqueezersModel: Squeezers,
     LiquidCrystalsModel: LiquidCrystals,
