@@ -448,17 +448,9 @@ def _told(measured: Estimate | None) -> dict[str, float] | None:
 
 
 def _plain(measured: Mapping[str, float] | None) -> str:
-    """A number to the second digit of its error."""
-    if measured is None:
-        return "-"
-    value, sigma = measured["value"], measured["sigma"]
-    power = 0
-    if value and abs(value) < 1e-2:
-        power = math.floor(math.log10(abs(value)))
-        value, sigma = value / 10.0**power, sigma / 10.0**power
-    digits = max(0, 1 - math.floor(math.log10(sigma))) if sigma > 0 else 2
-    shown = f"{value:.{digits}f} ± {sigma:.{digits}f}"
-    return f"({shown})e{power}" if power else shown
+    from ..protocols.estimates import Estimate
+
+    return "-" if measured is None else str(Estimate(measured["value"], measured["sigma"]))
 
 
 def _percent(measured: Mapping[str, float] | None) -> str:

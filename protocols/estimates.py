@@ -19,6 +19,18 @@ class Estimate:
     sigma: float
     n: int = 0
 
+    def __str__(self) -> str:
+        """To the second digit of the error: ``49,282 ± 70``, ``(3.1 ± 1.2)e-05``."""
+        if math.isnan(self.value):
+            return "-"
+        value, sigma, power = self.value, self.sigma, 0
+        if value and abs(value) < 1e-2:
+            power = math.floor(math.log10(abs(value)))
+            value, sigma = value / 10.0**power, sigma / 10.0**power
+        digits = max(0, 1 - math.floor(math.log10(sigma))) if sigma > 0 else 2
+        shown = f"{value:,.{digits}f} ± {sigma:,.{digits}f}"
+        return f"({shown})e{power:03d}" if power else shown
+
     def __mul__(self, other: Estimate | float) -> Estimate:
         if not isinstance(other, Estimate):
             return Estimate(self.value * other, self.sigma * abs(other), self.n)
