@@ -22,6 +22,8 @@ from functools import partial
 from itertools import pairwise
 from typing import TypeVar
 
+import numpy as np
+
 from .instruments import (
     SPELLINGS,
     Clock,
@@ -31,10 +33,13 @@ from .instruments import (
     Identity,
     Instrument,
     InstrumentError,
+    Levels,
     Limited,
     PairSource,
     PolarizationController,
     PowerMeter,
+    PulseSequence,
+    PulseSequencer,
     QuantumMemory,
     Readable,
     Settable,
@@ -49,6 +54,7 @@ __all__ = [
     "check_pair_source",
     "check_polarization_controller",
     "check_power_meter",
+    "check_pulse_sequencer",
     "check_quantum_memory",
     "check_readable",
     "check_settable",
@@ -324,6 +330,78 @@ def check_delay_generator(generator: DelayGenerator) -> None:
         generator.trigger()
         generator.trigger_source.set("internal")
         _refuses(generator.trigger, "trigger() on the internal source")
+
+
+def check_pulse_sequencer(sequencer: PulseSequencer, clock: Clock) -> None:
+    """Check a sequencer: what it plays, when it starts and ends, and what it refuses.
+
+    Its first digital output pulses for some bench time; it ends with every output low and at 0 V.
+    """
+    _check(isinstance(sequencer, PulseSequencer), f"{sequencer!r} lacks part of PulseSequencer")
+    info = sequencer.info
+    _check(info.digital_outputs >= 1, "info names no digital output")
+    _check(info.max_steps >= 2, f"info says {info.max_steps} steps")
+    for name in ("resolution_ps", "analog_resolution_ps", "run_resolution_ps"):
+        grid = getattr(info, name)
+        _check(grid >= 1 and grid % info.resolution_ps == 0, f"info says {name} {grid}")
+    for source in ("immediate", "software"):
+        _check(source in info.trigger_sources, f"it has no trigger source {source!r}")
+    _check("internal" in info.clock_sources, "it has no clock source 'internal'")
+    check_readable(sequencer.clock_source, unit="")
+    half = info.run_resolution_ps * -(-10_000_000_000 // info.run_resolution_ps)
+    rest = Levels(0, (0.0,) * info.analog_outputs)
+
+    def square(digital: int, level_v: float, duration_ps: int = half) -> PulseSequence:
+        return PulseSequence(
+            np.full(2, duration_ps, np.int64),
+            np.array([digital, 0], np.uint32),
+            np.array([[level_v] * info.analog_outputs, [0.0] * info.analog_outputs]),
+        )
+
+    def expect(streaming: bool, finished: bool, when: str) -> None:
+        found = sequencer.streaming.get(), sequencer.finished.get()
+        wanted = streaming, finished
+        _check(found == wanted, f"{when} (streaming, finished) read {found}, not {wanted}")
+
+    high = info.analog_limits_v.high
+    with _restored(sequencer.trigger_source):
+        try:
+            _refuses(partial(sequencer.trigger_source.set, "no such source"), "an unknown source")
+            sequencer.trigger_source.set("immediate")
+            sequencer.hold(rest)
+            expect(False, False, "while levels are held")
+            sequencer.stream(square(1, high))
+            clock.sleep(0.1)
+            expect(True, False, "in an endless sequence")
+            for what, call in (
+                ("a digital output too many", partial(square, 1 << info.digital_outputs, 0.0)),
+                ("an analog level too high", partial(square, 1, high * 1.01)),
+                ("steps off the grid", partial(square, 1, 0.0, half + info.resolution_ps // 2)),
+            ):
+                if what == "steps off the grid" and info.resolution_ps == 1:
+                    continue
+                _refuses(partial(sequencer.stream, call()), what)
+                expect(True, False, f"after it has refused {what}")
+            for runs in (0, -1):
+                _refuses(partial(sequencer.stream, square(1, 0.0), runs=runs), f"{runs} runs")
+            _refuses(partial(sequencer.hold, Levels(1 << info.digital_outputs)), "a mask too wide")
+            _refuses(sequencer.start, "start() without a software trigger")
+            expect(True, False, "after refusals")
+            sequencer.stream(square(1, 0.0), runs=2)
+            clock.sleep(0.2)
+            expect(False, True, "after two runs")
+            sequencer.trigger_source.set("software")
+            sequencer.stream(square(1, 0.0), runs=1)
+            clock.sleep(0.1)
+            expect(False, False, "before start()")
+            sequencer.start()
+            clock.sleep(0.1)
+            expect(False, True, "after start() and one run")
+            sequencer.hold(rest)
+            expect(False, False, "after hold()")
+            _refuses(sequencer.start, "start() without a sequence")
+        finally:
+            sequencer.hold(rest)
 
 
 def check_quantum_memory(

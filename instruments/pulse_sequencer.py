@@ -44,11 +44,11 @@ class PulseSequence:
     analog_v: npt.NDArray[np.float64]
 
     def __post_init__(self) -> None:
-        kinds = (self.durations_ps.dtype, self.digital.dtype, self.analog_v.dtype)
-        if kinds != (np.int64, np.uint32, np.float64):
+        kinds = [str(each.dtype) for each in (self.durations_ps, self.digital, self.analog_v)]
+        if kinds != ["int64", "uint32", "float64"]:
             raise ValueError(
                 "a PulseSequence holds int64 durations, uint32 digital and float64 analog levels,"
-                f" not {', '.join(map(str, kinds))}"
+                f" not {', '.join(kinds)}"
             )
         steps = self.durations_ps.shape
         if len(steps) != 1 or self.digital.shape != steps or self.analog_v.shape[:1] != steps:

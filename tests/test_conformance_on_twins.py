@@ -160,3 +160,24 @@ def test_delay_generator(tmp_path: Path) -> None:
         with pytest.raises(InstrumentError, match=r"illegal link \(13\)"):
             delays.link("A", "B")
         delays.trigger_source.set("internal")
+
+
+def test_pulse_sequencer(tmp_path: Path) -> None:
+    world = bundled("worlds")["metro"].read_text(encoding="utf-8")
+    (tmp_path / "world.yaml").write_text(
+        world.replace("elements:", "elements:\n  pulses: {kind: pulse_sequencer}")
+    )
+    bench = tmp_path / "bench.yaml"
+    bench.write_text(
+        "bellbench: bench/1\nworld: world.yaml\ntwin: true\ninstruments:\n"
+        "  pulses:\n    driver: swabian.pulse_streamer\n    twin: {chaos: true}\n"
+        "    settings: {trigger_source: software, clock_source: external_10MHz, rearm: true}\n"
+    )
+    with bellbench.open_bench(bench, seed=1) as lab:
+        pulses = lab.pulses
+        testing.check_instrument(
+            lambda: type(pulses)("again", pulses.address, type(pulses).Settings(), lab.clock)
+        )
+        testing.check_pulse_sequencer(pulses, lab.clock)
+        assert pulses.trigger_source.get() == "software"
+        assert pulses.clock_source.get() == "external_10MHz"

@@ -72,7 +72,9 @@ class PulseStreamerEmulator:
         chaos = chaos_generator(setting, settings.chaos)
         self._rpc = Port(setting, self._serve_rpc, chaos=chaos)
         self._data = Port(setting, self._serve_data, chaos=chaos)
-        self._forget()
+        self._program: Program | None = None
+        self._next: Program | None = None  # what the element plays from the next block on
+        self._armed = self._streaming = self._finished = False
         self._start = self._rearm = self._clock = 0
         self._methods: dict[str, Callable[..., object]] = {
             "getSerial": self._get_serial,
@@ -121,8 +123,7 @@ class PulseStreamerEmulator:
         await self._data.close()
 
     def _forget(self) -> None:
-        self._program: Program | None = None
-        self._next: Program | None = None  # what the element plays from the next block on
+        self._program = self._next = None
         self._armed = self._streaming = self._finished = False
 
     # -- JSON-RPC
