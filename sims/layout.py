@@ -3,8 +3,8 @@
 A path of light goes from a port of a source through optics to detectors, or into an input of a
 Bell station; a station's detectors have a path of their own. Several ports, joined by ``+``, may
 begin one path: their light goes the same way. Two paths may have their beginning in common, up to
-an element with several outputs. A wire goes from a channel of a delay generator to an input of a
-tagger.
+an element with several outputs. A wire goes from a channel of a delay generator, or from a time
+reference, to an input of a tagger.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class LightPath:
 
 @dataclass(frozen=True)
 class Wire:
-    """From a channel of a delay generator to an input of a tagger."""
+    """From a channel of a delay generator, or of a reference, to an input of a tagger."""
 
     generator: str
     channel: str
@@ -116,7 +116,7 @@ class Layout:
         for path in model.paths:
             start, port = _beginning(path)[0]
             kind = model.elements[start].kind
-            if kind == "delay_generator":
+            if model.elements[start].stage == "wire":
                 tagger, first = _split(path[1])
                 wires.append(Wire(start, port, tagger, int(first or 1)))
             elif kind == "bell_station":
@@ -301,7 +301,7 @@ def _check_path(model: WorldModel, i: int, path: list[str]) -> list[tuple[Locati
     for name, _ in _beginning(path):
         issues += _check_reference(model, first, name)
         if not issues and _stage(model, name) not in ("source", "station", "wire"):
-            begins = "a source's arm, a bell_station or a channel of a delay generator"
+            begins = "a source's arm, a bell_station, a channel of a delay generator or a pps"
             issues.append((first, f"a path begins with {begins}, not with {name!r}"))
     for j, token in enumerate(path[1:], start=1):
         issues += _check_reference(model, ("paths", i, j), _split(token)[0])

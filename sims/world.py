@@ -8,7 +8,7 @@ by (seed, element, block).
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar, cast
 
@@ -33,10 +33,15 @@ _Element = TypeVar("_Element")
 
 
 class _Wired:
-    """Edges of a delay generator on their way to a tagger's input."""
+    """Edges of a delay generator or a reference on their way to a tagger's input."""
 
-    def __init__(self, wire: Wire, generator: el.DelayGenerator, tagger: el.TaggerInputs) -> None:
-        self._wire, self._generator, self._tagger = wire, generator, tagger
+    def __init__(
+        self,
+        wire: Wire,
+        edges: Callable[[int, int], npt.NDArray[np.int64]],
+        tagger: el.TaggerInputs,
+    ) -> None:
+        self._wire, self._edges, self._tagger = wire, edges, tagger
         self._cable_s = cable_delays_s(tagger.model, wire.input, 1)[0]
         self.delay_ps = 0
         self._held: npt.NDArray[np.int64] = np.empty(0, np.int64)
@@ -45,8 +50,7 @@ class _Wired:
         self.delay_ps = round(self._cable_s * 1e12) + patch_ps
 
     def run(self, begin_ps: int, end_ps: int) -> None:
-        edges = self._generator.edges(begin_ps, end_ps).channel(self._wire.channel)
-        times = np.append(self._held, edges + self.delay_ps)
+        times = np.append(self._held, self._edges(begin_ps, end_ps) + self.delay_ps)
         cut = int(np.searchsorted(times, end_ps))
         self._held = times[cut:].copy()
         if self._tagger.recording:
@@ -114,10 +118,7 @@ class World:
         ]
         layout = Layout.of(model)
         self._wires = [
-            _Wired(
-                w, self._get(w.generator, el.DelayGenerator), self._get(w.tagger, el.TaggerInputs)
-            )
-            for w in layout.wires
+            _Wired(w, self._edges(w), self._get(w.tagger, el.TaggerInputs)) for w in layout.wires
         ]
         self._outlets: dict[Detection, Outlet] = {}
         self._engines = dict(self._make_engines(layout))
@@ -196,6 +197,14 @@ class World:
         element = self.elements[name]
         assert isinstance(element, kind)
         return element
+
+    def _edges(self, wire: Wire) -> Callable[[int, int], npt.NDArray[np.int64]]:
+        """What gives the edges that begin at one end of a wire in a block."""
+        element = self.elements[wire.generator]
+        if isinstance(element, el.Reference):
+            return element.edges
+        generator = self._get(wire.generator, el.DelayGenerator)
+        return lambda begin_ps, end_ps: generator.edges(begin_ps, end_ps).channel(wire.channel)
 
     def _all(self, kind: type[_Element]) -> list[_Element]:
         return [element for element in self.elements.values() if isinstance(element, kind)]

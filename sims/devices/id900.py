@@ -5,7 +5,8 @@ Sources: IDQ's example code, the Time Controller manual. Not known from a real u
 here: a refused command is answered with ``error: `` and the error's text, which also goes to
 ``SYST:ERR?``; a good setting is answered with an empty message. Histograms, combiners other than
 the preset's forwarding (``TSCO5`` ... ``TSCO8`` carry ``DELA1`` ... ``DELA4``), generators and
-``start-save`` are not served.
+``start-save`` are not served. Records, counters and delays go by the tagger's own clock; what its
+memory has lost counts in ``RAW#:ERRORS?``. Words have 64 bits: no counter rolls over.
 """
 
 from __future__ import annotations
@@ -80,22 +81,31 @@ class _Input:
     integration_ps: float = float(_PS)
     count: int = 0
     cycle_count: int = 0
-    cycle_ps: int = 0
+    cycle_begin_ps: int | None = None
 
-    def add(self, clicks: int, duration_ps: int) -> None:
+    def add(self, times: Times, begin_ps: int, end_ps: int) -> None:
         """Count the clicks of a block."""
         if self.accumulate:
-            self.count += clicks
+            self.count += times.size
+            self.cycle_begin_ps = None
             return
-        self.cycle_count += clicks
-        self.cycle_ps += duration_ps
-        if self.cycle_ps >= self.integration_ps:
-            self.count = self.cycle_count
-            self.cycle_count = self.cycle_ps = 0
+        if self.cycle_begin_ps is None:
+            self.cycle_begin_ps, self.cycle_count = begin_ps, 0
+        cycle_ps = round(self.integration_ps)
+        ended = (end_ps - self.cycle_begin_ps) // cycle_ps
+        if not ended:
+            self.cycle_count += times.size
+            return
+        self.cycle_begin_ps += ended * cycle_ps
+        edges = (self.cycle_begin_ps - cycle_ps, self.cycle_begin_ps)
+        first, last = np.searchsorted(times, edges).tolist()
+        self.count = last - first if ended > 1 else self.cycle_count + last
+        self.cycle_count = times.size - last
 
     def reset(self) -> None:
         """Start counting anew."""
-        self.count = self.cycle_count = self.cycle_ps = 0
+        self.count = 0
+        self.cycle_begin_ps = None
 
 
 @dataclass
@@ -364,7 +374,8 @@ class ID900Emulator:
         self._in_block = True
         if self._start_pending:
             self._start_pending = False
-            self._zero_ps = begin_ps + round(self._element.model.start_offset * _PS)
+            offset = round(self._element.model.start_offset * _PS)
+            self._zero_ps = self._element.clock_ps(begin_ps) + offset
             self._message_ps = 0
             for delay in self._delays.values():
                 delay.line = _NO_TIMES
@@ -376,15 +387,16 @@ class ID900Emulator:
         """Hand the block's tags to the streams; in stepped time wait until they are taken."""
         self._now_ps = end_ps
         by_input = self._clicks()
+        began, ended = (self._element.clock_ps(edge) for edge in (begin_ps, end_ps))
         if self._counting:
             for n, register in self._inputs.items():
-                register.add(by_input[n].size, end_ps - begin_ps)
+                register.add(by_input[n], began, ended)
         if self._zero_ps is not None:
-            self._deliver(by_input, begin_ps, end_ps)
+            self._deliver(by_input, ended, end_ps - begin_ps)
             if self._setting.lossless:
                 for stream in list(self._streams.values()):
                     await stream.idle()
-            if not self._endless and end_ps - self._zero_ps >= self._duration_ps:
+            if not self._endless and ended - self._zero_ps >= self._duration_ps:
                 self._playing = False
         self._in_block = False
         self._finish()
@@ -660,7 +672,7 @@ class ID900Emulator:
             stream.put(b"", 0)
 
     def _clicks(self) -> dict[int, Times]:
-        """World times of the block's clicks on each enabled input."""
+        """Times of the block's clicks on each enabled input, in the tagger's clock."""
         times, inputs = self._element.times_ps, self._element.inputs
         recording = self._element.recording
         return {
@@ -668,7 +680,7 @@ class ID900Emulator:
             for n, register in self._inputs.items()
         }
 
-    def _deliver(self, by_input: dict[int, Times], begin_ps: int, end_ps: int) -> None:
+    def _deliver(self, by_input: dict[int, Times], end_ps: int, block_ps: int) -> None:
         assert self._zero_ps is not None
         zero = self._zero_ps
         signals = {
@@ -687,19 +699,30 @@ class ID900Emulator:
                 if not self._endless:
                     found = found[: int(np.searchsorted(found, self._duration_ps))]
                 tags[stream.channel] = found
-        kept = self._within_rate(tags, end_ps - begin_ps)
+        kept = self._within_rate(tags, block_ps)
         for stream in self._streams.values():
             if stream.channel not in tags:
                 continue
             raw, times = self._raws[stream.channel], kept[stream.channel]
-            raw.lost += tags[stream.channel].size - times.size
+            raw.lost += tags[stream.channel].size - times.size + self._overflown(raw.stop)
             words = self._words(raw, times, signals.get(raw.ref, _NO_TIMES), stream.with_index)
             if times.size:
                 stream.words.append(words)
-                stream.last_ps = end_ps
-        if end_ps >= self._message_ps:
-            self._message_ps = end_ps + round(self._settings.message_period * _PS)
+                stream.last_ps = self._now_ps
+        if self._now_ps >= self._message_ps:
+            self._message_ps = self._now_ps + round(self._settings.message_period * _PS)
             self._send()
+
+    def _overflown(self, signal: str) -> int:
+        """Clicks behind a signal that the tagger's memory had no room for in the block."""
+        if signal.startswith("TSCO"):
+            signal = f"DELA{int(signal[4:]) - 4}"
+        if signal.startswith("DELA"):
+            signal = self._delays[int(signal[4:])].link
+        if not signal.startswith("INPU"):
+            return 0
+        n = int(signal[4:])
+        return int(self._element.lost[n - 1]) if self._inputs[n].enabled else 0
 
     def _within_rate(self, tags: dict[int, Times], block_ps: int) -> dict[int, Times]:
         """Cut the block where the device's buffers are full."""

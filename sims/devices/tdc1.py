@@ -6,7 +6,9 @@ for its end, and only ``abort`` acts on it; an aborted count answers nothing; a 
 ``INPKT`` precedes sends nothing; the counter is 0 when a stream begins; words that get lost leave
 the first half of a word behind; a pair is two clicks at most half a coincidence window apart; the
 defaults after ``*RST``; the voltages of ``NIM`` and ``TTL``. Who hangs up ends what runs. Levels
-and reference clock are registers only: every pulse of the world counts.
+and reference clock are registers only: every pulse of the world counts, and the world file says
+which clock the tagger has. Counting times, bins and rollovers go by that clock. Where the world
+file's memory is full, half a word is left too.
 """
 
 from __future__ import annotations
@@ -136,17 +138,20 @@ class TDC1Emulator:
         self._in_block = True
         run = self._run
         if run is not None and run.zero_ps is None:
-            run.zero_ps = begin_ps + round(self._element.model.start_offset * _PS)
+            offset = round(self._element.model.start_offset * _PS)
+            run.zero_ps = self._element.clock_ps(begin_ps) + offset
         self._element.recording = run is not None
 
     async def end_block(self, begin_ps: int, end_ps: int) -> None:
         """Count or send the block's clicks; in stepped time wait until they are taken."""
         run = self._run
         if run is not None and run.zero_ps is not None:
-            now = end_ps - run.zero_ps
+            before, now = (
+                self._element.clock_ps(edge) - run.zero_ps for edge in (begin_ps, end_ps)
+            )
             over = run.duration_ps is not None and now >= run.duration_ps
             if run.mode == "timestamp":
-                await self._send(run, now, end_ps - begin_ps)
+                await self._send(run, before, now, end_ps - begin_ps)
             else:
                 self._count(run, now)
                 if over and not run.aborted:
@@ -285,18 +290,20 @@ class TDC1Emulator:
             run.counts[i] += _within(known[a], new[b] - reach_ps, new[b], "left")
         run.recent = {n: clicks[clicks >= now_ps - reach_ps] for n, clicks in known.items()}
 
-    async def _send(self, run: _Run, now_ps: int, block_ps: int) -> None:
+    async def _send(self, run: _Run, before_ps: int, now_ps: int, block_ps: int) -> None:
+        assert run.zero_ps is not None
         times, inputs = self._clicks(run)
         times = np.concatenate((run.times, times))
         inputs = np.concatenate((run.inputs, inputs))
         end_ps = now_ps if run.duration_ps is None else min(now_ps, run.duration_ps)
-        begin, end = max(0, now_ps - block_ps) // _BIN_PS, max(0, end_ps) // _BIN_PS
+        begin, end = max(0, before_ps) // _BIN_PS, max(0, end_ps) // _BIN_PS
         whole = int(np.searchsorted(times, end * _BIN_PS))
         run.times, run.inputs = times[whole:], inputs[whole:]
         if not run.sending:
             return
-        words = _encode(times[:whole], inputs[:whole], begin, end).tobytes()
-        data = _cut(words, 4 * int(self._settings.max_rate * block_ps / _PS))
+        words, bins = _encode(times[:whole], inputs[:whole], begin, end)
+        gaps = np.searchsorted(bins, (self._element.gaps_ps - run.zero_ps) // _BIN_PS, "right")
+        data = _cut(_without_halves(words, gaps), 4 * int(self._settings.max_rate * block_ps / _PS))
         if self._setting.lossless:
             run.link.write(data)
             await run.link.drain()
@@ -321,8 +328,12 @@ def _within(clicks: Times, low: Times, high: Times, side: Literal["left", "right
     return int((np.searchsorted(clicks, high, side) - np.searchsorted(clicks, low)).sum())
 
 
-def _encode(times_ps: Times, inputs: Inputs, begin: int, end: int) -> npt.NDArray[np.uint32]:
+def _encode(
+    times_ps: Times, inputs: Inputs, begin: int, end: int
+) -> tuple[npt.NDArray[np.uint32], Times]:
     """Words of the clicks in the 2 ns bins ``[begin, end)``, with the rollovers among them.
+
+    The bin of each word comes with it.
 
     Bits 31-5 are the bin modulo 2^27, bit 4 marks a rollover, bits 3-0 the inputs.
     """
@@ -333,7 +344,16 @@ def _encode(times_ps: Times, inputs: Inputs, begin: int, end: int) -> npt.NDArra
     bins = bins[first]
     words = (bins & (_PERIOD - 1)) << 5 | patterns
     rollovers = np.arange(max(1, -(-begin // _PERIOD)), -(-end // _PERIOD)) * _PERIOD
-    return np.insert(words, np.searchsorted(bins, rollovers), _ROLLOVER).astype("<u4")
+    places = np.searchsorted(bins, rollovers)
+    marked = np.insert(words, places, _ROLLOVER).astype("<u4")
+    return marked, np.insert(bins, places, rollovers)
+
+
+def _without_halves(words: npt.NDArray[np.uint32], gaps: npt.NDArray[np.int64]) -> bytes:
+    """The bytes of ``words``; of the word before each gap only the first half was stored."""
+    if not gaps.size:
+        return words.tobytes()
+    return np.delete(words.view("<u2"), 2 * gaps[gaps > 0] - 1).tobytes()
 
 
 def _cut(words: bytes, room: int) -> bytes:

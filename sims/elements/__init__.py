@@ -32,6 +32,7 @@ from .eavesdropper import Eavesdropper, EavesdropperModel
 from .fibre import Fibre, FibreModel
 from .free_space import FreeSpace, FreeSpaceModel, SatellitePass, SatellitePassModel
 from .memory import MemoryModel
+from .reference import Reference, ReferenceModel
 from .sequencer import PulseSequencer, PulseSequencerModel
 from .sources import (
     CrystalModel,
@@ -91,6 +92,8 @@ __all__ = [
     "PulseSequencerModel",
     "PumpLaser",
     "PumpLaserModel",
+    "Reference",
+    "ReferenceModel",
     "SatellitePass",
     "SatellitePassModel",
     "SnspdArray",
@@ -123,6 +126,7 @@ ElementModel = Annotated[
     | MemoryModel
     | SnspdModel
     | TaggerModel
+    | ReferenceModel
     | DelayGeneratorModel
     | PulseSequencerModel,
     Field(discriminator="kind"),
@@ -143,6 +147,7 @@ MAKERS: dict[type, Callable[[Any], object]] = {
     LiquidCrystalsModel: LiquidCrystals,
     SnspdModel: SnspdArray,
     TaggerModel: TaggerInputs,
+    ReferenceModel: Reference,
     DelayGeneratorModel: DelayGenerator,
     PulseSequencerModel: PulseSequencer,
 }
