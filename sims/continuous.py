@@ -19,7 +19,14 @@ from .outlets import Outlet
 from .physics import polarization as pol
 from .physics.spdc import pair_rate_hz
 
-__all__ = ["ContinuousLight", "ContinuousPair", "Rates", "Way", "phase_deg"]
+__all__ = [
+    "ContinuousLight",
+    "ContinuousPair",
+    "Rates",
+    "Way",
+    "crystal_temperature_c",
+    "phase_deg",
+]
 
 Real = npt.NDArray[np.float64]
 Times = npt.NDArray[np.int64]
@@ -187,7 +194,7 @@ class ContinuousPair:
     def rates(self) -> Rates:
         """Rates that the knobs stand for now."""
         model = self._model
-        temperature = model.phase_matching if self._oven is None else self._oven.temperature_c
+        temperature = crystal_temperature_c(model, self._pump, self._oven)
         key = self._pump.power_w, temperature
         seen = self._sides[0].seen(), self._sides[1].seen()
         known = self._known
@@ -278,6 +285,17 @@ class ContinuousLight:
         """Make the photons emitted in a block that are detected."""
         rates, seen = what
         self._side.add_singles(seen, rates, rng, begin_ps, end_ps)
+
+
+def crystal_temperature_c(
+    model: el.CrystalModel, pump: el.PumpLaser, oven: el.Oven | None
+) -> float:
+    """Temperature of a crystal; a pump that has hopped to another mode moves it like another.
+
+    Only the distance to phase matching matters, so the shift is taken off the temperature.
+    """
+    actual = model.phase_matching if oven is None else oven.temperature_c
+    return actual - pump.mode_shift_k
 
 
 def phase_deg(model: el.CrystalModel, temperature_c: float) -> float:

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from . import elements as el
 from .arms import Arm
-from .continuous import phase_deg
+from .continuous import crystal_temperature_c, phase_deg
 from .outlets import Outlet
 from .physics import memory
 from .physics import polarization as pol
@@ -265,7 +265,7 @@ class PulsedNetwork:
         for s, source in enumerate(self.sources):
             crystal = source.crystal
             optimum = crystal.phase_matching
-            temperature = optimum if source.oven is None else source.oven.temperature_c
+            temperature = crystal_temperature_c(crystal, source.pump, source.oven)
             rate = pair_rate_hz(
                 source.pump.power_w,
                 crystal.pair_rate,

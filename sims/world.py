@@ -185,7 +185,7 @@ class World:
 
     def _step(self, begin: int, end: int) -> None:
         for warm in self._warm:
-            warm.step(BLOCK_PS * 1e-12)
+            warm.settle(BLOCK_PS * 1e-12)
         for generator in self._generators:
             generator.edges(begin, end)
         for key, step_ps, element in self._drifting:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, ClassVar, Literal
 
+import numpy as np
 from pydantic import Field
 
 from ...instruments import Unit
@@ -23,6 +25,10 @@ class PumpLaserModel(Model):
     """Photodiode current per optical power at the monitor, A/W."""
     ambient: Celsius = 22.0
     tec_time_constant: Annotated[float, Unit("s"), Field(gt=0)] = 1.0
+    power_drift: Annotated[float, Unit("1"), Field(ge=0, le=0.5)] = 0.0
+    """Rms of the relative change of power at constant current: coupling, aging."""
+    drift_time: Annotated[float, Unit("s"), Field(gt=0)] = 600.0
+    """Time in which the power forgets where it was, to 1/e."""
 
 
 class OvenModel(Model):
@@ -99,6 +105,10 @@ class CrystalModel(Model):
 class PumpLaser:
     """Knobs: ``current_a``, ``emitting``, ``tec_on``, ``tec_setpoint_c``."""
 
+    step_s = 0.1
+    #: What it keeps when the world is saved.
+    KEPT = ("diode_temperature_c", "power_change", "mode_shift_k")
+
     def __init__(self, model: PumpLaserModel) -> None:
         self.model = model
         self.current_a = 0.0
@@ -106,8 +116,27 @@ class PumpLaser:
         self.tec_on = False
         self.tec_setpoint_c = 25.0
         self.diode_temperature_c = model.ambient
+        #: Relative change of the power at constant current.
+        self.power_change = 0.0
+        #: By how much higher a mode hop has moved the phase-matching temperature of its crystals.
+        self.mode_shift_k = 0.0
 
-    def step(self, dt_s: float) -> None:
+    @property
+    def drifts(self) -> bool:
+        """Whether its power does."""
+        return self.model.power_drift > 0
+
+    def step(self, rng: np.random.Generator, now_s: float) -> None:
+        """Let the power drift for :attr:`step_s`: an Ornstein-Uhlenbeck process, exactly."""
+        kept = math.exp(-self.step_s / self.model.drift_time)
+        kick = self.model.power_drift * math.sqrt(1 - kept * kept)
+        self.power_change = max(-1.0, kept * self.power_change + kick * rng.standard_normal())
+
+    def power_off(self) -> None:
+        """Be without power."""
+        self.emitting = self.tec_on = False
+
+    def settle(self, dt_s: float) -> None:
         """Advance the diode's temperature by ``dt_s``."""
         target = self.tec_setpoint_c if self.tec_on else self.model.ambient
         self.diode_temperature_c = relax(
@@ -119,7 +148,8 @@ class PumpLaser:
         """Optical power now, W."""
         if not self.emitting:
             return 0.0
-        return optical_power_w(self.current_a, self.model.threshold, self.model.slope)
+        power = optical_power_w(self.current_a, self.model.threshold, self.model.slope)
+        return power * (1 + self.power_change)
 
     @property
     def drive_current_a(self) -> float:
@@ -140,13 +170,20 @@ class PumpLaser:
 class Oven:
     """Knobs: ``setpoint_c``, ``heating``. Reading: ``temperature_c``."""
 
+    #: What it keeps when the world is saved.
+    KEPT = ("temperature_c",)
+
     def __init__(self, model: OvenModel) -> None:
         self.model = model
         self.setpoint_c = model.ambient
         self.heating = False
         self.temperature_c = model.ambient if model.start is None else model.start
 
-    def step(self, dt_s: float) -> None:
+    def power_off(self) -> None:
+        """Be without power."""
+        self.heating = False
+
+    def settle(self, dt_s: float) -> None:
         """Advance by ``dt_s``; a heater cannot cool below the ambient temperature."""
         target = max(self.setpoint_c, self.model.ambient) if self.heating else self.model.ambient
         self.temperature_c = relax(self.temperature_c, target, self.model.time_constant, dt_s)

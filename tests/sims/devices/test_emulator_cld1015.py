@@ -129,9 +129,9 @@ def test_temperature_unit_and_window(stage: Any, twin: Any, device: Any) -> None
     device.write("SOUR2:TEMP 100")
     assert error(device) == '-222,"Data out of range"'
     tell(device, "OUTP2 ON")
-    stage.step(emulator, fill=lambda _begin, _end: element.step(0.01))
+    stage.step(emulator, fill=lambda _begin, _end: element.settle(0.01))
     assert int(device.query("STAT:MEAS:COND?")) & (1 << 9)
-    stage.step(emulator, 1000, fill=lambda _begin, _end: element.step(0.01))
+    stage.step(emulator, 1000, fill=lambda _begin, _end: element.settle(0.01))
     assert float(device.query("MEAS:TEMP?")) == pytest.approx(25.0, abs=0.01)
     assert int(device.query("STAT:MEAS:COND?")) & (1 << 9) == 0
     assert int(device.query("STAT:MEAS?")) & (1 << 9)  # latched...

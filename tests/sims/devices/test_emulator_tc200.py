@@ -69,10 +69,10 @@ def test_knobs_turn_at_the_next_block(stage: Any, twin: Any, port: Any) -> None:
     assert ask(port, "tset?") == b"tset?\r41.7 Celsius\r> "
     assert ask(port, "stat?", b" > ") == b"stat?\r15 > "
     assert not oven.heating
-    stage.step(emulator, fill=lambda _begin, _end: oven.step(0.01))
+    stage.step(emulator, fill=lambda _begin, _end: oven.settle(0.01))
     assert oven.heating
     assert oven.setpoint_c == 41.7
-    stage.step(emulator, 6000, fill=lambda _begin, _end: oven.step(0.01))
+    stage.step(emulator, 6000, fill=lambda _begin, _end: oven.settle(0.01))
     assert ask(port, "tact?") == b"tact?\r41.7 Celsius\r> "
     ask(port, "ens")
     stage.step(emulator)
