@@ -212,7 +212,8 @@ def resolved_overlap(
 
 def _populations(left: Emitter, right: Emitter) -> Real:
     """Of spins 00, 01, 10, 11 (left, right) before any photon is seen."""
-    return np.kron([1 - left.bright, left.bright], [1 - right.bright, right.bright])
+    a, b = left.bright, right.bright
+    return np.array([(1 - a) * (1 - b), (1 - a) * b, a * (1 - b), a * b])
 
 
 def _clicks(left: Emitter, right: Emitter, station: Station) -> tuple[Real, Complex]:

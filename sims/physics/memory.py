@@ -230,7 +230,7 @@ def retained(
     """Return the efficiency after a storage time, ``eta0 e^(-t/T)`` or ``eta0 e^(-(t/T)^2)``.
 
     Exponential for loss of atoms and of populations, and for an AFC whose teeth widen with the
-    homogeneous line, ``T = T2/4`` (Jobez et al., NJP 18, 013006 (2016), eq. 15). Gaussian for spin
+    homogeneous line, ``T = T2/4`` (Jobez et al., arXiv 1512.02936, eq. 15). Gaussian for spin
     waves that dephase by a spread of frequencies or by atoms that move: EIT, GEM and DLCZ in gases,
     and AFC spin waves.
     """
@@ -242,8 +242,7 @@ def retained(
 def temporal_modes(storage_s: float, bandwidth_hz: float) -> int:
     """Return how many modes in a row a comb holds, ``t BW / 2.5``.
 
-    The factor is where modes of Gaussian pulses in a comb stop to overlap; 3 gives the same modes
-    with more room (Afzelius et al., PRA 79, 052329 (2009)).
+    A mode of 2.5/BW keeps what leaks into its neighbours small (Afzelius et al., PRA 79, 052329).
     """
     return math.floor(storage_s * bandwidth_hz / 2.5)
 
