@@ -32,6 +32,8 @@ class Passed:
         delay_rate: See ``delay_s``.
         delay_to_memory_s: The part of it before the memory.
         dispersion: Group delay per wavelength, s/m.
+        pmd_s: PMD vector (S1, S2, S3) of all fibres at the end, s.
+        linear: Whether it is a rotation and a loss, as light of two sources that meet has to have.
         lights: What the optics add themselves: photons per second, and the transmission and the
             map of Stokes vectors of the optics behind.
     """
@@ -44,6 +46,8 @@ class Passed:
     delay_rate: float
     delay_to_memory_s: float
     dispersion: float
+    pmd_s: Real
+    linear: bool
     lights: tuple[tuple[float, float, Real], ...]
 
 
@@ -54,7 +58,6 @@ class Arm:
         model: The world.
         elements: Its elements.
         optics: Name and port of each thing on the way to the detectors.
-        bandwidth_m: FWHM of the light's spectrum, m of wavelength.
     """
 
     def __init__(
@@ -62,14 +65,12 @@ class Arm:
         model: WorldModel,
         elements: Mapping[str, object],
         optics: Sequence[tuple[str, str]],
-        bandwidth_m: float = 0.0,
     ) -> None:
         models = [model.elements[name] for name, _ in optics]
         self._steps = [
             _step(one, elements.get(name), port)
             for one, (name, port) in zip(models, optics, strict=True)
         ]
-        self.bandwidth_m = bandwidth_m
         self.memory = next((one for one in models if isinstance(one, el.MemoryModel)), None)
         self._memory_at = models.index(self.memory) if self.memory is not None else len(models)
         self.operators = _operators(models)
@@ -87,6 +88,7 @@ class Arm:
         jones: pol.Complex = np.eye(2, dtype=np.complex128)
         stokes: Real = np.eye(4)
         transmission = after_memory = 1.0
+        pmd: Real = np.zeros(3)
         lights: list[tuple[float, float, Real]] = []
         for i, passage in enumerate(passages):
             jones = passage.jones @ jones
@@ -94,6 +96,9 @@ class Arm:
             if passage.stokes is not None:
                 turn = passage.stokes @ turn
             stokes = turn @ stokes
+            # First order: each fibre's own, turned by all that follows.
+            pmd = pol.stokes_map(passage.jones)[1:, 1:] @ pmd
+            pmd += passage.dgd_s * np.asarray(passage.pmd_axis)
             transmission *= passage.transmission
             if i > self._memory_at:
                 after_memory *= passage.transmission
@@ -112,6 +117,8 @@ class Arm:
             sum(p.delay_rate for p in passages),
             sum(p.delay_s for p in before),
             sum(p.dispersion for p in passages),
+            pmd,
+            all(p.stokes is None for p in passages) and not pmd.any(),
             tuple(lights),
         )
 

@@ -17,6 +17,7 @@ from . import elements as el
 from .arms import Arm, Passed
 from .outlets import Outlet
 from .physics import polarization as pol
+from .physics.fibre import angular_width, pmd_map, pmd_pair
 from .physics.spdc import pair_rate_hz
 
 __all__ = [
@@ -60,6 +61,8 @@ class _Seen:
     Attributes:
         operators: Probability of a click for a photon of Stokes vector S is ``operators @ S``,
             shape (n, 4).
+        ends: Of each way: the same for a Stokes vector at its end, (k, 4), the map of Stokes
+            vectors from its beginning, (4, 4), and its PMD vector, s, (3,).
         stray: Clicks of light that the optics add, Hz, (n,).
         delay_ps: Flight time at the beginning of the block, int64 (n,).
         delay_rate: Its change, s/s, (n,).
@@ -67,6 +70,7 @@ class _Seen:
     """
 
     operators: Real
+    ends: tuple[tuple[Real, Real, Real], ...]
     stray: Real
     delay_ps: Times
     delay_rate: Real
@@ -101,9 +105,12 @@ class _Side:
 
     def _see(self, passed: tuple[Passed, ...]) -> _Seen:
         operators, stray = [np.empty((0, 4))], [np.empty(0)]
+        ends: list[tuple[Real, Real, Real]] = []
         for rows, way, optics in zip(self._rows, self.ways, passed, strict=True):
             seen = rows * way.outlet.efficiencies()[:, None]
-            operators.append(seen @ optics.stokes * optics.transmission)
+            end = seen * optics.transmission
+            operators.append(end @ optics.stokes)
+            ends.append((end, optics.stokes, optics.pmd_s))
             light = np.zeros(len(rows))
             for hz, transmission, stokes in optics.lights if way.adds_light else ():
                 light += hz * transmission * (seen @ stokes)[:, 0]
@@ -114,6 +121,7 @@ class _Side:
         delay, rate, walk = per_way[self.way].T
         return _Seen(
             np.concatenate(operators),
+            tuple(ends),
             np.concatenate(stray),
             np.rint(delay * 1e12).astype(np.int64),
             rate,
@@ -248,9 +256,18 @@ class ContinuousPair:
         state = pol.correlations(
             pol.pair_state(model.visibility, phase_deg(model, temperature), model.imbalance)
         )
-        a, b = (one.operators for one in seen)
-        both = np.maximum(rate * (a @ state @ b.T), 0.0)
-        only = rate * (a @ state[:, 0]) - both.sum(1), rate * (b @ state[0]) - both.sum(0)
+        width = angular_width(model.bandwidth, model.wavelength)
+        tables = [[_table(one, two, state, width) for two in seen[1].ends] for one in seen[0].ends]
+        empty = np.zeros((seen[0].stray.size, seen[1].stray.size))
+        both = np.maximum(rate * np.block(tables), 0.0) if empty.size else empty
+        alone = [
+            [end @ _blur(pmd, width) @ turn @ which for end, turn, pmd in one.ends]
+            for one, which in zip(seen, (state[:, 0], state[0]), strict=True)
+        ]
+        only = [
+            rate * np.concatenate([np.empty(0), *parts]) - both.sum(axis)
+            for parts, axis in zip(alone, (1, 0), strict=True)
+        ]
         glow = self._share * power * model.fluorescence
         stray = [glow * one.operators[:, 0] + one.stray for one in seen]
         return Rates(
@@ -259,6 +276,24 @@ class ContinuousPair:
             (stray[0], stray[1]),
             seen,
         )
+
+
+def _table(
+    one: tuple[Real, Real, Real], two: tuple[Real, Real, Real], state: Real, width_rad_s: float
+) -> Real:
+    """Probabilities of clicks of both photons at the ends of two ways, (k, l)."""
+    (end_a, turn_a, pmd_a), (end_b, turn_b, pmd_b) = one, two
+    there = turn_a @ state @ turn_b.T
+    if width_rad_s > 0 and (pmd_a.any() or pmd_b.any()):
+        there = pmd_pair(there, pmd_a, pmd_b, width_rad_s)
+    table: Real = end_a @ there @ end_b.T
+    return table
+
+
+def _blur(pmd_s: Real, width_rad_s: float) -> Real:
+    """What PMD does to a photon that is looked at alone, (4, 4)."""
+    dgd = float(np.linalg.norm(pmd_s))
+    return pmd_map(dgd, pmd_s / dgd, width_rad_s) if dgd > 0 else np.eye(4)
 
 
 class ContinuousLight:

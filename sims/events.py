@@ -12,7 +12,6 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from ..instruments import Unit
-from . import elements as el
 from .elements.base import Degrees, Fraction, Rate
 
 __all__ = ["Calendar", "EventModel", "PowerCut", "check_events"]
@@ -61,7 +60,7 @@ class Bump(_Event):
     delay: Annotated[float, Unit("s")] = 0.0
     """Group delay that is added, or taken away."""
 
-    def begin(self, element: el.Fibre) -> None:
+    def begin(self, element: Any) -> None:
         """Turn the fibre."""
         element.bump(self.rotation, self.delay)
 
@@ -73,11 +72,11 @@ class Bend(_Lasting):
     CAN = ("fibre",)
     loss: Annotated[float, Unit("dB"), Field(ge=0)]
 
-    def begin(self, element: el.Fibre) -> None:
+    def begin(self, element: Any) -> None:
         """Add the loss."""
         element.bend(self.loss)
 
-    def end(self, element: el.Fibre) -> None:
+    def end(self, element: Any) -> None:
         """Take it away."""
         element.bend(-self.loss)
 
@@ -90,11 +89,11 @@ class ModeHop(_Lasting):
     shift: Annotated[float, Unit("K")]
     """By how much higher."""
 
-    def begin(self, element: el.PumpLaser) -> None:
+    def begin(self, element: Any) -> None:
         """Shift it."""
         element.mode_shift_k += self.shift
 
-    def end(self, element: el.PumpLaser) -> None:
+    def end(self, element: Any) -> None:
         """Shift it back."""
         element.mode_shift_k -= self.shift
 
@@ -130,14 +129,15 @@ class Interception(_Lasting):
 
     def begin(self, element: Any) -> None:
         """Let her begin."""
-        for name in ("intercept", "tap", "light"):
-            if getattr(self, name) is not None:
-                setattr(element, name, getattr(self, name))
+        model = element.model
+        element.intercept = model.intercept if self.intercept is None else self.intercept
+        element.tap = model.tap if self.tap is None else self.tap
+        element.light_hz = model.light if self.light is None else self.light
 
     def end(self, element: Any) -> None:
         """Let her go back to what the element says."""
-        for name in ("intercept", "tap", "light"):
-            setattr(element, name, getattr(element.model, name))
+        model = element.model
+        element.intercept, element.tap, element.light_hz = model.intercept, model.tap, model.light
 
 
 class PowerCut(_Lasting):

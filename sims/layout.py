@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from ..instruments import ConfigError
 from . import elements as el
+from .events import EventModel, check_events
 from .physics import polarization as pol
 
 __all__ = ["Detection", "Layout", "LightPath", "Location", "Wire", "WorldModel", "check_layout"]
@@ -38,6 +39,7 @@ class WorldModel(BaseModel):
     bellbench: Literal["world/1"] = "world/1"
     elements: dict[str, el.ElementModel]
     paths: Annotated[list[list[str]], Field(min_length=1)]
+    events: tuple[EventModel, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -150,6 +152,7 @@ def outputs(model: WorldModel, path: list[str]) -> tuple[str, int]:
 def check_layout(model: WorldModel) -> list[tuple[Location, str]]:
     """Return every mistake in how the elements are joined, as (location, message)."""
     issues = [*_check_elements(model)]
+    issues += check_events(model.events, {n: e.kind for n, e in model.elements.items()})
     used: dict[str, int] = {}
     for i, path in enumerate(model.paths):
         issues += _check_path(model, i, path)

@@ -44,7 +44,7 @@ def recall(elements: Mapping[str, object], state: Mapping[str, Mapping[str, Any]
         raise ConfigError(f"the state is of another world: they differ in {', '.join(other)}")
     found: list[tuple[object, str, Any]] = []
     for name, element in kept.items():
-        if set(state[name]) != set(element.KEPT):  # type: ignore[attr-defined]
+        if set(state[name]) != set(element.KEPT):
             raise ConfigError(f"the state of {name!r} is of another version; begin a new one")
         for key, value in state[name].items():
             try:
@@ -53,6 +53,8 @@ def recall(elements: Mapping[str, object], state: Mapping[str, Mapping[str, Any]
                 raise ConfigError(f"the state of {name!r}: {key} is damaged ({error})") from None
     for element, key, value in found:
         setattr(element, key, value)
+        if hasattr(element, "_passage"):
+            element._passage = None  # it was of the state before
 
 
 def write_state(path: Path, world: Mapping[str, Any]) -> None:
@@ -102,8 +104,10 @@ def _like(now: Any, value: Any) -> Any:
         if not isinstance(value, list) or len(value) != len(now):
             raise ValueError(f"it is {value!r}")
         return type(now)(_like(a, b) for a, b in zip(now, value, strict=True))
-    if isinstance(now, bool) or now is None or isinstance(now, str):
-        if now is not None and type(value) is not type(now):
+    if now is None:
+        return None if value is None else np.asarray(value, np.float64)
+    if isinstance(now, (bool, str)):
+        if type(value) is not type(now):
             raise ValueError(f"it is {value!r}")
         return value
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):

@@ -19,6 +19,7 @@ from ..instruments import ConfigError
 from . import elements as el
 from .arms import Arm
 from .continuous import ContinuousLight, ContinuousPair, Rates, Way
+from .events import Calendar
 from .layout import STATION_OUTPUTS, Detection, Layout, LightPath, Wire, WorldModel, check_layout
 from .outlets import Outlet, cable_delays_s
 from .pulsed import PulsedNetwork, PulsedSource, Station
@@ -116,6 +117,7 @@ class World:
             for name, element in self.elements.items()
             if isinstance(element, el.Drifting) and element.drifts
         ]
+        self._calendar = Calendar(model.events, self.elements)
         layout = Layout.of(model)
         self._wires = [
             _Wired(w, self._edges(w), self._get(w.tagger, el.TaggerInputs)) for w in layout.wires
@@ -128,6 +130,7 @@ class World:
     def run_block(self) -> None:
         """Advance one block: temperatures and triggers, then the clicks of those who listen."""
         begin, end = self.now_ps, self.now_ps + BLOCK_PS
+        self._calendar.turn(begin)
         self._step(begin, end)
         for group in self._groups:
             now = (
@@ -224,7 +227,7 @@ class World:
                 for channel, share in enumerate(model.channels or (1.0,)):
                     here = [path for path in paths if path.channel == channel]
                     signal, idler = (
-                        [self._way(path, model.bandwidth) for path in here if path.arm == arm]
+                        [self._way(path) for path in here if path.arm == arm]
                         for arm in (0, 1)
                     )
                     if here:
@@ -261,7 +264,7 @@ class World:
         members: list[PulsedSource] = []
         stations: dict[str, Station] = {}
         for s, (crystal, both) in enumerate(zip(crystals, paths, strict=True)):
-            optics = [Arm(self.model, self.elements, p.optics, crystal.bandwidth) for p in both]
+            optics = [Arm(self.model, self.elements, p.optics) for p in both]
             pump, oven = self._pump(crystal)
             generator, _, channel = cast(str, crystal.trigger).partition(".")
             ends: list[Outlet | None] = []
@@ -298,9 +301,9 @@ class World:
         oven = None if crystal.oven is None else self._get(crystal.oven, el.Oven)
         return self._get(crystal.pump, el.PumpLaser), oven
 
-    def _way(self, path: LightPath, bandwidth_m: float = 0.0) -> Way:
+    def _way(self, path: LightPath) -> Way:
         assert isinstance(path.end, Detection)
-        arm = Arm(self.model, self.elements, path.optics, bandwidth_m)
+        arm = Arm(self.model, self.elements, path.optics)
         return Way(arm, self._outlet(path.end, len(arm.operators)), path.first)
 
     def _outlet(self, end: Detection, count: int) -> Outlet:

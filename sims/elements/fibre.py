@@ -65,29 +65,43 @@ class FibreModel(Model):
 
 
 class Fibre:
-    """No knob: it drifts by itself.
+    """No knob: it drifts by itself, and events bump and bend it.
 
     Attributes:
-        kelvin: Temperature against the start.
-        pmd_s: PMD vector (S1, S2, S3), s; None until the first step has drawn it.
+        kelvin: Temperature against the start; ``walked_k`` is the part that is not the day's.
+        walked_k: See ``kelvin``.
+        turned: Rotation of polarization without the temperature's, complex (2, 2).
+        pmd_s: PMD vector (S1, S2, S3), s, shape (3,); 0 until the first step has drawn it.
+        added_delay_s: What bumps have added to the delay.
+        added_loss_db: What bends have added to the loss, at the end.
     """
 
     #: Time between two steps of the drifts, s.
     step_s = 0.1
+    KEPT: ClassVar[tuple[str, ...]] = (
+        "kelvin",
+        "walked_k",
+        "turned",
+        "pmd_s",
+        "added_delay_s",
+        "added_loss_db",
+    )
 
     def __init__(self, model: FibreModel) -> None:
         self.model = model
         self.kelvin = 0.0
-        self.pmd_s: npt.NDArray[np.float64] | None = None
-        self._walked_k = 0.0
-        self._turned = pol.rotation(model.rotation)
-        self._passage: Passage | None = None
+        self.walked_k = 0.0
+        self.turned = pol.rotation(model.rotation)
+        self.pmd_s: npt.NDArray[np.float64] = np.zeros(3)
+        self.added_delay_s = 0.0
+        self.added_loss_db = 0.0
+        self._passage: tuple[tuple[object, ...], Passage] | None = None
 
     @property
     def jones(self) -> pol.Complex:
         """Rotation of polarization now, complex (2, 2)."""
         warm = np.asarray(self.model.thermal_rotation) * self.kelvin
-        return self._turned @ pol.rotation(warm)
+        return self.turned @ pol.rotation(warm)
 
     @property
     def drifts(self) -> bool:
@@ -97,57 +111,65 @@ class Fibre:
             model.drift_time is not None
             or model.daily_swing
             or model.temperature_walk
-            or (model.pmd and self.pmd_s is None)
+            or (model.pmd * model.length and not self.pmd_s.any())
         )
 
     def step(self, rng: np.random.Generator, now_s: float) -> None:
         """Drift from ``now_s`` for :attr:`step_s`."""
-        if not self.drifts:
-            return
         model = self.model
         memory = 1.0
         if model.drift_time is not None:
-            self._turned = pol.drift_step(rng, self.step_s, model.drift_time) @ self._turned
+            self.turned = pol.drift_step(rng, self.step_s, model.drift_time) @ self.turned
             memory = math.exp(-self.step_s / model.drift_time)
         if model.temperature_walk:
             hours = self.step_s / 3600
-            self._walked_k += model.temperature_walk * math.sqrt(hours) * rng.standard_normal()
-        day = physics.daily_kelvin(now_s + self.step_s, model.daily_swing)
-        self.kelvin = day + self._walked_k
-        if model.pmd and (self.pmd_s is None or memory < 1):
+            self.walked_k += model.temperature_walk * math.sqrt(hours) * rng.standard_normal()
+        if model.temperature_walk or model.daily_swing:
+            day = physics.daily_kelvin(now_s + self.step_s, model.daily_swing)
+            self.kelvin = day + self.walked_k
+        first = not self.pmd_s.any()
+        if model.pmd * model.length and (first or memory < 1):
             mean = physics.average_dgd_s(model.pmd, model.length)
-            self.pmd_s = physics.pmd_step(rng, self.pmd_s, mean, memory)
-        self._passage = None
+            self.pmd_s = physics.pmd_step(rng, None if first else self.pmd_s, mean, memory)
 
-    def kick(self, rotation_deg: tuple[float, float, float]) -> None:
-        """Turn the polarization by a rotation as the model's: somebody has touched the fibre."""
-        self._turned = pol.rotation(rotation_deg) @ self._turned
-        self._passage = None
+    def bump(self, rotation_deg: tuple[float, float, float], delay_s: float = 0.0) -> None:
+        """Turn the polarization by a rotation as the model's, and lengthen the fibre."""
+        self.turned = pol.rotation(rotation_deg) @ self.turned
+        self.added_delay_s += delay_s
+
+    def bend(self, loss_db: float) -> None:
+        """Add loss, or take it away again."""
+        self.added_loss_db += loss_db
 
     def passage(self) -> Passage:
         """What light meets now."""
-        if self._passage is None:
-            model = self.model
-            db = model.loss + model.attenuation * model.length * 1e-3
-            warm_s = physics.thermal_delay_s(model.length, model.thermal_delay, self.kelvin)
-            dgd_s = 0.0 if self.pmd_s is None else float(np.linalg.norm(self.pmd_s))
-            axis = (1.0, 0.0, 0.0)
-            if self.pmd_s is not None and dgd_s > 0:
-                s1, s2, s3 = self.pmd_s / dgd_s
-                axis = float(s1), float(s2), float(s3)
-            self._passage = Passage(
-                transmission=float(10 ** (-db / 10)),
-                jones=self.jones,
-                delay_s=physics.group_delay_s(model.length, model.group_index) + warm_s,
-                dispersion=model.dispersion * model.length,
-                dgd_s=dgd_s,
-                pmd_axis=axis,
-                light_hz=sum(self._light_hz(channel) for channel in model.classical_channels),
-            )
-        return self._passage
+        state = (self.kelvin, self.turned, self.pmd_s, self.added_delay_s, self.added_loss_db)
+        known = self._passage
+        if known is None or any(a is not b for a, b in zip(state, known[0], strict=True)):
+            known = self._passage = state, self._now()
+        return known[1]
+
+    def _now(self) -> Passage:
+        model = self.model
+        end = 10 ** (-(model.loss + self.added_loss_db) / 10)
+        dgd_s = float(np.linalg.norm(self.pmd_s))
+        s1, s2, s3 = (self.pmd_s / dgd_s).tolist() if dgd_s > 0 else (1.0, 0.0, 0.0)
+        return Passage(
+            transmission=float(end * 10 ** (-model.attenuation * model.length * 1e-4)),
+            jones=self.jones,
+            delay_s=physics.group_delay_s(model.length, model.group_index)
+            + physics.thermal_delay_s(model.length, model.thermal_delay, self.kelvin)
+            + self.added_delay_s,
+            dispersion=model.dispersion * model.length,
+            dgd_s=dgd_s,
+            pmd_axis=(s1, s2, s3),
+            light_hz=float(
+                end * sum(self._light_hz(channel) for channel in model.classical_channels)
+            ),
+        )
 
     def _light_hz(self, channel: ClassicalChannel) -> float:
-        """Photons per second of a classical channel that leave through the quantum one's filter."""
+        """Photons per second of a classical channel at the quantum one's wavelength, at the end."""
         model = self.model
         power_w = 1e-3 * 10 ** (channel.power / 10)
         beta = model.raman * physics.raman_shape(channel.wavelength, model.wavelength)
@@ -158,4 +180,4 @@ class Fibre:
         if along:
             arrives_w = power_w * 10 ** (-model.attenuation * model.length * 1e-4)
             hz += physics.crosstalk_hz(arrives_w, channel.wavelength, channel.isolation)
-        return float(hz * 10 ** (-model.loss / 10))
+        return hz

@@ -80,6 +80,8 @@ class CrystalModel(Model):
     """Uncorrelated unpolarized photons per second and watt of pump, into each arm."""
     coherence_time: Seconds = 0.0
     """FWHM of the two-photon correlation of a continuously pumped crystal."""
+    wavelength: Annotated[float, Unit("m"), Field(gt=0)] = 1550e-9
+    """Of the photons; matters beside ``bandwidth``."""
     bandwidth: Annotated[float, Unit("m"), Field(ge=0)] = 0.0
     """FWHM of each photon's spectrum, of one channel's where there are several. The two photons
     of a pair are as far above and below its middle."""
