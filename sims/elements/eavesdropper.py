@@ -22,25 +22,25 @@ class EavesdropperModel(Model):
 
 
 class Eavesdropper:
-    """Knobs: ``intercept``, ``tap`` (shares of the light), ``light_hz``."""
+    """Knobs: ``intercept`` and ``tap``, shares of the light; ``light``, photons per second."""
 
     def __init__(self, model: EavesdropperModel) -> None:
         self.model = model
         self.intercept = model.intercept
         self.tap = model.tap
-        self.light_hz = model.light
+        self.light = model.light
         self._passage: tuple[tuple[float, float, float], Passage] | None = None
 
     def passage(self) -> Passage:
         """What light meets now."""
-        now = self.intercept, self.tap, self.light_hz
+        now = self.intercept, self.tap, self.light
         if self._passage is None or self._passage[0] != now:
             self._passage = (
                 now,
                 Passage(
                     transmission=1 - self.tap,
                     stokes=intercept_map(self.intercept) if self.intercept else None,
-                    light_hz=self.light_hz,
+                    light_hz=self.light,
                 ),
             )
         return self._passage[1]

@@ -51,14 +51,16 @@ class _Beam:
     """What both kinds have in common: pointing and scintillation from block to block."""
 
     step_s = _BLOCK_S
+    KEPT: ClassVar[tuple[str, ...]] = ("offset", "fading", "begun")
 
     def __init__(self, model: _BeamModel) -> None:
         self._beam = model
         self._pointing_memory = math.exp(-_BLOCK_S / model.pointing_time)
         self._share, self._memory = physics.block_average(model.scintillation_time, _BLOCK_S)
-        self._offset = np.zeros(2)
-        self._fading = 0.0
-        self._begun = False
+        #: Error of pointing in both axes, and fading, of unit variance; first drawn by a step.
+        self.offset = np.zeros(2)
+        self.fading = 0.0
+        self.begun = False
         radiance = physics.SKY_RADIANCE.get(model.sky, 0.0)
         view = math.radians(model.field_of_view)
         optics = 10 ** (-model.loss / 10)
@@ -74,11 +76,11 @@ class _Beam:
     def _fluctuate(self, rng: np.random.Generator) -> None:
         """Draw the next block's error of pointing and fading, both of unit variance."""
         fresh = rng.standard_normal(3)
-        memory = np.array([self._pointing_memory] * 2 + [self._memory]) * self._begun
-        last = np.append(self._offset, self._fading)
-        x, y, self._fading = (memory * last + np.sqrt(1 - memory**2) * fresh).tolist()
-        self._offset = np.array([x, y])
-        self._begun = True
+        memory = np.array([self._pointing_memory] * 2 + [self._memory]) * self.begun
+        last = np.append(self.offset, self.fading)
+        x, y, self.fading = (memory * last + np.sqrt(1 - memory**2) * fresh).tolist()
+        self.offset = np.array([x, y])
+        self.begun = True
 
     def _transmission(self, distance_m: float, index: float) -> float:
         """Share of light that the receiver takes now, at a scintillation index."""
@@ -88,10 +90,10 @@ class _Beam:
             distance_m, model.transmitter, model.receiver, divergence
         )
         radius = (model.transmitter + divergence * distance_m) / 2
-        x, y = math.radians(model.pointing_jitter) * distance_m * self._offset
+        x, y = math.radians(model.pointing_jitter) * distance_m * self.offset
         missed = physics.pointing_transmission(x, y, radius)
         variance = math.log1p(index) * self._share
-        fading = math.exp(math.sqrt(variance) * self._fading - variance / 2)
+        fading = math.exp(math.sqrt(variance) * self.fading - variance / 2)
         # Scintillation moves light about; a receiver that takes the whole beam takes no more.
         return min(1.0, self._optics * spread * missed * fading)
 
