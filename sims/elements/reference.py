@@ -37,6 +37,7 @@ class ReferenceModel(Model):
 class Reference:
     """Gives the edges of its pulse, a second ahead."""
 
+    KEPT: ClassVar[tuple[str, ...]] = ("pulses_ps",)
     step_s: ClassVar[float] = 1.0
 
     def __init__(self, model: ReferenceModel) -> None:
@@ -44,7 +45,8 @@ class Reference:
         jitter_s = model.jitter_rms
         self._jitter_ps = (_JITTER_S[model.source] if jitter_s is None else jitter_s) * _PS
         self._offset_ps = round(model.offset * _PS)
-        self._pulses_ps: list[int] = []
+        #: The last two pulses that were made; an early one may still wait for its block.
+        self.pulses_ps = [-1, -1]
 
     @property
     def drifts(self) -> bool:
@@ -55,10 +57,9 @@ class Reference:
         """Make the pulse of the second that follows."""
         jitter_ps = round(self._jitter_ps * float(np.clip(rng.standard_normal(), -6, 6)))
         pulse_ps = (round(now_s) + 1) * _PS + self._offset_ps + jitter_ps
-        # An early pulse may still wait for the block that it comes in.
-        self._pulses_ps = [*self._pulses_ps[-1:], pulse_ps]
+        self.pulses_ps = [self.pulses_ps[1], pulse_ps]
 
     def edges(self, begin_ps: int, end_ps: int) -> npt.NDArray[np.int64]:
         """Pulses in ``[begin_ps, end_ps)``, world time, sorted."""
-        found = [pulse for pulse in self._pulses_ps if begin_ps <= pulse < end_ps]
+        found = [pulse for pulse in self.pulses_ps if begin_ps <= pulse < end_ps]
         return np.array(found, np.int64)

@@ -39,8 +39,8 @@ class ClockModel(Model):
     ``internal``: an oscillator of its own with what is given here and no other error."""
     frequency_offset: Annotated[float, Unit("1"), Field(ge=-1e-3, le=1e-3)] | None = None
     """Fractional frequency when the world begins; positive runs fast."""
-    drift: Annotated[float, Unit("Hz"), Field(ge=-1e-9, le=1e-9)] = 0.0
-    """Change of the fractional frequency per second."""
+    drift: Annotated[float, Unit("Hz"), Field(ge=-1e-6, le=1e-6)] = 0.0
+    """Change of the fractional frequency per second, such as '1e-12 Hz'."""
     white_fm: _Deviation | None = None
     """Of white frequency noise, falls as 1/sqrt(tau)."""
     flicker_fm: _Deviation | None = None
@@ -67,9 +67,9 @@ class ClockModel(Model):
             )
         return self
 
-    def oscillator(self, rng: np.random.Generator) -> Oscillator:
-        """Build it; an offset that is not given is drawn."""
-        noise, offset = PRESETS.get(self.reference, (ClockNoise(), 0.0))
+    def oscillator(self) -> Oscillator:
+        """Build it; without an offset where none is given."""
+        noise, _ = PRESETS.get(self.reference, (ClockNoise(), 0.0))
         if self.white_fm is not None:
             noise = replace(noise, white_fm=2 * self.white_fm**2)
         if self.flicker_fm is not None:
@@ -78,11 +78,7 @@ class ClockModel(Model):
             noise = replace(noise, random_walk_fm=1.5 * self.random_walk_fm**2 / math.pi**2)
         if self.lock_error is not None:
             noise = replace(noise, locked_rms_s=self.lock_error)
-        drawn = offset * float(rng.standard_normal())
-        known = self.frequency_offset
-        return Oscillator(
-            noise, _STEP_S, frequency=drawn if known is None else known, drift=self.drift
-        )
+        return Oscillator(noise, _STEP_S, frequency=self.frequency_offset or 0.0, drift=self.drift)
 
 
 class TaggerModel(Model):
@@ -126,6 +122,7 @@ class TaggerInputs:
     that found the memory full, and ``gaps_ps`` (int64, own clock) tells where such a loss began.
     """
 
+    KEPT: ClassVar[tuple[str, ...]] = ("clock_state",)
     step_s: ClassVar[float] = _STEP_S
 
     def __init__(self, model: TaggerModel) -> None:
@@ -140,7 +137,7 @@ class TaggerInputs:
         self._dead_ps = np.full(_INPUTS, round(model.dead_time * 1e12), np.int64)
         self._last_ps = np.full(_INPUTS, _LONG_AGO_PS, np.int64)
         self._buffer: Buffer | None = None
-        self._oscillator: Oscillator | None = None
+        self._oscillator = model.clock.oscillator() if self.drifts else None
         # World time at which the present step of the clock began, its error then and at its end.
         self._step_ps = 0
         self._error_ps = (0.0, 0.0)
@@ -152,10 +149,24 @@ class TaggerInputs:
 
     def step(self, rng: np.random.Generator, now_s: float) -> None:
         """Let the clock run on for ``step_s``."""
-        if self._oscillator is None:
-            self._oscillator = self.model.clock.oscillator(rng)
+        assert self._oscillator is not None
+        clock = self.model.clock
+        if not self._oscillator.steps and clock.frequency_offset is None:
+            _, accuracy = PRESETS.get(clock.reference, (None, 0.0))
+            self._oscillator.frequency = accuracy * float(rng.standard_normal())
         self._step_ps = round(now_s / _STEP_S) * _STEP_PS
         self._error_ps = (self._error_ps[1], self._oscillator.step(rng) * 1e12)
+
+    @property
+    def clock_state(self) -> npt.NDArray[np.float64]:
+        """All that changes in the clock; set only between blocks."""
+        return np.empty(0) if self._oscillator is None else self._oscillator.state
+
+    @clock_state.setter
+    def clock_state(self, state: npt.NDArray[np.float64]) -> None:
+        if self._oscillator is not None:
+            self._oscillator.state = state
+            self._error_ps = (self._oscillator.error_s * 1e12,) * 2
 
     def clock_ps(self, world_ps: int) -> int:
         """What the tagger's clock shows at a time of this block, edges included, ps."""

@@ -78,8 +78,8 @@ PRESETS: Mapping[str, tuple[ClockNoise, float]] = {
 class Oscillator:
     """Time error of a clock at the edges of equal steps; in between it is taken as linear.
 
-    Its noise begins at 0 at time 0. Its state is :attr:`steps`, :attr:`wander_s`, :attr:`walk`,
-    :attr:`locked_s` and :attr:`lags`: 31 numbers for steps of 10 ms.
+    Its noise begins at 0 at time 0. All that changes is in :attr:`state`: 32 numbers for steps of
+    10 ms.
 
     White and random-walk FM are exact at the edges whatever the step ``t0``: their covariance over
     a step is ``[[q1 t0 + q2 t0^3/3, q2 t0^2/2], [q2 t0^2/2, q2 t0]]`` with ``q1 = h0/2`` and
@@ -115,6 +115,17 @@ class Oscillator:
         self.walk = 0.0
         self.locked_s = 0.0
         self.lags: Real = np.zeros(self._decay.size)
+
+    @property
+    def state(self) -> Real:
+        """All that changes, to be saved and set again, shape (n,)."""
+        known = [self.frequency, self.steps, self.wander_s, self.walk, self.locked_s]
+        return np.concatenate((known, self.lags))
+
+    @state.setter
+    def state(self, state: Real) -> None:
+        self.frequency, steps, self.wander_s, self.walk, self.locked_s = state[:5].tolist()
+        self.steps, self.lags = round(steps), state[5:].copy()
 
     @property
     def error_s(self) -> float:
