@@ -20,6 +20,11 @@ by stretches the axes; the loop closes over it. Near an end of the range, or whe
 cannot turn every way, the other party's paddles take over; where these cannot either, one party's
 go to other angles that make the same rotation.
 
+**Voltages.** Squeezers and liquid crystals have fixed axes and a retardance that follows a voltage,
+nominally. What hysteresis and creep make of it the loop closes over: model-free, since a voltage
+does not tell the state. Near an end of its range a stage is unwound by a full turn while the others
+hold; the rotation stays the same but for hysteresis, and the lock goes on from there.
+
 **Speed** is set by counting noise: n bits at each setting tell ``x0`` with the variance
 ``QBER/(2 n A^2 d^2)``, which costs a QBER of ``QBER/(4 n A d^2)``. Dithering costs ``A d^2/2``, the
 same about all axes: ``dither`` in the settings. ``n = 1.25/dither`` bits are waited for, so that
@@ -39,10 +44,10 @@ import numpy.typing as npt
 
 from ..instruments import Limits
 
-__all__ = ["LockSettings", "LockState", "PolarizationLock", "Station"]
+__all__ = ["LockSettings", "LockState", "PolarizationLock", "RetarderStation", "Station"]
 
 Real = npt.NDArray[np.float64]
-#: One angle per actuator, per station.
+#: One angle (deg) or voltage (V) per actuator, per station.
 SetPoints = tuple[tuple[float, ...], ...]
 
 _AXES: Real = np.eye(3)
@@ -100,6 +105,39 @@ class Station:
 
 
 @dataclass(frozen=True)
+class RetarderStation:
+    """Retarders of fixed axes of one party, squeezers or liquid crystals, in the light's order.
+
+    Attributes:
+        axes_deg: Axis of each retarder.
+        curve: Nominal (voltage, retardance in deg) of any of them, joined by straight lines;
+            voltages rise, retardances rise or fall. Two points make a squeezer.
+        limits: Range of each voltage.
+        volts: Where they stand.
+    """
+
+    axes_deg: tuple[float, ...]
+    curve: tuple[tuple[float, float], ...]
+    limits: tuple[Limits, ...]
+    volts: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if not len(self.axes_deg) == len(self.limits) == len(self.volts):
+            raise ValueError(
+                f"{len(self.axes_deg)} axes, {len(self.limits)} limits and {len(self.volts)}"
+                " voltages do not describe the same retarders"
+            )
+        if len(self.curve) < 2:
+            raise ValueError("a curve has two points of voltage and retardance at least")
+        volts, degrees = (np.diff(each) for each in zip(*self.curve, strict=True))
+        if not ((volts > 0).all() and ((degrees > 0).all() or (degrees < 0).all())):
+            raise ValueError("along a curve voltages rise, and retardances all rise or all fall")
+        for volt, limits in zip(self.volts, self.limits, strict=True):
+            if volt not in limits:
+                raise ValueError(f"{volt:g} V is outside {limits.low:g} to {limits.high:g} V")
+
+
+@dataclass(frozen=True)
 class LockSettings:
     """What the lock aims at.
 
@@ -133,7 +171,7 @@ class LockSettings:
 class _Setting:
     """A rotation off what is thought to be the optimum, who makes it, and the bits wanted."""
 
-    paddles: _Paddles
+    paddles: _Actuators
     rotation: Real
     bits: int
 
@@ -152,10 +190,10 @@ class _Counts:
 
 
 class PolarizationLock:
-    """Holds the polarization of a link between two parties, either or both with paddles.
+    """Holds the polarization of a link between two parties, either or both with a controller.
 
     Args:
-        stations: Alice's paddles and Bob's; a party without any has an empty one.
+        stations: Alice's paddles or retarders and Bob's; a party without any has an empty one.
         settings: What to aim at.
 
     Attributes:
@@ -170,10 +208,14 @@ class PolarizationLock:
     """
 
     def __init__(
-        self, stations: tuple[Station, Station], settings: LockSettings | None = None
+        self,
+        stations: tuple[Station | RetarderStation, Station | RetarderStation],
+        settings: LockSettings | None = None,
     ) -> None:
         self.settings = settings or LockSettings()
-        self._stations = tuple(_Paddles(station) for station in stations)
+        self._stations = tuple(
+            _Paddles(each) if isinstance(each, Station) else _Retarders(each) for each in stations
+        )
         self._able = [p for p in self._stations if p.angles.size >= 3]
         if not self._able:
             raise ValueError("no station has three paddles, and fewer cannot make every rotation")
@@ -189,8 +231,8 @@ class PolarizationLock:
 
     @property
     def set_points(self) -> SetPoints:
-        """Where the actuators should be, deg."""
-        alice, bob = (tuple(np.degrees(p.angles).tolist()) for p in self._stations)
+        """Where the actuators should be, deg or V."""
+        alice, bob = (p.set_points() for p in self._stations)
         return alice, bob
 
     def add(
@@ -229,7 +271,7 @@ class PolarizationLock:
             resting: Whether no actuator moves.
 
         Returns:
-            New set points, per station one per actuator, deg; None where nothing is to move.
+            New set points, per station one per actuator, deg or V; None where nothing is to move.
         """
         if not resting or self._since is None:
             self._since = now_s if resting else None
@@ -300,7 +342,7 @@ class PolarizationLock:
                 break
         self.state, self.reason = LockState.DITHERING, ""
 
-    def _freest(self) -> _Paddles:
+    def _freest(self) -> _Actuators:
         """The paddles that can turn best, sent to better angles where none can well enough."""
         best = max(self._able, key=lambda paddles: paddles.freedom)
         if best.freedom < _FREEDOM:
@@ -312,18 +354,21 @@ class PolarizationLock:
         return best
 
 
-class _Paddles:
-    """The paddles of one station: which angles make which rotation.
+class _Actuators:
+    """The retarders of one station: which angles make which rotation.
+
+    Args:
+        low: Least angle of each, rad: of a paddle where it stands, of a squeezer its retardance.
+        high: Largest.
+        angles: Where they are.
 
     Attributes:
         angles: Where they are told to be, rad.
     """
 
-    def __init__(self, station: Station) -> None:
-        self._phi = np.radians(station.retardances_deg)
-        self._low = np.radians([limits.low + _MARGIN_DEG for limits in station.limits])
-        self._high = np.radians([limits.high - _MARGIN_DEG for limits in station.limits])
-        self.angles: Real = np.radians(station.angles_deg)
+    def __init__(self, low: Real, high: Real, angles: Real) -> None:
+        self._low, self._high = low, high
+        self.angles = angles
         made, _ = self._made(self.angles[None])
         self._target: Real = made[0]  # what is thought to be the optimum
 
@@ -332,12 +377,13 @@ class _Paddles:
         self._target = _turn(rotation) @ self._target
 
     def turn(self, rotation: Real) -> None:
-        """Go where the paddles make ``rotation`` more than at the optimum, or as near as can be."""
+        """Go where they make ``rotation`` more than at the optimum, or as near as can be."""
         wanted = _turn(rotation) @ self._target
-        ways, errors = self._approach(wanted, self.angles[None])
-        if errors[0] > _REACHED:
-            ways, errors = self._approach(wanted, self._anywhere())
-        far = np.abs(ways - self.angles).max(axis=1)
+        for starts in (self.angles[None], *self._starts()):
+            ways, errors = self._approach(wanted, starts)
+            if errors.min() <= _REACHED:
+                break
+        far = np.abs(ways - self.angles).max(axis=1, initial=0.0)
         self.angles = ways[int(np.argmin(np.maximum(errors, _REACHED) + 1e-4 * far))]
 
     @property
@@ -350,11 +396,16 @@ class _Paddles:
 
     def best_seat(self) -> tuple[Real, float]:
         """Return the angles that make the optimum and can turn any way best, and their freedom."""
-        ways, errors = self._approach(self._target, self._anywhere())
-        ways = np.concatenate([self.angles[None], ways[errors <= _REACHED]])
-        freedoms = self._freedom(ways)
-        best = int(np.argmax(freedoms))
-        return ways[best], float(freedoms[best])
+        seat, most = self.angles, self.freedom
+        for starts in self._starts():
+            ways, errors = self._approach(self._target, starts)
+            ways = np.concatenate([seat[None], ways[errors <= _REACHED]])
+            freedoms = self._freedom(ways)
+            best = int(np.argmax(freedoms))
+            seat, most = ways[best], float(freedoms[best])
+            if most >= _FREEDOM:
+                break
+        return seat, most
 
     def _freedom(self, ways: Real) -> Real:
         _, jacobians = self._made(ways)
@@ -362,11 +413,13 @@ class _Paddles:
         least: Real = np.linalg.svd(jacobians, compute_uv=False)[:, 2] * np.clip(room, 0, 1)
         return least
 
-    def _anywhere(self) -> Real:
-        """Angles to start from, shape (m, n)."""
-        shares = np.random.default_rng(0).uniform(size=(48, self.angles.size))
-        starts: Real = self._low + (self._high - self._low) * shares
-        return starts
+    def set_points(self) -> tuple[float, ...]:
+        """Where they are told to be, as the instrument is told."""
+        raise NotImplementedError
+
+    def _starts(self) -> list[Real]:
+        """Angles to start from, shapes (m, n), those that are tried first before the others."""
+        raise NotImplementedError
 
     def _approach(self, wanted: Real, ways: Real) -> tuple[Real, Real]:
         """From each of the angles, shape (m, n), go towards a rotation within the range.
@@ -392,17 +445,79 @@ class _Paddles:
         return best, least
 
     def _made(self, ways: Real) -> tuple[Real, Real]:
-        """Return the rotations that angles (m, n) make, (m, 3, 3), and their slopes, (m, 3, n).
-
-        A retarder is ``Z(2t) X Z(-2t)``, so it turns by ``2 (z - R z) dt``, seen from its left.
-        """
+        """Return the rotations that angles (m, n) make, (m, 3, 3), and their slopes, (m, 3, n)."""
         made = np.broadcast_to(np.eye(3), (len(ways), 3, 3))
         slopes = np.empty((len(ways), 3, ways.shape[1]))
         for i in reversed(range(ways.shape[1])):
-            retarder = _retarder(float(self._phi[i]), ways[:, i])
-            slopes[:, :, i] = (made @ (2 * (_AXES[2] - retarder[:, :, 2]))[:, :, None])[:, :, 0]
+            retarder, slope = self._one(i, ways[:, i])
+            slopes[:, :, i] = (made @ slope[:, :, None])[:, :, 0]
             made = made @ retarder
         return made, slopes
+
+    def _one(self, i: int, angles: Real) -> tuple[Real, Real]:
+        """Return the rotations of one retarder, (m, 3, 3), and their slopes, (m, 3), after it."""
+        raise NotImplementedError
+
+
+class _Paddles(_Actuators):
+    """Retarders that turn."""
+
+    def __init__(self, station: Station) -> None:
+        self._phi = np.radians(station.retardances_deg)
+        low = np.radians([limits.low + _MARGIN_DEG for limits in station.limits])
+        high = np.radians([limits.high - _MARGIN_DEG for limits in station.limits])
+        super().__init__(low, high, np.radians(station.angles_deg))
+
+    def set_points(self) -> tuple[float, ...]:
+        """Angles, deg."""
+        return tuple(np.degrees(self.angles).tolist())
+
+    def _starts(self) -> list[Real]:
+        shares = np.random.default_rng(0).uniform(size=(48, self.angles.size))
+        return [self._low + (self._high - self._low) * shares]
+
+    def _one(self, i: int, angles: Real) -> tuple[Real, Real]:
+        # a retarder is Z(2t) X Z(-2t), so it turns by 2 (z - R z) dt, seen from its left
+        retarder = _retarder(float(self._phi[i]), angles)
+        return retarder, 2 * (_AXES[2] - retarder[:, :, 2])
+
+
+class _Retarders(_Actuators):
+    """Retarders of fixed axes; their angles are retardances."""
+
+    def __init__(self, station: RetarderStation) -> None:
+        volts, degrees = (np.array(each) for each in zip(*station.curve, strict=True))
+        rising = np.argsort(degrees)  # as np.interp wants them
+        self._volts, self._phases = volts[rising], np.radians(degrees)[rising]
+        axes = 2 * np.radians(station.axes_deg)
+        self._axes = np.stack([np.cos(axes), np.sin(axes), np.zeros_like(axes)], axis=1)
+        ends = [
+            np.interp((limits.low, limits.high), volts, np.radians(degrees))
+            for limits in station.limits
+        ]
+        now = np.interp(station.volts, volts, np.radians(degrees))
+        low, high = (np.array([pick(each) for each in ends]) for pick in (min, max))
+        super().__init__(low, high, now)
+
+    def set_points(self) -> tuple[float, ...]:
+        """Voltages, V."""
+        return tuple(np.interp(self.angles, self._phases, self._volts).tolist())
+
+    def _starts(self) -> list[Real]:
+        # A full turn of one stage leaves the rotation, and the others hold; else somewhere near.
+        turns = 2 * math.pi * np.eye(self.angles.size)
+        unwound = self.angles + np.concatenate([turns, -turns])
+        inside = ((self._low <= unwound) & (unwound <= self._high)).all(axis=1)
+        near = self.angles + np.random.default_rng(0).normal(size=(48, self.angles.size))
+        return [unwound[inside], near] if inside.any() else [near]
+
+    def _one(self, i: int, angles: Real) -> tuple[Real, Real]:
+        axis = self._axes[i]
+        x, y, z = axis
+        cross = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
+        sin, cos = np.sin(angles)[:, None, None], np.cos(angles)[:, None, None]
+        retarder: Real = np.eye(3) + sin * cross + (1 - cos) * cross @ cross  # Rodrigues
+        return retarder, np.broadcast_to(axis, (len(angles), 3))
 
 
 def _retarder(phi: float, angles: Real) -> Real:
