@@ -25,6 +25,7 @@ from bellbench.sims.elements import (
     TaggerInputs,
 )
 from bellbench.sims.physics import free_space as fs
+from bellbench.sims.physics.fibre import angular_width
 from bellbench.sims.saved import recall, remember
 from bellbench.sims.world import BLOCK_PS, World, WorldModel
 from pydantic import TypeAdapter, ValidationError
@@ -467,17 +468,38 @@ def test_dispersion_widens_the_peak_and_a_fibre_in_the_other_arm_narrows_it() ->
     assert widths[1] == pytest.approx(jitter, rel=0.3)
 
 
+def errors(a: Clicks, b: Clicks, first: int) -> tuple[float, float]:
+    """Share of unequal outcomes in Z (first input 1) or X (3), and its error."""
+    _, one, two = differences(a, b, 0, 400)
+    basis = np.isin(one, (first, first + 1)) & np.isin(two, (first, first + 1))
+    wrong = (one != two)[basis]
+    return float(wrong.mean()), math.sqrt(0.25 / wrong.size)
+
+
+@pytest.mark.parametrize("other", [0.0, 1.0])
+def test_pmd_blurs_what_lies_across_its_axis_and_is_undone_by_the_other_arm(other: float) -> None:
+    link = Link(NOTHING, NOTHING, bandwidth=10e-9, wavelength=1550e-9)
+    dgd = 0.3e-12
+    for arm, part in (("signal", 1.0), ("idler", other)):
+        channel = link.world.elements[f"{arm}_channel"]
+        assert isinstance(channel, Fibre)
+        channel.pmd_s = np.array([part * dgd, 0.0, 0.0])
+    a, b = link.run(10)
+    kept = math.exp(-((angular_width(10e-9, 1550e-9) * dgd * (1 - other)) ** 2) / 2)
+    assert kept == (1.0 if other else pytest.approx(0.607, abs=0.01))
+    for first, expected in ((1, 0.0), (3, (1 - kept) / 2)):
+        found, error = errors(a, b, first)
+        assert found == pytest.approx(expected, abs=4 * error * (expected > 0) + 1e-3)
+
+
 @pytest.mark.parametrize("fraction", [0.3, 1.0])
 def test_an_eavesdropper_costs_a_quarter_of_her_share_in_both_bases(fraction: float) -> None:
     eve = {"kind": "eavesdropper", "intercept": fraction, "tap": 0.5}
     a, b = Link(NOTHING, eve).run(20)
     assert b[0].size / a[0].size == pytest.approx(0.5, abs=0.01)
-    _, one, two = differences(a, b, 0, 400)
     for first in (1, 3):
-        basis = np.isin(one, (first, first + 1)) & np.isin(two, (first, first + 1))
-        wrong = (one != two)[basis]
-        error = math.sqrt(0.25 * 0.75 / wrong.size)
-        assert wrong.mean() == pytest.approx(fraction / 4, abs=4 * error + 5e-4)
+        found, error = errors(a, b, first)
+        assert found == pytest.approx(fraction / 4, abs=4 * error)
 
 
 def test_light_of_an_eavesdropper_and_of_traffic_is_counted() -> None:
