@@ -233,6 +233,7 @@ def open_bench(
     addresses: Mapping[str, str] | None = None,
     record: str | Path | None = None,
     replay: str | Path | None = None,
+    state: str | Path | None = None,
 ) -> Lab:
     """Open a bench: start or join its world, connect, and bring it to the file's settings.
 
@@ -248,6 +249,8 @@ def open_bench(
         record: File that everything on the instruments' wires is written to; it is complete
             when the bench is closed.
         replay: Recording that stands for every instrument; bench time is as recorded.
+        state: File in which the twins' world lasts from one opening to the next: its time,
+            temperatures and drifts. The seed is the first opening's.
 
     Raises:
         ConfigError: with every mistake of the file, or of the recording.
@@ -262,7 +265,7 @@ def open_bench(
     single = [c for c in config.instruments.values() if not c.is_composite]
     if replay is not None:
         given = {c.name: f"{_REPLAY}{Path(replay).absolute()}" for c in single} | given
-    joined = _enter_world(config, given, seed)
+    joined = _enter_world(config, given, seed, None if state is None else Path(state).absolute())
     world: Joined | None = joined
     twins = {c.name for c in single if c.is_twin or c.is_remote_twin} - given.keys()
     try:
@@ -718,10 +721,10 @@ def _build(
     return instruments
 
 
-def _enter_world(config: BenchConfig, given: Mapping[str, str], seed: int | None) -> World | None:
+def _enter_world(
+    config: BenchConfig, given: Mapping[str, str], seed: int | None, state: Path | None
+) -> World | None:
     """Start, or join, the one world that the bench's twins live in."""
-    import secrets
-
     from . import twins
 
     free = [c for c in config.instruments.values() if c.name not in given and not c.is_composite]
@@ -736,13 +739,12 @@ def _enter_world(config: BenchConfig, given: Mapping[str, str], seed: int | None
             place=str(config.path),
         )
     if local:
-        chosen = secrets.randbits(32) if seed is None else seed
         # Beside a real instrument the world keeps wall time, else both would wait in vain.
         # The child gets what was resolved here: the bench may have been changed since its file.
         with tempfile.TemporaryDirectory(prefix="bellbench-") as folder:
             path = Path(folder) / config.path.name
             write(path, config.resolved())
-            return twins.start_world(path, seed=chosen, only=local, paced=bool(hardware))
+            return twins.start_world(path, seed=seed, only=local, paced=bool(hardware), state=state)
     if hosts:
         return twins.join_world(*hosts.pop())
     return None

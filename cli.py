@@ -125,6 +125,13 @@ def serve(
     pace: Annotated[float, typer.Option(help="World seconds per wall second.", min=1e-3)] = 1.0,
     host: Annotated[str, typer.Option(help="Interface to bind.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Control port; 0 for any.", min=0, max=65535)] = 0,
+    state: Annotated[
+        Path | None,
+        typer.Option(
+            help="Go on from this file, where it exists, and keep the world's state in it:"
+            " time, temperatures, drifts."
+        ),
+    ] = None,
     until_stdin_closes: Annotated[bool, typer.Option(hidden=True)] = False,
 ) -> None:
     """Serve a bench's twins; prints each address as a line of JSON, the control port last."""
@@ -148,6 +155,10 @@ def serve(
     def announce(line: dict[str, object]) -> None:
         print(json.dumps(line), flush=True)
 
+    if seed is None and state is not None and state.exists():
+        from .sims.saved import read_state
+
+        seed = int(read_state(state)["seed"])
     serve_world(
         config.world,
         config.twin_specs(only or []),
@@ -156,6 +167,7 @@ def serve(
         factor=None if stepped else pace,
         host=host,
         control_port=port,
+        state=state,
         until_stdin_closes=until_stdin_closes,
     )
 

@@ -242,22 +242,34 @@ def join_world(host: str, port: int) -> World:
     return World(host, port)
 
 
-def start_world(bench: Path, *, seed: int, only: Sequence[str] = (), paced: bool = False) -> World:
+def start_world(
+    bench: Path,
+    *,
+    seed: int | None,
+    only: Sequence[str] = (),
+    paced: bool = False,
+    state: Path | None = None,
+) -> World:
     """Start a world for a bench file in a child process and join it.
 
     Args:
         bench: The bench file.
-        seed: Seed of the world.
+        seed: Seed of the world; that of its state, or drawn by the child, where None.
         only: Names of the instruments to serve; all of the bench's twins where empty.
         paced: Keep wall time, as real instruments beside the twins do; else step by grants.
+        state: Where the world's state is kept from one run to the next.
 
     Raises:
         TwinError: with what the child said, where it does not come up.
     """
     command = [sys.executable, "-P", "-m", "bellbench", "twin", "serve", str(bench)]
-    command += [*([] if paced else ["--stepped"]), "--seed", str(seed), "--until-stdin-closes"]
+    command += [*([] if paced else ["--stepped"]), "--until-stdin-closes"]
+    if seed is not None:
+        command += ["--seed", str(seed)]
     for name in only:
         command += ["--only", name]
+    if state is not None:
+        command += ["--state", str(state)]
     child = _Child(command)
     try:
         return World(*child.wait_for_control(), process=child)

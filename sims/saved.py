@@ -76,6 +76,15 @@ def read_state(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: cannot be read ({error}); delete it to begin anew") from error
     if not isinstance(state, dict) or state.get("format") != _FORMAT:
         raise ConfigError(f"{path}: no state of a world ({_FORMAT}); choose another file")
+    elements, now, seed = (state.get(key) for key in ("elements", "now_ps", "seed"))
+    if (
+        type(now) is not int
+        or type(seed) is not int
+        or not 0 <= now < 1 << 62
+        or not isinstance(elements, dict)
+        or not all(isinstance(kept, dict) for kept in elements.values())
+    ):
+        raise ConfigError(f"{path}: the state is damaged; delete it to begin anew")
     return state
 
 

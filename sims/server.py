@@ -19,6 +19,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -34,6 +35,7 @@ __all__ = ["TwinSpec", "serve"]
 
 _LINE_LIMIT = 4096
 _HELD_AFTER_S = 1.0
+_SAVED_EVERY_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +63,17 @@ class _Client:
 
 class _Server:
     def __init__(
-        self, world: World, twins: list[TwinSpec], *, host: str, factor: float | None
+        self,
+        world: World,
+        twins: list[TwinSpec],
+        *,
+        host: str,
+        factor: float | None,
+        state: Path | None = None,
     ) -> None:
         self.world = world
+        self.state = state
+        self.saved = time.monotonic()
         self.host = host
         self.factor = factor
         self.twins = sorted(twins, key=lambda twin: twin.name)
@@ -117,6 +127,12 @@ class _Server:
             await _cancel(*self.conversations)
             for emulator in self.emulators.values():
                 await emulator.close()
+            self._save()
+
+    def _save(self) -> None:
+        if self.state is not None:
+            self.world.save(self.state)
+            self.saved = time.monotonic()
 
     def _about(self) -> dict[str, object]:
         return {
@@ -203,6 +219,8 @@ class _Server:
         for emulator in self.emulators.values():
             emulator.begin_block(begin, end)
         self.world.run_block()
+        if time.monotonic() - self.saved > _SAVED_EVERY_S:
+            self._save()
         deliveries = {}
         for name, emulator in self.emulators.items():
             waits = emulator.end_block(begin, end)
@@ -271,6 +289,7 @@ def serve(
     factor: float | None = None,
     host: str = "127.0.0.1",
     control_port: int = 0,
+    state: Path | None = None,
     until_stdin_closes: bool = False,
 ) -> None:
     """Serve a world and its twins until interrupted.
@@ -284,6 +303,8 @@ def serve(
         factor: World seconds per wall second; None for stepped time.
         host: Interface to bind.
         control_port: Port of the control socket; 0 lets the system choose.
+        state: Where the world's state is kept: it goes on from there if the file exists, and
+            writes it every minute and at the end.
         until_stdin_closes: End when standard input does: a parent that dies takes its world along.
 
     Raises:
@@ -293,7 +314,10 @@ def serve(
     if factor is not None and not factor > 0:
         raise ConfigError(f"the pace must be above 0, not {factor}")
 
-    server = _Server(World(model, seed), twins, host=host, factor=factor)
+    world = World(model, seed)
+    if state is not None and state.exists():
+        world.resume(state)
+    server = _Server(world, twins, host=host, factor=factor, state=state)
     # zmq needs a loop with add_reader, which Windows' default loop lacks.
     make_loop = asyncio.SelectorEventLoop if sys.platform == "win32" else None
     with asyncio.Runner(loop_factory=make_loop) as runner:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol, TypeVar, cast
 
 import numpy as np
@@ -23,6 +24,7 @@ from .events import Calendar
 from .layout import STATION_OUTPUTS, Detection, Layout, LightPath, Wire, WorldModel, check_layout
 from .outlets import Outlet, cable_delays_s
 from .pulsed import PulsedNetwork, PulsedSource, Station
+from .saved import read_state, recall, remember, write_state
 
 __all__ = ["BLOCK_PS", "World", "WorldModel", "check_layout"]
 
@@ -153,6 +155,32 @@ class World:
             tagger.end_block()
         self.now_ps = end
 
+    def save(self, path: Path) -> None:
+        """Write what lasts to a file (:mod:`bellbench.sims.saved`)."""
+        write_state(
+            path,
+            {"seed": self.seed, "now_ps": self.now_ps, "elements": remember(self.elements)},
+        )
+
+    def resume(self, path: Path) -> None:
+        """Go on from a file that :meth:`save` wrote; call it before the first block.
+
+        Raises:
+            ConfigError: where the file is no state, or that of another world or seed.
+        """
+        state = read_state(path)
+        if state["seed"] != self.seed:
+            raise ConfigError(
+                f"{path}: the state of seed {state['seed']}, not {self.seed}; use that seed, or"
+                " another file"
+            )
+        try:
+            recall(self.elements, state["elements"])
+        except ConfigError as error:
+            raise ConfigError(f"{path}: {error}") from None
+        self.now_ps = state["now_ps"]
+        self._calendar = Calendar(self.model.events, self.elements, self.now_ps)
+
     @property
     def outlets(self) -> tuple[Outlet, ...]:
         """Every group of detectors that a path ends at."""
@@ -227,8 +255,7 @@ class World:
                 for channel, share in enumerate(model.channels or (1.0,)):
                     here = [path for path in paths if path.channel == channel]
                     signal, idler = (
-                        [self._way(path) for path in here if path.arm == arm]
-                        for arm in (0, 1)
+                        [self._way(path) for path in here if path.arm == arm] for arm in (0, 1)
                     )
                     if here:
                         label = name if channel == 0 else f"{name}.{channel + 1}"
@@ -293,6 +320,7 @@ class World:
                     (optics[0], optics[1]),
                     (ends[0], ends[1]),
                     (memories[0], memories[1]),
+                    (both[0].first, both[1].first),
                 )
             )
         return PulsedNetwork(members, list(stations.values()))
@@ -317,7 +345,9 @@ class World:
         sigma = max((float(outlet.sigma_ps.max()) for outlet in outlets), default=0.0)
         pulsed = [engine for engine in self._engines.values() if isinstance(engine, PulsedNetwork)]
         early = max((engine.spread_ps for engine in pulsed), default=0)
-        patch = max(_PATCH_PS, 8 * sigma) + 2 * early
+        pairs = [engine for engine in self._engines.values() if isinstance(engine, ContinuousPair)]
+        spread = max((engine.early_ps for engine in pairs), default=0.0)
+        patch = max(_PATCH_PS, 8 * sigma + spread) + 2 * early
         ahead = max((engine.ahead_ps for engine in pulsed), default=0)
         for engine in pulsed:
             engine.lag_ps = ahead

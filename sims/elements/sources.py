@@ -109,7 +109,7 @@ class PumpLaser:
 
     step_s = 0.1
     #: What it keeps when the world is saved.
-    KEPT = ("diode_temperature_c", "power_change", "mode_shift_k")
+    KEPT: ClassVar[tuple[str, ...]] = ("diode_temperature_c", "power_change", "mode_shift_k")
 
     def __init__(self, model: PumpLaserModel) -> None:
         self.model = model
@@ -173,7 +173,7 @@ class Oven:
     """Knobs: ``setpoint_c``, ``heating``. Reading: ``temperature_c``."""
 
     #: What it keeps when the world is saved.
-    KEPT = ("temperature_c",)
+    KEPT: ClassVar[tuple[str, ...]] = ("temperature_c",)
 
     def __init__(self, model: OvenModel) -> None:
         self.model = model

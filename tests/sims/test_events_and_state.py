@@ -1,0 +1,176 @@
+"""What happens to a world by itself, and what lasts of it from one day to the next."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from bellbench.instruments import ConfigError
+from bellbench.sims.elements import Fibre, Oven, PumpLaser, SnspdArray, TaggerInputs
+from bellbench.sims.saved import read_state
+from bellbench.sims.world import BLOCK_PS, World, WorldModel, check_layout
+
+
+def link(*events: dict[str, Any], **fibre: Any) -> dict[str, Any]:
+    detector = {"efficiency": 0.8, "dark_rate": 50.0, "dead_time": 30e-9}
+    elements: dict[str, Any] = {
+        "pump": {"kind": "pump_laser", "threshold": 0.04, "slope": 0.5},
+        "oven": {"kind": "oven", "start": 36.0, "time_constant": 0.5},
+        "crystal": {
+            "kind": "spdc",
+            "pump": "pump",
+            "oven": "oven",
+            "pair_rate": 2e7,
+            "phase_matching": 40.0,
+        },
+    }
+    for side in ("alice", "bob"):
+        elements |= {
+            f"{side}_fibre": {"kind": "fibre", "length": 1000.0, "loss": 3.0, **fibre},
+            f"{side}_analyzer": {"kind": "analyzer"},
+            f"{side}_snspd": {"kind": "snspd", "detectors": [detector] * 4},
+            f"{side}_tagger": {"kind": "tagger"},
+        }
+    stages = ("fibre", "analyzer", "snspd", "tagger")
+    return {
+        "elements": elements,
+        "paths": [
+            ["crystal.signal", *(f"alice_{stage}" for stage in stages)],
+            ["crystal.idler", *(f"bob_{stage}" for stage in stages)],
+        ],
+        "events": list(events),
+    }
+
+
+def world(*events: dict[str, Any], seed: int = 1, **fibre: Any) -> World:
+    made = World(WorldModel.model_validate(link(*events, **fibre)), seed)
+    pump, oven = made.elements["pump"], made.elements["oven"]
+    assert isinstance(pump, PumpLaser)
+    assert isinstance(oven, Oven)
+    pump.current_a, pump.emitting = 0.1, True
+    oven.setpoint_c, oven.heating, oven.temperature_c = 40.0, True, 40.0
+    for element in made.elements.values():
+        if isinstance(element, SnspdArray):
+            element.enabled, element.bias_a = True, [18e-6] * 4
+        if isinstance(element, TaggerInputs):
+            element.recording = True
+    return made
+
+
+def counts(made: World, blocks: int) -> list[int]:
+    """Clicks of Alice, block by block."""
+    tagger = made.elements["alice_tagger"]
+    assert isinstance(tagger, TaggerInputs)
+    found = []
+    for _ in range(blocks):
+        made.run_block()
+        found.append(tagger.times_ps.size)
+    return found
+
+
+def test_a_bent_fibre_loses_light_while_it_lasts() -> None:
+    bend = {"event": "bend", "to": "alice_fibre", "at": 0.05, "loss": 10.0, "lasting": 0.05}
+    seen = counts(world(bend), 15)
+    before, bent, after = (sum(seen[i : i + 5]) for i in (0, 5, 10))
+    assert bent == pytest.approx(0.1 * before, abs=5 * before**0.5)
+    assert after == pytest.approx(before, abs=6 * before**0.5)
+
+
+def test_an_event_acts_at_the_first_block_that_begins_at_or_after_its_time() -> None:
+    cut = {"event": "bend", "to": "alice_fibre", "at": 0.0301, "loss": 90.0}
+    seen = counts(world(cut), 6)
+    assert [n > 100 for n in seen] == [True] * 4 + [False] * 2
+
+
+def test_a_mode_hop_detunes_the_crystal() -> None:
+    made = world({"event": "mode_hop", "to": "pump", "at": 0.02, "shift": 1.5, "lasting": 0.02})
+    rates = []
+    for _ in range(6):
+        made.run_block()
+        rates.append(made.mean_rates("crystal").both.sum())
+    assert rates[2] == pytest.approx(0.5 * rates[0], rel=1e-6)  # half of the 3 K FWHM
+    assert rates[4] == rates[5] == rates[0]
+
+
+def test_a_bump_turns_the_polarization_for_good() -> None:
+    turn = {"event": "bump", "to": "bob_fibre", "at": 0.02, "rotation": [0.0, 90.0, 0.0]}
+    made = world({**turn, "delay": 50e-9})
+    fibre = made.elements["bob_fibre"]
+    assert isinstance(fibre, Fibre)
+    delay = fibre.passage().delay_s
+    tables = []
+    for _ in range(4):
+        made.run_block()
+        tables.append(made.mean_rates("crystal").both)
+    assert tables[0][0, 1] < 1e-4 * tables[0][0, 0]
+    assert tables[3][0, 1] == pytest.approx(tables[3][0, 0], rel=1e-4)  # H/V is lost
+    assert tables[3][2, 2] == pytest.approx(tables[0][2, 2], rel=1e-4)  # D/A is about the axis
+    assert fibre.passage().delay_s - delay == pytest.approx(50e-9)
+
+
+@pytest.mark.parametrize(
+    ("event", "words"),
+    [
+        ({"event": "bend", "to": "alice_fibr", "loss": 1.0}, "did you mean 'alice_fibre'"),
+        ({"event": "bend", "to": "pump", "loss": 1.0}, "a bend happens to a fibre"),
+        ({"event": "power_cut", "to": ["pump", "crystal"]}, "'crystal' is a spdc"),
+    ],
+)
+def test_an_event_that_cannot_happen_is_refused(event: dict[str, Any], words: str) -> None:
+    [(loc, message)] = check_layout(WorldModel.model_validate(link({"at": 1.0, **event})))
+    assert loc[:2] == ("events", 0)
+    assert words in message
+
+
+DRIFTS: dict[str, Any] = {"drift_time": 5.0, "temperature_walk": 100.0, "pmd": 1e-14}
+
+
+def test_a_resumed_world_drifts_on_as_if_it_had_never_stopped(tmp_path: Path) -> None:
+    bend = {"event": "bend", "to": "alice_fibre", "at": 0.1, "loss": 3.0, "lasting": 0.6}
+    through, stopped = world(bend, **DRIFTS), world(bend, **DRIFTS)
+    counts(through, 90)
+    counts(stopped, 30)
+    stopped.save(tmp_path / "state.json")
+    resumed = world(bend, **DRIFTS)
+    resumed.resume(tmp_path / "state.json")
+    assert resumed.now_ps == 30 * BLOCK_PS
+    counts(resumed, 60)
+    for name in ("alice_fibre", "bob_fibre"):
+        one, two = through.elements[name], resumed.elements[name]
+        assert isinstance(one, Fibre)
+        assert isinstance(two, Fibre)
+        a, b = one.passage(), two.passage()
+        np.testing.assert_allclose(a.jones, b.jones, atol=1e-12)
+        assert (a.delay_s, a.dgd_s, a.transmission) == (b.delay_s, b.dgd_s, b.transmission)
+    # From the first whole block on the clicks are the same, too.
+    assert counts(through, 3)[1:] == counts(resumed, 3)[1:]
+
+
+def test_a_state_that_does_not_fit_changes_nothing(tmp_path: Path) -> None:
+    made = world(**DRIFTS)
+    counts(made, 12)
+    file = tmp_path / "state.json"
+    made.save(file)
+    good = json.loads(file.read_text())
+    with pytest.raises(ConfigError, match="seed 1, not 2"):
+        world(seed=2, **DRIFTS).resume(file)
+
+    def damaged(change: Any) -> str:
+        state = json.loads(json.dumps(good))
+        change(state)
+        file.write_text(json.dumps(state))
+        fresh = world(**DRIFTS)
+        with pytest.raises(ConfigError) as caught:
+            fresh.resume(file)
+        assert fresh.now_ps == 0
+        return str(caught.value)
+
+    assert "another world" in damaged(lambda s: s["elements"].pop("oven"))
+    assert "damaged" in damaged(lambda s: s["elements"]["oven"].update(temperature_c="warm"))
+    assert "damaged" in damaged(lambda s: s["elements"]["alice_fibre"].update(turned=[[1, 2]]))
+    assert "damaged" in damaged(lambda s: s.update(now_ps=-1))
+    assert "no state" in damaged(lambda s: s.update(format="else"))
+    file.write_text('{"format": ')
+    with pytest.raises(ConfigError, match="cannot be read"):
+        read_state(file)
