@@ -95,6 +95,7 @@ class Fibre:
         self.pmd_s: npt.NDArray[np.float64] = np.zeros(3)
         self.added_delay_s = 0.0
         self.added_loss_db = 0.0
+        self._traffic_hz = sum(self._light_hz(channel) for channel in model.classical_channels)
         self._passage: tuple[tuple[object, ...], Passage] | None = None
 
     @property
@@ -163,9 +164,7 @@ class Fibre:
             dispersion=model.dispersion * model.length,
             dgd_s=dgd_s,
             pmd_axis=(s1, s2, s3),
-            light_hz=float(
-                end * sum(self._light_hz(channel) for channel in model.classical_channels)
-            ),
+            light_hz=end * self._traffic_hz,
         )
 
     def _light_hz(self, channel: ClassicalChannel) -> float:
