@@ -30,7 +30,7 @@ from .contract import Experiment, Mistake, Model, Result, Run
 
 if TYPE_CHECKING:
     from ..lab import Lab
-    from ..protocols.lock import PolarizationLock, Station
+    from ..protocols.lock import PolarizationLock, RetarderStation, Station
 
 __all__ = ["EXPERIMENT", "BBM92DriftFile", "LinkStabilizer", "LockTerms"]
 
@@ -53,6 +53,10 @@ class LockTerms(Model):
     """QBER that the source and the detectors allow: drawn and compared with, not used."""
     retardances: tuple[Degrees, ...] = (90.0, 180.0, 90.0)
     """Nominal retardance of each paddle, in the order in which light passes them."""
+    axes: tuple[Annotated[float, Unit("deg")], ...] = (0.0, 45.0, 0.0, 45.0)
+    """Axis of each retarder that follows a voltage: squeezers, liquid crystals."""
+    curve: tuple[tuple[Annotated[float, Unit("V")], Annotated[float, Unit("deg")]], ...] = ()
+    """Their nominal [voltage, retardance], joined by straight lines; two points make a squeezer."""
     dither: Fraction = 0.002
     """QBER that dithering may add; the smaller, the slower the lock."""
     lost: Fraction = 0.15
@@ -179,7 +183,7 @@ class _Follower:
 
         self._clock = lab.clock
         controllers = [lab.parties[name].controller for name in _PARTIES]
-        alice, bob = (_station(file.lock.retardances, each) for each in controllers)
+        alice, bob = (_station(file.lock, each) for each in controllers)
         settings = locks.LockSettings(
             good=file.key.qber_tolerance, lost=file.lock.lost, dither=file.lock.dither
         )
@@ -231,20 +235,35 @@ class _Follower:
         return {"lock": str(state), "QBER of its last turn": shown, "moves": f"{self.lock.moves}"}
 
 
-def _station(retardances: tuple[float, ...], controller: PolarizationController | None) -> Station:
-    from ..protocols.lock import Station
+def _station(
+    terms: LockTerms, controller: PolarizationController | None
+) -> Station | RetarderStation:
+    from ..protocols.lock import RetarderStation, Station
 
     if controller is None:
         return Station((), (), ())
     actuators = controller.actuators
-    if len(actuators) != len(retardances) or len(retardances) < 3:
+    by_voltage = {actuator.unit for actuator in actuators} == {"V"}
+    key, told = ("axes", terms.axes) if by_voltage else ("retardances", terms.retardances)
+    if len(actuators) != len(told) or len(told) < 3:
+        kind = "retarders" if by_voltage else "paddles"
         raise ConfigError(
-            f"{len(retardances)} retardances for a controller of {len(actuators)} paddles; the lock"
+            f"{len(told)} {key} for a controller of {len(actuators)} {kind}; the lock"
             " needs one for each, and three or more",
-            place="lock.retardances",
+            place=f"lock.{key}",
         )
     limits = tuple(a.limits if isinstance(a, Limited) else _RANGE for a in actuators)
-    return Station(retardances, limits, tuple(a.get() for a in actuators))
+    now = tuple(a.get() for a in actuators)
+    if not by_voltage:
+        return Station(terms.retardances, limits, now)
+    try:
+        return RetarderStation(terms.axes, terms.curve, limits, now)
+    except ValueError as error:
+        raise ConfigError(
+            f"{error}; write for squeezers that turn by 180 deg per 1.4 V"
+            " 'curve: [[0 V, 0 deg], [1.4 V, 180 deg]]'",
+            place="lock.curve",
+        ) from error
 
 
 def _metrics(

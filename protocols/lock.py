@@ -111,7 +111,8 @@ class RetarderStation:
     Attributes:
         axes_deg: Axis of each retarder.
         curve: Nominal (voltage, retardance in deg) of any of them, joined by straight lines;
-            voltages rise, retardances rise or fall. Two points make a squeezer.
+            voltages rise, retardances rise or fall. Two points are a line without ends, as of a
+            squeezer; else the range ends where the curve does.
         limits: Range of each voltage.
         volts: Where they stand.
     """
@@ -487,17 +488,19 @@ class _Retarders(_Actuators):
 
     def __init__(self, station: RetarderStation) -> None:
         volts, degrees = (np.array(each) for each in zip(*station.curve, strict=True))
+        if volts.size == 2:
+            ends = [end for limits in station.limits for end in (limits.low, limits.high)]
+            slope = (degrees[1] - degrees[0]) / (volts[1] - volts[0])
+            first, volts = volts[0], np.array([min(ends), max(ends)])
+            degrees = degrees[0] + slope * (volts - first)
         rising = np.argsort(degrees)  # as np.interp wants them
         self._volts, self._phases = volts[rising], np.radians(degrees)[rising]
         axes = 2 * np.radians(station.axes_deg)
         self._axes = np.stack([np.cos(axes), np.sin(axes), np.zeros_like(axes)], axis=1)
-        ends = [
-            np.interp((limits.low, limits.high), volts, np.radians(degrees))
-            for limits in station.limits
-        ]
+        pairs = [(limits.low, limits.high) for limits in station.limits]
+        phases = np.interp(np.array(pairs).reshape(-1, 2), volts, np.radians(degrees))
         now = np.interp(station.volts, volts, np.radians(degrees))
-        low, high = (np.array([pick(each) for each in ends]) for pick in (min, max))
-        super().__init__(low, high, now)
+        super().__init__(phases.min(axis=1), phases.max(axis=1), now)
 
     def set_points(self) -> tuple[float, ...]:
         """Voltages, V."""

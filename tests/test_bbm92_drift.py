@@ -10,9 +10,9 @@ import pytest
 from bellbench.bench import load_bench
 from bellbench.configs import find_config
 from bellbench.experiments import ExperimentConfig, load_experiment, run_experiment, summary
-from bellbench.experiments.bbm92_drift import LinkStabilizer, _station
+from bellbench.experiments.bbm92_drift import LinkStabilizer, LockTerms, _station
 from bellbench.instruments import ConfigError, Limits, PolarizationStabilizer, Settable
-from bellbench.protocols.lock import PolarizationLock, Station
+from bellbench.protocols.lock import PolarizationLock, RetarderStation, Station
 from rich.console import Console
 
 HELD = 0.015
@@ -176,11 +176,33 @@ class Controller:
 
 def test_each_paddle_needs_its_retardance_and_three_are_needed() -> None:
     controller = Controller()
+    two = LockTerms(optimum=0.01, retardances=(90.0, 180.0))
     with pytest.raises(ConfigError, match="2 retardances for a controller of 3 paddles"):
-        _station((90.0, 180.0), controller)
+        _station(two, controller)
     del controller.actuators[2]
     with pytest.raises(ConfigError, match="three or more"):
-        _station((90.0, 180.0), controller)
+        _station(two, controller)
+
+
+class Squeezer(Paddle):
+    unit = "V"
+    limits = Limits(-5.0, 5.0)
+
+
+def test_squeezers_need_axes_and_a_curve_of_their_retardance() -> None:
+    controller = Controller()
+    controller.actuators = [Squeezer(f"squeezer_{i}") for i in range(4)]
+    for squeezer in controller.actuators:
+        squeezer.set(0.7)
+    curve = ((0.0, 0.0), (1.4, 180.0))
+    with pytest.raises(ConfigError, match=r"lock\.curve: a curve has two points.*1\.4 V, 180 deg"):
+        _station(LockTerms(optimum=0.01), controller)
+    with pytest.raises(ConfigError, match="3 axes for a controller of 4 retarders"):
+        _station(LockTerms(optimum=0.01, curve=curve, axes=(0.0, 45.0, 0.0)), controller)
+    station = _station(LockTerms(optimum=0.01, curve=curve), controller)
+    assert station == RetarderStation(
+        (0.0, 45.0, 0.0, 45.0), curve, (Limits(-5.0, 5.0),) * 4, (0.7,) * 4
+    )
 
 
 def test_the_link_is_a_polarization_stabilizer() -> None:

@@ -66,7 +66,7 @@ class Piezos(Ends):
     def stations(self) -> list[Any]:
         half = 180 / self.model.pi_voltage
         limits = (Limits(-self.limit, self.limit),) * 4
-        curve = ((-5, -5 * half), (5, 5 * half))
+        curve = ((0.0, 0.0), (1.0, half))
         made = [
             RetarderStation(self.model.axes, curve, limits, tuple(each.volts))
             for each in self.parties
@@ -222,7 +222,7 @@ def test_a_pi_voltage_off_by_5_percent_does_not_matter() -> None:
 
 def test_set_points_of_two_kinds() -> None:
     squeezers = RetarderStation(
-        (0, 45, 0, 45), ((-5, -600), (5, 600)), (Limits(-5, 5),) * 4, (0.5, -1.0, 2.0, -3.0)
+        (0, 45, 0, 45), ((1, 120), (2, 240)), (Limits(-5, 5),) * 4, (0.5, -1.0, 2.0, -3.0)
     )
     paddles = Station((90.0, 180.0, 90.0), (Limits(0, 170),) * 3, (10.0, 20.0, 30.0))
     lock = PolarizationLock((squeezers, paddles))
