@@ -44,6 +44,7 @@ from .instruments import (
     Readable,
     Settable,
     TimeTagger,
+    WeakCoherentSource,
 )
 
 __all__ = [
@@ -59,6 +60,7 @@ __all__ = [
     "check_readable",
     "check_settable",
     "check_time_tagger",
+    "check_weak_coherent_source",
 ]
 
 T = TypeVar("T")
@@ -402,6 +404,61 @@ def check_pulse_sequencer(sequencer: PulseSequencer, clock: Clock) -> None:
             _refuses(sequencer.start, "start() without a sequence")
         finally:
             sequencer.hold(rest)
+
+
+def check_weak_coherent_source(source: WeakCoherentSource, clock: Clock) -> None:
+    """Check a weak coherent source: its patterns, their timing, and what it refuses.
+
+    Patterns are played with the laser as it is, for some bench time; it ends with none playing.
+    """
+    _check(isinstance(source, WeakCoherentSource), f"{source!r} lacks part of WeakCoherentSource")
+    info = source.info
+    _check(bool(info.intensities), "info names no intensities")
+    _check(all(mean >= 0 for mean in info.intensities.values()), "a negative mean photon number")
+    _check(bool(info.states), "info names no states")
+    _check(len(set(info.states)) == len(info.states), f"states of the same name: {info.states}")
+    _check(info.max_rate_hz > 0, f"info says a rate of {info.max_rate_hz} Hz")
+    _check(info.max_pulses >= 1, f"info says {info.max_pulses} pulses")
+    check_readable(source.emission, unit="")
+    step = info.period_resolution_ps
+    period = step * math.ceil(max(1e12 / info.max_rate_hz, 100_000) / step)
+    rate = 1e12 / period
+    count = min(16, info.max_pulses)
+    which = np.arange(count) % len(info.intensities)
+    states = np.arange(count) % len(info.states)
+
+    def expect(playing: bool, when: str) -> None:
+        found = source.playing.get()
+        _check(found == playing, f"{when} playing read {found}")
+
+    try:
+        times = source.play(which, states, rate)
+        _check(times.shape == (count,), f"times of shape {times.shape} for {count} pulses")
+        _check(times.dtype == np.int64, f"times are {times.dtype}, not int64")
+        _check(bool((np.diff(times) == period).all()), f"pulses every {period} ps leave at {times}")
+        _check(bool(times[0] >= 0), f"the first pulse leaves at {times[0]} ps")
+        clock.sleep(0.1)
+        expect(True, "in an endless pattern")
+        for what, bad in (
+            ("an unknown intensity", (which + len(info.intensities), states, rate)),
+            ("an unknown state", (which, states - 1 - len(info.states), rate)),
+            ("intensities without states", (which, states[:0], rate)),
+            ("no pulses", (which[:0], states[:0], rate)),
+            ("a rate too high", (which, states, info.max_rate_hz * 1.01)),
+            ("no rate", (which, states, 0.0)),
+        ):
+            _refuses(partial(source.play, *bad), what)
+            expect(True, f"after it has refused {what}")
+        _refuses(partial(source.play, which, states, rate, runs=0), "0 runs")
+        source.play(which, states, rate, runs=1000)
+        clock.sleep(0.1 + 1000 * count / rate)
+        expect(False, "after its runs")
+        source.play(which, states, rate)
+        clock.sleep(0.1)
+        source.stop()
+        expect(False, "after stop()")
+    finally:
+        source.stop()
 
 
 def check_quantum_memory(

@@ -25,6 +25,7 @@ DRIVERS: dict[str, str] = {
     "thorlabs.mpc320": ".thorlabs.mpc320:ThorlabsMPC320",
     "thorlabs.pm100d": ".thorlabs.pm100d:ThorlabsPM100D",
     "thorlabs.tc200": ".thorlabs.tc200:ThorlabsTC200",
+    "weak_coherent_source": ".weak_coherent_source:WeakCoherentSource",
 }
 
 #: Entry-point group under which other packages offer drivers (key = driver key).

@@ -18,8 +18,8 @@ class WeakCoherentSourceInfo:
     """Capability of a weak coherent source; known before opening.
 
     Attributes:
-        intensities: Mean photon number of each intensity that can be chosen, by name, brightest
-            first, such as ``{"signal": 0.5, "decoy": 0.1, "vacuum": 0}``: its calibration.
+        intensities: Mean photon number of each intensity that can be chosen, by name,
+            such as ``{"signal": 0.5, "decoy": 0.1, "vacuum": 0}``: its calibration.
         states: Names of the states that can be chosen, such as ``("H", "V", "D", "A")``.
         max_rate_hz: Most pulses per second.
         max_pulses: Longest pattern.

@@ -21,6 +21,7 @@ from bellbench.drivers.thorlabs.cld1015 import ThorlabsCLD1015
 from bellbench.drivers.thorlabs.mpc320 import ThorlabsMPC320
 from bellbench.drivers.thorlabs.pm100d import ThorlabsPM100D
 from bellbench.drivers.thorlabs.tc200 import ThorlabsTC200
+from bellbench.drivers.weak_coherent_source import WeakCoherentSource as WeakCoherentDriver
 from bellbench.instruments import (
     SPELLINGS,
     ConfigError,
@@ -37,6 +38,7 @@ from bellbench.instruments import (
     Readable,
     Settable,
     TimeTagger,
+    WeakCoherentSource,
 )
 
 PART_DRIVERS = {
@@ -59,6 +61,7 @@ def static_conformance(  # checked by mypy: each driver is what its role says
     delays: StanfordDG645,
     memory: AFCMemory,
     pulses: SwabianPulseStreamer82,
+    weak: WeakCoherentDriver,
 ) -> tuple[
     PairSource,
     DetectorArray,
@@ -69,6 +72,7 @@ def static_conformance(  # checked by mypy: each driver is what its role says
     DelayGenerator,
     QuantumMemory,
     PulseSequencer,
+    WeakCoherentSource,
 ]:
     instruments: list[Instrument] = [
         source,
@@ -81,9 +85,10 @@ def static_conformance(  # checked by mypy: each driver is what its role says
         delays,
         memory,
         pulses,
+        weak,
     ]
     assert instruments
-    return source, detectors, tagger, small_tagger, controller, meter, delays, memory, pulses
+    return source, detectors, tagger, small_tagger, controller, meter, delays, memory, pulses, weak
 
 
 def make(key: str, clock: Any, name: str = "it") -> Any:
