@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import json
+import re
 import signal
 import sys
 import threading
@@ -214,8 +216,23 @@ class _Server:
             await asyncio.sleep(max(0.0, ahead))
             await self._block()
 
+    async def _switch(self, begin_ps: int) -> None:
+        """Take twins without power off the net; bring back those that have it again."""
+        dark = self.world.unpowered(begin_ps)
+        for twin in self.twins:
+            if twin.element in dark and twin.name in self.emulators:
+                await self.emulators.pop(twin.name).close()
+            elif twin.element not in dark and twin.name not in self.emulators:
+                settings = {**twin.settings, **_ports(self.addresses[twin.name])}
+                again = dataclasses.replace(twin, settings=settings)
+                emulator = _make(again, self.world, self.host, lossless=self.factor is None)
+                await emulator.open()
+                self.emulators[twin.name] = emulator
+                self.emulators = dict(sorted(self.emulators.items()))
+
     async def _block(self) -> None:
         begin, end = self.world.now_ps, self.world.now_ps + BLOCK_PS
+        await self._switch(begin)
         for emulator in self.emulators.values():
             emulator.begin_block(begin, end)
         self.world.run_block()
@@ -265,6 +282,14 @@ def _make(twin: TwinSpec, world: World, host: str, *, lossless: bool) -> Emulato
     )
     emulator: Emulator = emulator_type(setting, element, settings)
     return emulator
+
+
+def _ports(address: str) -> dict[str, int]:
+    """Which settings bind the ports of an address again."""
+    first = re.search(r":(\d+)(?=::SOCKET|[/?]|$)", address)
+    assert first is not None
+    others = re.findall(r"[?&](\w+)=(?:[^&]*:)?(\d+)(?=&|$)", address)
+    return {"port": int(first[1]), **{f"{key}_port": int(port) for key, port in others}}
 
 
 def _load_kernels() -> None:

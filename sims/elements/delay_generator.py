@@ -216,6 +216,10 @@ class DelayGenerator:
         self._burst_ends: npt.NDArray[np.int64] = np.empty(0, np.int64)
         self._latest: Edges | None = None
 
+    def power_off(self) -> None:
+        """Be without power: no trigger, and no burst that goes on."""
+        self.source, self.burst = "single", False
+
     def edges(self, begin_ps: int, end_ps: int) -> Edges:
         """Return what happens in the block ``[begin_ps, end_ps)`` with the knobs as they stand.
 

@@ -174,3 +174,65 @@ def test_a_state_that_does_not_fit_changes_nothing(tmp_path: Path) -> None:
     file.write_text('{"format": ')
     with pytest.raises(ConfigError, match="cannot be read"):
         read_state(file)
+
+
+def test_stray_light_is_counted_by_every_detector_of_the_box() -> None:
+    light = {"event": "stray_light", "to": "bob_snspd", "at": 0.05, "rate": 1e5, "lasting": 0.05}
+    made = world(light)
+    tagger = made.elements["bob_tagger"]
+    assert isinstance(tagger, TaggerInputs)
+    seen = []
+    for _ in range(15):
+        made.run_block()
+        seen.append(np.bincount(tagger.inputs, minlength=5)[1:])
+    before, lit, after = (sum(seen[i : i + 5]) for i in (0, 5, 10))
+    assert (abs(lit - before - 0.05 * 0.8 * 1e5) < 6 * np.sqrt(lit + before)).all()
+    assert (abs(after - before) < 6 * np.sqrt(after + before)).all()
+
+
+def test_a_power_cut_takes_instruments_off_the_net_and_back_as_when_switched_on() -> None:
+    """On a served world: the address refuses, then answers again with the laser off."""
+    import asyncio
+
+    from bellbench.sims.server import TwinSpec, _Server
+
+    cut = {"event": "power_cut", "to": ["pump", "alice_snspd"], "at": 0.02, "lasting": 0.02}
+    made = world(cut)
+    twins = [
+        TwinSpec("pump", "thorlabs.cld1015", "pump", {}),
+        TwinSpec("snspd", "single_quantum.websq", "alice_snspd", {}),
+    ]
+
+    async def ask(port: int, text: bytes) -> bytes:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(text)
+        answer = await reader.readline()
+        writer.close()
+        return answer
+
+    async def story() -> None:
+        server = _Server(made, twins, host="127.0.0.1", factor=None)
+        told: list[dict[str, object]] = []
+        running = asyncio.create_task(server.run(told.append, port=0))
+        while not any("control" in line for line in told):
+            await asyncio.sleep(0)
+        port = int(str(told[0]["address"]).split("::")[2])
+        await ask(port, b"SOUR:CURR 0.05;:OUTP2 1;:SOUR:CURR?\n")
+        await server._block()
+        assert float(await ask(port, b"SOUR:CURR?\n")) == pytest.approx(0.05)
+        await server._block()
+        await server._block()
+        assert list(server.emulators) == []
+        with pytest.raises(OSError):
+            await ask(port, b"*IDN?\n")
+        snspd = made.elements["alice_snspd"]
+        assert isinstance(snspd, SnspdArray)
+        assert not snspd.enabled
+        await server._block()
+        await server._block()
+        assert list(server.emulators) == ["pump", "snspd"]
+        assert float(await ask(port, b"SOUR:CURR?\n")) == 0.0
+        server.stopping.set()
+        await running
+
+    asyncio.run(story())
