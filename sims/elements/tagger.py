@@ -147,9 +147,14 @@ class TaggerInputs:
         """Whether its clock is not the world's."""
         return self.model.clock.reference != "external"
 
+    def power_off(self) -> None:
+        """Be without power."""
+        self.recording = False
+
     def step(self, rng: np.random.Generator, now_s: float) -> None:
         """Let the clock run on for ``step_s``."""
-        assert self._oscillator is not None
+        if self._oscillator is None:
+            return
         clock = self.model.clock
         if not self._oscillator.steps and clock.frequency_offset is None:
             _, accuracy = PRESETS.get(clock.reference, (None, 0.0))

@@ -25,8 +25,17 @@ BLOCK_PS = 10_000_000_000
 class Bench:
     """An ID900 twin and plain clients of it."""
 
-    def __init__(self, stage: Any, *, lossless: bool = True, offset: float = 0.0, **changes: Any):
-        model = TaggerModel(kind="tagger", start_offset=offset)
+    def __init__(
+        self,
+        stage: Any,
+        *,
+        lossless: bool = True,
+        offset: float = 0.0,
+        tagger: dict[str, Any] | None = None,
+        **changes: Any,
+    ):
+        known = {"kind": "tagger", "start_offset": offset, **(tagger or {})}
+        model = TaggerModel.model_validate(known)
         self.stage = stage
         self.element = TaggerInputs(model)
         name = changes.pop("name", "tagger")
@@ -97,6 +106,18 @@ class Bench:
             ordered = sorted(clicks, key=lambda click: click[1])
             self.element.times_ps = np.array([begin + t for _, t in ordered], np.int64)
             self.element.inputs = np.array([n for n, _ in ordered], np.int16)
+
+        return fill
+
+    def pulses(self, *clicks: tuple[int, int]) -> Callable[[int, int], None]:
+        """As :meth:`clicks`, but by way of the tagger's clock and memory."""
+        rng = np.random.default_rng(1)
+
+        def fill(begin: int, _end: int) -> None:
+            self.element.step(rng, begin * 1e-12)
+            for n, t in sorted(clicks, key=lambda click: click[1]):
+                self.element.add(np.array([begin + t], np.int64), np.array([n], np.int16))
+            self.element.end_block()
 
         return fill
 
@@ -313,6 +334,65 @@ def test_tags_beyond_the_rate_of_the_device_are_lost_and_counted(make: Any) -> N
     assert bench.ask("RAW1:ERRORS?;:RAW2:ERRORS?") == "2\n1"
     bench.ask("RAW1:ERRORS:CLEAR")
     assert bench.ask("RAW1:ERRORS?;:RAW2:ERRORS?") == "0\n1"
+
+
+def clock(offset: float) -> dict[str, Any]:
+    return {"clock": {"reference": "internal", "frequency_offset": offset}}
+
+
+def test_words_go_by_the_tagger_s_own_clock_from_the_record_s_start(make: Any) -> None:
+    bench = make(tagger=clock(1e-3))
+    bench.prepare(1, 2)
+    bench.ask("RAW2:REF:LINK INPU1;:DELA2:VALU 3000")
+    bench.stream(1)
+    bench.stream(2)
+    one, two = bench.pair(1), bench.pair(2)
+    fill = bench.pulses((1, 0), (1, 5_000_000_000), (2, 6_000_000_000))
+    bench.step(3, fill)
+    bench.ask("REC:PLAY")
+    bench.step(2, fill)
+    block = 10_010_000_000
+    assert words(one.recv()) == [0, 5_005_000_000]
+    assert words(one.recv()) == [block, block + 5_005_000_000]
+    assert words(two.recv()) == words(two.recv()) == [1_001_003_000]  # since the last reference
+
+
+def test_a_slow_clock_records_and_counts_for_longer(make: Any) -> None:
+    bench = make(tagger=clock(-1e-3))
+    bench.prepare(1)
+    bench.ask("REC:NUM 1;DUR 20000000000TB;:INPU1:COUN:INTE 20000000000TB")
+    assert bench.ask("INPU1:COUN?") == "0"
+    bench.stream(1)
+    reader = bench.pair(1)
+    bench.ask("REC:PLAY")
+    bench.step(2, bench.pulses((1, 10_000_000), (1, 30_000_000)))  # 10 us, 30 us
+    assert bench.ask("REC:STAG?") == "PLAYING"  # 19.98 ms so far
+    assert bench.ask("INPU1:COUN?") == "0"
+    bench.step(1, bench.pulses((1, 10_000_000), (1, 30_000_000)))  # 20 ms are over after 20.02 ms
+    assert bench.ask("REC:STAG?") == "STOPPED"
+    assert bench.ask("INPU1:COUN?") == "5"
+    assert [words(reader.recv()) for _ in range(4)] == [
+        [9_990_000, 29_970_000],
+        [9_999_990_000, 10_019_970_000],
+        [19_989_990_000],
+        [],
+    ]
+    bench.step(2, bench.pulses((1, 1)))
+    assert bench.ask("INPU1:COUN?") == "3"  # the one after 20.02 ms, and these two
+
+
+def test_what_the_memory_had_no_room_for_is_counted_by_input(make: Any) -> None:
+    bench = make(tagger={"buffer": 2, "buffer_rate": 1e6})  # one in 1 us
+    bench.prepare(1, 2)
+    bench.ask("RAW2:STOP:LINK TSCO6")
+    bench.stream(1)
+    bench.stream(2)
+    readers = [bench.pair(1), bench.pair(2)]
+    bench.ask("REC:PLAY")
+    fill = bench.pulses((1, 0), (2, 1), (1, 2), (2, 3), (2, 4), (3, 5), (1, 3_000_000))
+    bench.step(fill=fill)
+    assert [words(r.recv()) for r in readers] == [[0, 3_000_000], [1]]
+    assert bench.ask("RAW1:ERRORS?;:RAW2:ERRORS?") == "1\n2"
 
 
 def big_block(bench: Bench) -> Callable[[int, int], None]:

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import serial
+from bellbench.instruments.formats import Tdc1Decoder
 from bellbench.sims.devices.tdc1 import TDC1Emulator
 from bellbench.sims.elements import TaggerInputs, TaggerModel
 from hypothesis import HealthCheck, given, settings
@@ -35,10 +36,12 @@ class Bench:
         name: str = "tagger",
         lossless: bool = True,
         offset: float = 0.0,
+        tagger: dict[str, Any] | None = None,
         **changes: Any,
     ) -> None:
         self.stage = stage
-        self.element = TaggerInputs(TaggerModel(kind="tagger", start_offset=offset))
+        known = {"kind": "tagger", "start_offset": offset, **(tagger or {})}
+        self.element = TaggerInputs(TaggerModel.model_validate(known))
         self.emulator = TDC1Emulator(
             stage.setting(name, lossless=lossless), self.element, TDC1Emulator.Settings(**changes)
         )
@@ -91,6 +94,19 @@ class Bench:
             shown = times + begin if per_block else times
             here = (shown >= begin) & (shown < end)
             self.element.times_ps, self.element.inputs = shown[here], inputs[here]
+
+        return fill
+
+    def pulses(self, clicks: list[Click]) -> Callable[[int, int], None]:
+        """Physics by way of the tagger's clock and memory: (input, ps after each block's begin)."""
+        rng = np.random.default_rng(1)
+        inputs = np.array([n for n, _ in clicks], np.int16)
+        times = np.array([t for _, t in clicks], np.int64)
+
+        def fill(begin: int, _end: int) -> None:
+            self.element.step(rng, begin * 1e-12)
+            self.element.add(times + begin, inputs)
+            self.element.end_block()
 
         return fill
 
@@ -562,6 +578,75 @@ def test_words_beyond_the_rate_of_the_device_are_lost(make: Any) -> None:
     expected = b"".join(np.array(block, "<u4").tobytes()[:-2] for block in blocks)
     assert bench.serial.read(len(expected)) == expected
     assert bench.silent()
+
+
+def clock(offset: float) -> dict[str, Any]:
+    return {"clock": {"reference": "internal", "frequency_offset": offset}}
+
+
+def test_words_and_rollovers_go_by_the_tagger_s_own_clock(make: Any) -> None:
+    bench = make(tagger=clock(1e-3))
+    bench.step(3, bench.pulses([]))
+    bench.start("timestamp;INPKT;time 0;counts?;")
+    bench.step(1, bench.pulses([(1, 5_000_000_000), (3, 9_000_000_000)]))
+    bench.step(294, bench.pulses([]))
+    # 295 blocks are 2950 ms, 10 rollovers of 268.4 ms; by this clock 2952.95 ms, and 11.
+    assert bench.words(13) == [
+        word(5_005_000_000, 0b0001),
+        word(9_009_000_000, 0b0100),
+        *[ROLLOVER] * 11,
+    ]
+    bench.step(1, bench.pulses([(2, 0)]))
+    assert bench.words(1) == [word(295 * 10_010_000_000, 0b0010)]
+    bench.serial.write(b"abort;")
+    assert bench.silent()
+
+
+def test_a_slow_clock_counts_for_longer(make: Any) -> None:
+    bench = make(tagger=clock(-1e-3))
+    bench.start("time 20;counts?\r\n")
+    bench.step(2, bench.pulses([(1, 10_000_000), (2, 30_000_000)]))  # 10 us, 30 us
+    assert bench.serial.in_waiting == 0  # 19.98 ms so far
+    bench.step(1, bench.pulses([(1, 10_000_000), (2, 30_000_000)]))  # over after 20.02 ms
+    assert bench.serial.read_until(b"\r\n") == b"3 2 0 0\r\n"
+
+
+def test_a_full_memory_cuts_a_word_in_two(make: Any) -> None:
+    bench = make(tagger={"buffer": 3, "buffer_rate": 1e6})  # one in 1 us
+    bench.start("timestamp;INPKT;time 0;counts?;")
+    clicks = [(1, 0), (2, 2000), (3, 4000), (4, 6000), (1, 8000), (2, 4_000_000), (3, 4_002_000)]
+    bench.step(1, bench.pulses(clicks))
+    first, second = (
+        np.array([word(t, 1 << n - 1) for n, t in some], "<u4").tobytes()
+        for some in (clicks[:3], clicks[5:])
+    )
+    assert bench.serial.read(18) == first[:-2] + second
+    bench.serial.write(b"abort;")
+    assert bench.silent()
+
+
+def test_a_reader_finds_the_gap_of_a_full_memory(make: Any) -> None:
+    bench = make(tagger={"buffer": 1000, "buffer_rate": 1e6})  # 1 ms to empty it
+    bench.start("timestamp;INPKT;time 10;counts?;")
+    # One each 4 us, but for 0.5 ms one each 100 ns.
+    burst = range(5_000_000_000, 5_500_000_000, 100_000)
+    steady = [t for t in range(0, BLOCK_PS, 4_000_000) if t not in burst]
+    bench.step(1, bench.pulses([(1, t) for t in sorted([*steady, *burst])]))
+    data = bench.serial.read(4 * len(steady) + 4000)
+    bench.stage.step(bench.emulator)
+    data += bench.serial.read(bench.serial.in_waiting)
+    decoder = Tdc1Decoder()
+    batches = [decoder.feed(data), decoder.flush()]
+    losses = [loss for batch in batches for loss in batch.losses]
+    assert len(losses) == 1
+    times = np.concatenate([batch.times_ps for batch in batches])
+    full, empty = 5_111_000_000, 6_111_000_000  # 1000 more by 9 a us
+    assert losses[0].begin_ps == pytest.approx(full, abs=2_000_000)
+    assert losses[0].end_ps == pytest.approx(empty, abs=5_000_000)
+    assert set(times.tolist()) <= {*steady, *burst}
+    lost = (times > losses[0].begin_ps) & (times < losses[0].end_ps)
+    assert not lost.any()
+    assert times[times > empty + 5_000_000].tolist() == [t for t in steady if t > empty + 5_000_000]
 
 
 def test_who_queues_commands_without_end_is_disconnected(make: Any) -> None:
