@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ...instruments import Unit
 from ..physics import fibre as physics
@@ -18,15 +18,30 @@ Metres = Annotated[float, Unit("m"), Field(gt=0)]
 
 
 class ClassicalChannel(Model):
-    """Data traffic in the same fibre, at another wavelength."""
+    """Data traffic in the same fibre, at another wavelength, or frequency, as DWDM plans say it."""
 
-    wavelength: Annotated[float, Unit("m"), Field(ge=1e-6, le=2e-6)]
+    wavelength: Annotated[float, Unit("m"), Field(ge=1e-6, le=2e-6)] | None = None
+    frequency: Annotated[float, Unit("Hz"), Field(ge=150e12, le=300e12)] | None = None
     power: Annotated[float, Unit("dBm"), Field(ge=-100, le=40)]
     """What is launched into the fibre."""
     direction: Literal["forward", "backward"] = "forward"
     """With the quantum light or against it."""
     isolation: Annotated[float, Unit("dB"), Field(ge=0)] = 100.0
     """By how much the quantum channel's filter holds this one back, where both go forward."""
+
+    @model_validator(mode="after")
+    def _is_somewhere(self) -> Self:
+        if (self.wavelength is None) == (self.frequency is None):
+            raise ValueError("give a classical channel either its wavelength or its frequency")
+        return self
+
+    @property
+    def wavelength_m(self) -> float:
+        """Where it is."""
+        if self.wavelength is not None:
+            return self.wavelength
+        assert self.frequency is not None
+        return physics.C_M_PER_S / self.frequency
 
 
 class FibreModel(Model):
@@ -171,12 +186,12 @@ class Fibre:
         """Photons per second of a classical channel at the quantum one's wavelength, at the end."""
         model = self.model
         power_w = 1e-3 * 10 ** (channel.power / 10)
-        beta = model.raman * physics.raman_shape(channel.wavelength, model.wavelength)
+        beta = model.raman * physics.raman_shape(channel.wavelength_m, model.wavelength)
         along = channel.direction == "forward"
         scatter = physics.raman_forward_w if along else physics.raman_backward_w
         raman_w = scatter(power_w, model.length, model.attenuation, beta, model.filter_width)
         hz = physics.photon_rate_hz(raman_w, model.wavelength)
         if along:
             arrives_w = power_w * 10 ** (-model.attenuation * model.length * 1e-4)
-            hz += physics.crosstalk_hz(arrives_w, channel.wavelength, channel.isolation)
+            hz += physics.crosstalk_hz(arrives_w, channel.wavelength_m, channel.isolation)
         return hz

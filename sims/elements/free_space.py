@@ -38,13 +38,13 @@ class _BeamModel(Model):
     """Time in which the pointing forgets its error, to 1/e."""
     scintillation_time: Seconds = 5e-3
     """Time in which scintillation forgets, to 1/e: 1 to 10 ms."""
-    sky: Literal["dark", "moonless", "full_moon", "day"] = "dark"
-    """What the telescope sees behind the beam; a full moon is a hundred times a night without."""
+    sky: Literal["black", "new_moon", "full_moon"] = "black"
+    """What the telescope sees behind the beam: nothing, or a clear sky over a dark site."""
     field_of_view: Angle = math.degrees(100e-6)
     """Full angle that the telescope takes light from."""
     filter_width: Annotated[float, Unit("m"), Field(gt=0)] = 3e-9
     stray_light: Rate = 0.0
-    """Photons of lamps nearby, per second, that come out behind the optics."""
+    """Photons of lamps or of the day, per second, that come out behind the optics."""
 
 
 class _Beam:
@@ -61,17 +61,17 @@ class _Beam:
         self.offset = np.zeros(2)
         self.fading = 0.0
         self.begun = False
-        radiance = physics.SKY_RADIANCE.get(model.sky, 0.0)
-        view = math.radians(model.field_of_view)
-        optics = 10 ** (-model.loss / 10)
-        self._sky_hz = (
-            physics.sky_light_hz(
-                radiance, view, model.receiver, model.filter_width, model.wavelength
+        self._optics = 10 ** (-model.loss / 10)
+        self._sky_hz = model.stray_light
+        if model.sky != "black":
+            radiance = physics.sky_radiance(model.wavelength, model.sky == "full_moon")
+            self._sky_hz += self._optics * physics.sky_light_hz(
+                radiance,
+                math.radians(model.field_of_view),
+                model.receiver,
+                model.filter_width,
+                model.wavelength,
             )
-            * optics
-            + model.stray_light
-        )
-        self._optics = optics
 
     def _fluctuate(self, rng: np.random.Generator) -> None:
         """Draw the next block's error of pointing and fading, both of unit variance."""

@@ -190,6 +190,9 @@ def test_traffic_in_the_fibre_makes_light() -> None:
     expected = (forward.passage().light_hz + 0.1 * backward.passage().light_hz) / 2
     assert both.passage().light_hz == pytest.approx(expected, rel=1e-4)
     # Raman light dominates the fibre unless traffic is dimmed: -30 dBm leaves some 1e5 /s.
+    # A DWDM plan names frequencies: 194.42 THz is 1541.98 nm.
+    plan = fibre(**base, classical_channels=[{"frequency": 194.42e12, "power": 0.0}])
+    assert plan.passage().light_hz == pytest.approx(forward.passage().light_hz, rel=1e-2)
     dim = fibre(**base, classical_channels=[{**channel, "power": -30.0}])
     assert 1e5 < dim.passage().light_hz < 2e5
 
@@ -201,6 +204,15 @@ def test_traffic_in_the_fibre_makes_light() -> None:
         ({"pmd": "-0.1 ps/sqrt(km)"}, "pmd"),
         ({"dispersion": "17 ps"}, "dispersion"),
         ({"classical_channels": [{"wavelength": "1550 nm"}]}, "power"),
+        ({"classical_channels": [{"power": "0 dBm"}]}, "either its wavelength or its frequency"),
+        (
+            {
+                "classical_channels": [
+                    {"power": "0 dBm", "wavelength": "1550 nm", "frequency": "193.4 THz"}
+                ]
+            },
+            "either its wavelength or its frequency",
+        ),
         ({"classical_channels": [{"wavelength": "1550 nm", "power": "1 mW"}]}, "power"),
         ({"dispersion_broadening": "1 ps"}, "dispersion_broadening"),
     ],
@@ -225,6 +237,14 @@ def test_a_steady_link_over_roofs() -> None:
     assert passage.transmission == pytest.approx((0.2 / 1.05) ** 2 * 10**-0.3 * 10**-0.2)
     assert passage.delay_s == pytest.approx(10e3 * 1.00027 / 299_792_458)
     assert passage.light_hz == 0
+
+
+def test_a_link_sees_the_sky_behind_it() -> None:
+    black = roofs(stray_light=500.0).passage().light_hz
+    night = roofs(stray_light=500.0, sky="new_moon", loss=3.0103).passage().light_hz
+    sky = fs.sky_light_hz(fs.sky_radiance(810e-9), 100e-6, 0.2, 3e-9, 810e-9)
+    assert black == 500.0
+    assert night == pytest.approx(500.0 + sky / 2)
 
 
 def test_a_link_through_turbulence_keeps_its_mean_and_forgets() -> None:
