@@ -144,7 +144,16 @@ class PowerCut(_Lasting):
     """Instruments lose power; they come back as when switched on, on the same addresses."""
 
     event: Literal["power_cut"]
-    CAN = ("pump_laser", "oven", "paddles", "snspd", "tagger", "delay_generator")
+    CAN = (
+        "pump_laser",
+        "oven",
+        "paddles",
+        "squeezers",
+        "liquid_crystals",
+        "snspd",
+        "tagger",
+        "delay_generator",
+    )
     to: str | tuple[str, ...]  # type: ignore[assignment]
     """The elements whose instruments lose it."""
     lasting: Annotated[float, Unit("s"), Field(gt=0)] = 1.0

@@ -38,6 +38,9 @@ class Paddles:
         self.angles_deg: list[float] = [0.0] * len(model.retardance)
         self._passage: tuple[tuple[float, ...], Passage] | None = None
 
+    def power_off(self) -> None:
+        """Be without power: paddles stay where they are."""
+
     def passage(self) -> Passage:
         """What light meets now."""
         angles = tuple(self.angles_deg)
@@ -68,12 +71,13 @@ class SqueezersModel(Model):
 class Squeezers:
     """Knobs: :meth:`drive`, in the order of the voltages; :meth:`sweep`. Reading: ``volts``."""
 
+    KEPT: ClassVar[tuple[str, ...]] = ("volts", "plays", "relaxed")
+
     step_s = 0.01
 
     def __init__(self, model: SqueezersModel) -> None:
         self.model = model
         count = len(model.axes)
-        self.volts: list[float] = [0.0] * count
         self._hysteresis = Hysteresis(model.hysteresis, model.max_voltage, count)
         self._creep = Creep(model.creep, count)
         self._swept: Real | None = None
@@ -86,17 +90,47 @@ class Squeezers:
         return self.model.creep > 0
 
     @property
+    def volts(self) -> list[float]:
+        """Voltage of each squeezer."""
+        return [float(volts) for volts in self._hysteresis.drives]
+
+    @volts.setter
+    def volts(self, volts: list[float]) -> None:
+        self._hysteresis.drives[:] = volts
+
+    @property
+    def plays(self) -> Real:
+        """What the hysteresis remembers, shape (squeezers, plays)."""
+        return self._hysteresis.plays
+
+    @plays.setter
+    def plays(self, plays: Real) -> None:
+        self._hysteresis.plays[:] = plays
+
+    @property
+    def relaxed(self) -> Real:
+        """What the creep remembers, shape (squeezers, relaxations)."""
+        return self._creep.relaxed
+
+    @relaxed.setter
+    def relaxed(self, relaxed: Real) -> None:
+        self._creep.relaxed[:] = relaxed
+
+    @property
     def retardances_deg(self) -> Real:
         """Retardance of each squeezer now, degrees."""
-        volts = self._creep.output if self.drifts else self._hysteresis.output
-        degrees: Real = 180.0 * volts / self.model.pi_voltage
+        degrees: Real = self._creep.output(self._hysteresis.output) * 180.0 / self.model.pi_voltage
         return degrees
 
     def drive(self, stage: int, volts: float) -> None:
         """Bring a squeezer, from 0, to a voltage: at once, but for the creep."""
-        self.volts[stage] = volts
         self._hysteresis.drive(stage, volts)
-        self._creep.step(self._hysteresis.output, 0.0)
+
+    def power_off(self) -> None:
+        """Be without power: no voltage."""
+        self.sweep(None)
+        for stage in range(len(self.volts)):
+            self.drive(stage, 0.0)
 
     def sweep(self, volts: Real | None) -> None:
         """Let the voltages of a block be these, shape (times, squeezers); None ends it.
@@ -155,6 +189,8 @@ class LiquidCrystalsModel(Model):
 class LiquidCrystals:
     """Knobs: ``amplitudes_v``, one per cell, and ``driven``. Reading: ``retardances_deg``."""
 
+    KEPT: ClassVar[tuple[str, ...]] = ("retardances_deg",)
+
     step_s = 0.01
 
     def __init__(self, model: LiquidCrystalsModel) -> None:
@@ -165,6 +201,10 @@ class LiquidCrystals:
         self.retardances_deg: Real = np.full(count, model.retardance)
         self._shown: Real = self.retardances_deg
         self._passage: Passage | None = None
+
+    def power_off(self) -> None:
+        """Be without power: no drive."""
+        self.driven = False
 
     @property
     def drifts(self) -> bool:

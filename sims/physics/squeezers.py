@@ -9,7 +9,6 @@ series (Kuhnen, European J. Control 9, 407 (2003)).
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -54,7 +53,8 @@ class Hysteresis:
         stages: How many are driven, each with a memory of its own.
 
     Attributes:
-        output: Output of each stage, in the unit of the drive, shape (stages,).
+        drives: Drive of each stage, shape (stages,).
+        plays: Where the plays of each stage are, shape (stages, 10).
     """
 
     def __init__(self, width: float, largest: float, stages: int) -> None:
@@ -65,14 +65,20 @@ class Hysteresis:
         # (w_0 + n w) largest - w sum(r) = largest.
         self._weight = width * largest / float(self._thresholds.sum())
         self._direct = 1 + width - _PLAYS * self._weight
-        self._plays: Real = np.zeros((stages, _PLAYS))
-        self.output: Real = np.zeros(stages)
+        self.drives: Real = np.zeros(stages)
+        self.plays: Real = np.zeros((stages, _PLAYS))
+
+    @property
+    def output(self) -> Real:
+        """Output of each stage, in the unit of the drive, shape (stages,)."""
+        found: Real = self._direct * self.drives + self._weight * self.plays.sum(axis=1)
+        return found
 
     def drive(self, stage: int, value: float) -> None:
         """Bring one stage's drive to ``value``, on a straight way from where it was."""
-        plays = self._plays[stage]
+        self.drives[stage] = value
+        plays = self.plays[stage]
         np.clip(plays, value - self._thresholds, value + self._thresholds, out=plays)
-        self.output[stage] = self._direct * value + self._weight * float(plays.sum())
 
 
 class Creep:
@@ -88,7 +94,7 @@ class Creep:
         stages: How many creep.
 
     Attributes:
-        output: Where each stage is, shape (stages,).
+        relaxed: Where the relaxations of each stage are, shape (stages, 21).
     """
 
     def __init__(self, per_decade: float, stages: int) -> None:
@@ -97,12 +103,14 @@ class Creep:
         edge = _CREEP_FROM_S * math.exp(np.euler_gamma)
         grid = (np.arange(_PER_DECADE * _DECADES) + 0.5) / _PER_DECADE
         self._times: Real = edge * 10**grid
-        self._relaxed: Real = np.zeros((stages, self._times.size))
-        self.output: Real = np.zeros(stages)
+        self.relaxed: Real = np.zeros((stages, self._times.size))
 
-    def step(self, drives: Sequence[float] | Real, seconds: float) -> None:
+    def step(self, drives: npt.ArrayLike, seconds: float) -> None:
         """Let ``seconds`` pass with the drives, shape (stages,), standing still."""
-        drive = np.asarray(drives, dtype=np.float64)
         share = -np.expm1(-seconds / self._times)
-        self._relaxed += (drive[:, None] - self._relaxed) * share
-        self.output = drive + self._gain * self._relaxed.sum(axis=1)
+        self.relaxed += (np.asarray(drives)[:, None] - self.relaxed) * share
+
+    def output(self, drives: npt.ArrayLike) -> Real:
+        """Return where the stages are, driven like this now, shape (stages,)."""
+        found: Real = np.asarray(drives) + self._gain * self.relaxed.sum(axis=1)
+        return found
