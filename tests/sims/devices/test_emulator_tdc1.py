@@ -632,9 +632,9 @@ def test_a_reader_finds_the_gap_of_a_full_memory(make: Any) -> None:
     burst = range(5_000_000_000, 5_500_000_000, 100_000)
     steady = [t for t in range(0, BLOCK_PS, 4_000_000) if t not in burst]
     bench.step(1, bench.pulses([(1, t) for t in sorted([*steady, *burst])]))
-    data = bench.serial.read(4 * len(steady) + 4000)
-    bench.stage.step(bench.emulator)
-    data += bench.serial.read(bench.serial.in_waiting)
+    assert bench.element.gaps_ps.size == 1
+    data = bench.serial.read(4 * bench.element.times_ps.size - 2)
+    assert bench.silent()
     decoder = Tdc1Decoder()
     batches = [decoder.feed(data), decoder.flush()]
     losses = [loss for batch in batches for loss in batch.losses]
