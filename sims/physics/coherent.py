@@ -35,6 +35,7 @@ __all__ = [
 
 Complex = npt.NDArray[np.complex128]
 Real = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
 
 
 def mach_zehnder(voltage: npt.ArrayLike, half_wave_v: float, extinction_db: float) -> Real:
@@ -144,37 +145,53 @@ def click_patterns(base: npt.ArrayLike, cross: npt.ArrayLike, dark: npt.ArrayLik
 
 def sample_photons(
     rng: np.random.Generator,
-    slots: npt.NDArray[np.int64],
-    base: Real,
-    cross: Complex,
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Draw photons that detectors count where two pulses of random phase meet.
+    left: tuple[Complex, Ints],
+    right: tuple[Complex, Ints],
+    seen: Real,
+    *,
+    reflectivity: float = 0.5,
+    extinction_db: float = math.inf,
+    overlap: npt.ArrayLike = 1.0,
+) -> tuple[Ints, Ints, npt.NDArray[np.bool_]]:
+    """Draw the photons that a Bell station's detectors count, over many meetings of two pulses.
 
-    Photons are drawn at the brightest phase and thinned to the phase of their slot: exact.
+    At any phase the station loses nothing, so photons are drawn from the sum of both pulses and
+    sent to an output, or to none, by the phase of their meeting: exact, and it costs by photons
+    and not by pulses.
 
     Args:
         rng: Draws.
-        slots: Kind of each meeting, (m,).
-        base: Of each kind, mean photons counted by each detector, without interference, (k, n).
-        cross: Their interference, (k, n).
+        left: Kinds of pulses at the left input, Jones vectors of length sqrt(mean photon number),
+            (k, 2), and the kind of each meeting, (m,).
+        right: The same at the right input.
+        seen: Efficiency of each detector, cH, cV, dH, dV.
+        reflectivity: As in :func:`station_means`.
+        extinction_db: As there.
+        overlap: Of all meetings, or of each, (m,).
 
     Returns:
-        Meeting and detector of each photon.
+        Meeting, detector, and whether it came with the left pulse, of each photon.
     """
-    if not slots.size:
-        return np.empty(0, np.int64), np.empty(0, np.int64)
-    most = base + np.abs(cross)
-    upto = np.cumsum(most.sum(-1)[slots])
-    count = int(rng.poisson(upto[-1]))
-    meeting = np.searchsorted(upto, rng.random(count) * upto[-1], "right")
-    meeting = np.sort(np.minimum(meeting, slots.size - 1))
-    kind = slots[meeting]
-    share = np.cumsum(most, -1)[kind]
-    draw = rng.random(count) * share[:, -1]
-    detector = np.minimum((draw[:, None] >= share).sum(-1), base.shape[-1] - 1)
-    _, place = np.unique(meeting, return_inverse=True)
-    phase = rng.random(count)[place] if count else np.empty(0)  # the same for all of a meeting
-    wave = np.exp(2j * np.pi * phase)
-    mean = base[kind, detector] + (cross[kind, detector] * wave).real
-    kept = rng.random(count) * most[kind, detector] < mean
-    return meeting[kept], detector[kept]
+    most = float(seen.max(initial=0.0))
+    light = [(np.abs(kinds) ** 2).sum(-1) * most for kinds, _ in (left, right)]
+    upto = np.cumsum(light[0][left[1]] + light[1][right[1]])
+    count = int(rng.poisson(upto[-1])) if upto.size else 0
+    meeting = np.searchsorted(upto, np.sort(rng.random(count)) * upto[-1:], "right")
+    meeting = np.minimum(meeting, max(upto.size - 1, 0))
+    first = np.diff(meeting, prepend=-1) != 0
+    phase = rng.random(int(first.sum()))[np.cumsum(first) - 1]  # the same for all of a meeting
+    one, two, cross = station_means(
+        left[0][left[1][meeting]],
+        right[0][right[1][meeting]],
+        reflectivity=reflectivity,
+        extinction_db=extinction_db,
+        overlap=np.broadcast_to(np.asarray(overlap, np.float64), upto.shape)[meeting],
+    )
+    means = one + two + (cross * np.exp(2j * np.pi * phase)[:, None]).real
+    draw = rng.random(count) * means.sum(-1) * most
+    detector = (draw[:, None] >= np.cumsum(means * seen, -1)).sum(-1)
+    kept = np.flatnonzero(detector < means.shape[-1])
+    detector = detector[kept]
+    from_left = one[kept, detector]
+    came = rng.random(kept.size) * (from_left + two[kept, detector]) < from_left
+    return meeting[kept], detector, came

@@ -145,32 +145,42 @@ def test_sampled_photons_click_as_the_closed_form_says() -> None:
     rng = np.random.default_rng(3)
     lefts = np.sqrt([[0.9], [0.4], [0.0]]) * np.array([H, D, V])
     rights = np.sqrt([[0.5], [0.7], [0.6]]) * np.array([H, D, A])
-    one, two, cross = station_means(lefts, rights, overlap=0.8, extinction_db=20)
+    overlap = np.array([0.8, 1.0, 0.5])
+    one, two, cross = station_means(
+        lefts, rights, reflectivity=0.45, extinction_db=20, overlap=overlap
+    )
     seen = np.array([0.9, 0.5, 0.8, 0.7])
     base, cross = (one + two) * seen, cross * seen
     per_kind = 200_000
-    slots = rng.permutation(np.repeat(np.arange(3), per_kind))
-    meeting, detector = sample_photons(rng, slots, base, cross)
-    masks = np.zeros(slots.size, np.int64)
+    kinds = rng.permutation(np.repeat(np.arange(3), per_kind))
+    meeting, detector, came_left = sample_photons(
+        rng,
+        (lefts, kinds),
+        (rights, kinds),
+        seen,
+        reflectivity=0.45,
+        extinction_db=20,
+        overlap=overlap[kinds],
+    )
+    masks = np.zeros(kinds.size, np.int64)
     np.bitwise_or.at(masks, meeting, 1 << detector)
     expected = click_patterns(base, cross)
     for kind in range(3):
-        counts = np.bincount(masks[slots == kind], minlength=16)
+        counts = np.bincount(masks[kinds == kind], minlength=16)
         sigma = np.sqrt(per_kind * expected[kind] * (1 - expected[kind])) + 1e-9
-        # 48 counts: none beyond 4 sigma, and as a whole as far off as chance has it
+        # 16 counts: none beyond 4 sigma, and as a whole as far off as chance has it
         pull = (counts - per_kind * expected[kind]) / sigma
         assert np.abs(pull[expected[kind] > 1e-12]).max() < 4
-        assert (pull**2).sum() < 2 * 15 + 15
-    # photon numbers are Poissonian at a fixed phase only; on average the mean stays
+        assert (pull**2).sum() < 15 + 3 * math.sqrt(2 * 15)
+    # The mean is that without interference; photons of one meeting share its phase.
     mean = np.bincount(detector, minlength=4) / per_kind
     assert mean == pytest.approx(base.sum(0), abs=4 * math.sqrt(2.0 / per_kind))
+    assert not came_left[kinds[meeting] == 2].any()
 
 
-def test_nothing_meets_nothing() -> None:
+@pytest.mark.parametrize("meetings", [0, 5])
+def test_nothing_meets_nothing(meetings: int) -> None:
     rng = np.random.default_rng(1)
-    nothing = sample_photons(
-        rng, np.empty(0, np.int64), np.zeros((1, 4)), np.zeros((1, 4), complex)
-    )
-    assert [part.size for part in nothing] == [0, 0]
-    dark = sample_photons(rng, np.zeros(5, np.int64), np.zeros((1, 4)), np.zeros((1, 4), complex))
-    assert [part.size for part in dark] == [0, 0]
+    dark = np.zeros((1, 2), np.complex128), np.zeros(meetings, np.int64)
+    for seen in (np.ones(4), np.zeros(4)):
+        assert [part.size for part in sample_photons(rng, dark, dark, seen)] == [0, 0, 0]
