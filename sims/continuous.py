@@ -34,6 +34,8 @@ Times = npt.NDArray[np.int64]
 Rng = np.random.Generator
 
 _FWHM = 2 * math.sqrt(2 * math.log(2))
+#: No draw of a normal distribution lies farther out.
+_SIGMAS = 10
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,11 @@ class _Side:
         )
         self._rows = [pol.stokes_operators(way.arm.operators) for way in ways]
         self._known: tuple[tuple[object, ...], tuple[Passed, ...], _Seen] | None = None
+
+    @property
+    def flight_ps(self) -> int:
+        """Longest flight time as the optics stand."""
+        return int(self.seen().delay_ps.max(initial=0))
 
     def seen(self) -> _Seen:
         """What the detectors see now: the same object as long as nothing changes."""
@@ -194,6 +201,21 @@ class ContinuousPair:
         self._sides = _Side(ways[0]), _Side(ways[1])
         self.outlets = list(dict.fromkeys(way.outlet for side in ways for way in side))
         self._known: tuple[tuple[float, float], Rates] | None = None
+
+    @property
+    def early_ps(self) -> float:
+        """By how much a photon may come before it could, were it emitted with its pair."""
+        found = self._model.coherence_time * 1e12
+        for side in self._sides:
+            seen = side.seen()
+            walk = np.abs(seen.walk) * self._model.bandwidth - seen.delay_ps / _SIGMAS * _FWHM
+            found += max(float(walk.max(initial=0.0)), 0.0)
+        return found * _SIGMAS / _FWHM
+
+    @property
+    def flight_ps(self) -> int:
+        """Longest flight time as the optics stand."""
+        return max(side.flight_ps for side in self._sides)
 
     def take(self, begin_ps: int, end_ps: int) -> Rates:
         """Rates of the block that begins."""
@@ -309,6 +331,11 @@ class ContinuousLight:
         self._side = _Side(ways)
         self._stokes = np.array([1.0, *light.model.polarization])
         self.outlets = list(dict.fromkeys(way.outlet for way in ways))
+
+    @property
+    def flight_ps(self) -> int:
+        """Longest flight time as the optics stand."""
+        return self._side.flight_ps
 
     def take(self, begin_ps: int, end_ps: int) -> tuple[Real, _Seen]:
         """Clicks per second of each unit in the block that begins."""

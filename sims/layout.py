@@ -71,6 +71,7 @@ class LightPath:
         optics: Name and port of each element on the way.
         end: Detectors, or a station and its side.
         first: Whether it is the first of those that go the same way.
+        number: Which of the world's paths it is, from 0.
     """
 
     source: str
@@ -80,6 +81,7 @@ class LightPath:
     optics: tuple[tuple[str, str], ...]
     end: Detection | tuple[str, str]
     first: bool
+    number: int
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,7 @@ class Layout:
         light: list[LightPath] = []
         stations: dict[str, Detection] = {}
         wires: list[Wire] = []
-        for path in model.paths:
+        for n, path in enumerate(model.paths):
             start, port = _beginning(path)[0]
             kind = model.elements[start].kind
             if model.elements[start].stage == "wire":
@@ -132,7 +134,7 @@ class Layout:
                 end = (name, side) if at_station else _detection(model, path)
                 for i, (source, port) in enumerate(_beginning(path)):
                     channel, arm = _ports(model, source)[port]
-                    light.append(LightPath(source, port, channel, arm, optics, end, i == 0))
+                    light.append(LightPath(source, port, channel, arm, optics, end, i == 0, n))
         return cls(tuple(light), stations, tuple(wires), _networks(light))
 
 
@@ -154,8 +156,10 @@ def check_layout(model: WorldModel) -> list[tuple[Location, str]]:
     issues = [*_check_elements(model)]
     issues += check_events(model.events, {n: e.kind for n, e in model.elements.items()})
     used: dict[str, int] = {}
+    branches: dict[str, tuple[int, list[str]]] = {}
     for i, path in enumerate(model.paths):
         issues += _check_path(model, i, path)
+        issues += _check_branches(model, i, path, branches)
         shared = max((_in_common(model, path, other) for other in model.paths[:i]), default=0)
         for j in range(shared, len(path)):
             for thing in _taken(model, path, j):
@@ -265,6 +269,9 @@ def _check_elements(model: WorldModel) -> Iterator[tuple[Location, str]]:
                 yield (*loc, "trigger"), "a pulsed crystal needs a pulse_width, such as 300 ps"
             if element.fluorescence > 0:
                 yield (*loc, "fluorescence"), "is modelled for a continuous pump only; leave it out"
+            if element.channels:
+                only = "belong to a continuous pump; leave them out, or the trigger"
+                yield (*loc, "channels"), only
         elif isinstance(element, el.CrystalModel) and element.pulse_width > 0:
             yield (*loc, "pulse_width"), "pulses need a trigger, such as 'pulser.A'"
         if isinstance(element, el.MemoryModel):
@@ -291,6 +298,9 @@ def _check_output(model: WorldModel, loc: Location, token: str) -> list[tuple[Lo
     known: tuple[str, ...] = getattr(model.elements[name], "outputs", ())
     if channel in known:
         return []
+    if not known:
+        kind = model.elements[name].kind
+        return [(loc, f"the edges of a {kind} go to no tagger; a delay_generator's do")]
     example = "A" if "A" in known else known[0]
     listed = ", ".join(known)
     return [(loc, f"{token!r} names no channel; write for example '{name}.{example}' ({listed})")]
@@ -331,6 +341,29 @@ def _check_path(model: WorldModel, i: int, path: list[str]) -> list[tuple[Locati
     return issues + _check_order(model, i, path) + _check_ports(model, i, path)
 
 
+def _check_branches(
+    model: WorldModel, i: int, path: list[str], seen: dict[str, tuple[int, list[str]]]
+) -> Iterator[tuple[Location, str]]:
+    """Light comes to what parts it once, and in all paths the same way; ``seen`` is noted."""
+    here: set[str] = set()
+    for j, token in enumerate(path):
+        name = _split(token)[0]
+        if _stage(model, token) != "branch":
+            continue
+        if name in here:
+            if path.index(token) == j:  # with another output; the same one is found elsewhere
+                yield ("paths", i, j), f"{name!r} is twice in this path: a loop"
+            continue
+        here.add(name)
+        known, way = seen.setdefault(name, (i, path[:j]))
+        if way != path[:j]:
+            yield (
+                ("paths", i, j),
+                f"light comes to {name!r} another way than in path {known + 1}; write both paths"
+                " alike up to it, several ports joined by '+'",
+            )
+
+
 def _check_wire(model: WorldModel, i: int, path: list[str]) -> list[tuple[Location, str]]:
     if len(path) != 2 or _kind(model, path[1]) != "tagger":
         return [(("paths", i), "a wire goes from a channel to a tagger's input, and nowhere else")]
@@ -347,6 +380,8 @@ def _check_order(model: WorldModel, i: int, path: list[str]) -> list[tuple[Locat
         order = "fibres, paddles and other optics, one analyzer or splitter, one snspd, one tagger"
         return [(loc, f"the order is: {order}")]
     if kinds[-1] == "bell_station":
+        if _kind(model, path[0]) == "bell_station":
+            return [(loc, "what leaves a station goes to detectors, not to a station")]
         if len(stages) > 1 and stages[-2] > 0:
             return [(loc, "a station's input takes light that nothing has split or detected")]
         return []
@@ -416,27 +451,42 @@ def _check_whole(model: WorldModel) -> Iterator[tuple[Location, str]]:
         crystal = crystals.get(source)
         pulsed = crystal is not None and crystal.trigger is not None
         if crystal is not None and not crystal.channels and len({path.arm for path in paths}) < 2:
-            yield ("paths",), f"{source} has one arm only; both arms need a path"
-        if pulsed and len({path.port for path in paths}) < len(paths):
-            yield ("paths",), f"{source} is pulsed: each of its arms takes one path"
+            place: Location = ("paths", paths[0].number, 0)
+            yield place, f"{source} has one arm only; both arms need a path"
+        ports: set[str] = set()
         for path in paths:
+            if pulsed and path.port in ports:
+                place = ("paths", path.number, 0)
+                yield place, f"{source} is pulsed: each of its arms takes one path"
+            ports.add(path.port)
             yield from _check_pulses(model, path, pulsed)
-    fed = [path.end for path in layout.light if isinstance(path.end, tuple)]
-    for end in {end for end in fed if fed.count(end) > 1}:
-        yield ("paths",), f"light of two sources comes to {'.'.join(end)}; one is what it takes"
-    for station in {name for name, _ in fed} | layout.stations.keys():
+    fed: dict[tuple[str, str], int] = {}
+    for path in layout.light:
+        if isinstance(path.end, tuple):
+            if path.end in fed:
+                into, place = ".".join(path.end), ("paths", path.number, 0)
+                yield place, f"light of two ports comes to {into}; one is what it takes"
+            fed.setdefault(path.end, path.number)
+    for station in dict.fromkeys([*(name for name, _ in fed), *layout.stations]):
+        known = [n for (name, _), n in fed.items() if name == station]
         if station not in layout.stations:
-            yield ("paths",), f"the detectors of {station!r} need a path: [{station}, ...]"
+            place = ("paths", known[0], len(model.paths[known[0]]) - 1)
+            yield place, f"the detectors of {station!r} need a path: [{station}, ...]"
         for side in SIDES:
             if (station, side) not in fed:
-                yield ("paths",), f"no light comes to {station}.{side}"
+                yield (
+                    ("elements", station),
+                    f"no light comes to {station}.{side}; end a path there",
+                )
     for network in layout.networks:
+        place = ("elements", network[-1])
         if len(network) > 2:
-            yield ("paths",), f"{', '.join(network)} are joined by stations; two at most can be"
-        for key in ("schmidt_number", "pulse_width"):
-            if len({getattr(crystals[source], key) for source in network}) > 1:
-                yield ("paths",), f"{' and '.join(network)} interfere: they need the same {key}"
+            yield place, f"{', '.join(network)} are joined by stations; two at most can be"
+        for key in ("schmidt_number", "pulse_width") if len(network) > 1 else ():
+            if len({getattr(crystals.get(source), key, None) for source in network}) > 1:
+                yield place, f"{' and '.join(network)} interfere: they need the same {key}"
     yield from _check_detectors(model)
+    yield from _check_unused(model)
 
 
 def _check_pulses(
@@ -445,8 +495,16 @@ def _check_pulses(
     """What only pulsed light can do, and what it cannot."""
     optics = [(name, model.elements[name]) for name, _ in path.optics]
     at_station = isinstance(path.end, tuple)
+    element = model.elements[path.source]
+    crystal = isinstance(element, el.CrystalModel)
+    place: Location = ("paths", path.number, 0)
+    remedy = (
+        "it needs a trigger"
+        if crystal
+        else f"a {element.kind} makes none; a crystal with a trigger does"
+    )
     if at_station and not pulsed:
-        yield ("paths",), f"{path.source} meets another at a station: it needs a trigger"
+        yield place, f"{path.source} meets another at a station, which takes pulses: {remedy}"
     for name, one in optics:
         if isinstance(one, el.FibreModel) and one.dispersion and at_station:
             yield (
@@ -454,9 +512,20 @@ def _check_pulses(
                 f"is not modelled between {path.source} and a station: leave it out",
             )
         if isinstance(one, el.MemoryModel) and not pulsed:
-            yield ("paths",), f"a memory takes pulses: {path.source} needs a trigger"
+            yield place, f"{path.source} comes to a memory, which takes pulses: {remedy}"
         if isinstance(one, el.MemoryModel) and at_station:
-            yield ("paths",), f"the memory {name!r} has to stand before detectors"
+            yield place, f"the memory {name!r} has to stand before detectors"
+
+
+def _check_unused(model: WorldModel) -> Iterator[tuple[Location, str]]:
+    """Everything that light passes is in a path; detectors are looked at one by one."""
+    tokens = [name for path in model.paths for name, _ in _beginning(path)]
+    used = {*tokens, *(_split(token)[0] for path in model.paths for token in path[1:])}
+    for name, element in model.elements.items():
+        if name not in used and element.stage not in ("apart", "wire", "detect"):
+            what = {"source": "no path begins at", "tag": "no path ends at"}
+            words = what.get(element.stage, "no path passes")
+            yield ("elements", name), f"{words} {name!r}; name it in one, or leave it out"
 
 
 def _check_detectors(model: WorldModel) -> Iterator[tuple[Location, str]]:

@@ -76,6 +76,11 @@ class Outlet:
         self._delay_ps = np.array([round(d * 1e12) + patch_ps for d in self._cable_s], np.int64)
 
     @property
+    def longest_ps(self) -> int:
+        """The longest delay of any of its cables."""
+        return int(self._delay_ps.max())
+
+    @property
     def listening(self) -> bool:
         """Whether anybody sees its clicks."""
         return self.array.counting or (self.tagger is not None and self.tagger.recording)

@@ -66,6 +66,8 @@ class PulsedSource:
     arms: tuple[Arm, Arm]
     outlets: tuple[Outlet | None, Outlet | None]
     sequencers: tuple[el.DelayGenerator | None, el.DelayGenerator | None]
+    #: Of each arm: whether the light that its optics add is counted here (:class:`.Way`).
+    adds_light: tuple[bool, bool] = (True, True)
 
 
 @dataclass(frozen=True)
@@ -491,6 +493,8 @@ class PulsedNetwork:
         end_ps: int,
     ) -> None:
         """Add clicks of the light that optics of an arm add at all times."""
+        if not self.sources[source].adds_light[arm]:
+            return
         passed = self.sources[source].arms[arm].passed()
         seen = pol.stokes_operators(self.sources[source].arms[arm].operators)
         seen = seen * optics.efficiencies[place][:, None]

@@ -8,8 +8,9 @@ by (seed, element, block).
 from __future__ import annotations
 
 import hashlib
+from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, cast
 
@@ -84,8 +85,8 @@ class _Group:
     """Of the random draws of each engine, then of each outlet."""
     generated_to: int = -1
     """End of the last block whose clicks were made."""
-    before: tuple[list[Any], list[Any]] | None = None
-    """What engines and outlets knew of the block before this one, for its warm-up."""
+    before: deque[tuple[list[Any], list[Any]]] = field(default_factory=deque)
+    """What engines and outlets knew of the blocks before this one whose light still comes."""
 
 
 class World:
@@ -128,6 +129,10 @@ class World:
         self._engines = dict(self._make_engines(layout))
         self._groups = self._group()
         self._set_patch()
+        for group in self._groups:
+            # Half as many again: a way may become longer.
+            blocks = 1 + int(1.5 * self._flight_ps(group)) // BLOCK_PS
+            group.before = deque(maxlen=blocks)
 
     def run_block(self) -> None:
         """Advance one block: temperatures and triggers, then the clicks of those who listen."""
@@ -141,14 +146,16 @@ class World:
             )
             if any(outlet.listening for outlet in group.outlets):
                 if group.generated_to < begin:
-                    # Clicks on their way and dead detectors come from the block before.
-                    self._generate(group, group.before or now, begin - BLOCK_PS, muted=True)
+                    # Clicks on their way and dead detectors come from the blocks before.
+                    for back in range(group.before.maxlen or 1, 0, -1):
+                        known = group.before[-back] if back <= len(group.before) else now
+                        self._generate(group, known, begin - back * BLOCK_PS, muted=True)
                 self._generate(group, now, begin)
                 group.generated_to = end
             else:
                 for outlet in group.outlets:
                     outlet.silence()
-            group.before = now
+            group.before.append(now)
         for wire in self._wires:
             wire.run(begin, end)
         for tagger in self._taggers:
@@ -200,8 +207,8 @@ class World:
     def _generate(
         self, group: _Group, what: tuple[list[Any], list[Any]], begin: int, muted: bool = False
     ) -> None:
-        block = begin // BLOCK_PS + 1  # the warm-up of the first block is block 0
-        counter = [0, 0, 0, block]
+        block = begin // BLOCK_PS + 1  # the warm-up of the first block ends with block 0
+        counter = np.array([0, 0, 0, block % (1 << 64)], np.uint64)
         rngs = [
             np.random.Generator(np.random.Philox(key=key, counter=counter)) for key in group.keys
         ]
@@ -338,6 +345,13 @@ class World:
         if end not in self._outlets:
             self._outlets[end] = Outlet(end, self.elements, count)
         return self._outlets[end]
+
+    def _flight_ps(self, group: _Group) -> int:
+        """Longest time from an emission to a click of a group."""
+        cables = max((outlet.longest_ps for outlet in group.outlets), default=0)
+        always_on = (ContinuousPair, ContinuousLight)
+        ways = [e.flight_ps for e in group.engines if isinstance(e, always_on)]
+        return max(ways, default=0) + cables
 
     def _set_patch(self) -> None:
         """Let every click and every wired edge take the same detour, long enough for all."""
