@@ -28,6 +28,8 @@ class PulseSequencerModel(Model):
 
     stage: ClassVar[Stage] = "wire"
     kind: Literal["pulse_sequencer"]
+    #: Where edges come from.
+    outputs: ClassVar[tuple[str, ...]] = tuple(str(n) for n in range(OUTPUTS))
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,6 +106,10 @@ class PulseSequencer:
         """When the last run ends, world time; None for a program that plays for ever."""
         runs = self.program.runs
         return None if runs is None else self.start_ps + runs * self.program.period_ps
+
+    def power_off(self) -> None:
+        """Be without power: every output low."""
+        self.program, self._before = hold(), 0
 
     def play(self, program: Program, start_ps: int) -> None:
         """Play ``program`` from ``start_ps`` on, the beginning of a block."""
