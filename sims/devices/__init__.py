@@ -14,6 +14,7 @@ __all__ = ["EMULATORS", "load_emulator"]
 EMULATORS: dict[str, str] = {
     "id_quantique.id900": "id900:ID900Emulator",
     "oz_optics.epc04": "epc04:EPC04Emulator",
+    "s_fifteen.lcr": "lcr:LCREmulator",
     "s_fifteen.tdc1": "tdc1:TDC1Emulator",
     "single_quantum.websq": "websq:WebSQEmulator",
     "stanford.dg645": "dg645:DG645Emulator",

@@ -9,7 +9,13 @@ from bellbench.drivers import DRIVERS, load_driver
 from bellbench.instruments import InstrumentError, SystemClock
 
 VISA = ("thorlabs.cld1015", "thorlabs.pm100d", "stanford.dg645")
-SERIAL = ("thorlabs.tc200", "thorlabs.mpc320", "s_fifteen.tdc1")
+SERIAL = (
+    "oz_optics.epc04",
+    "s_fifteen.lcr",
+    "s_fifteen.tdc1",
+    "thorlabs.mpc320",
+    "thorlabs.tc200",
+)
 WEBSQ = "single_quantum.websq"
 ID900 = "id_quantique.id900"
 PULSES = "swabian.pulse_streamer"

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 from bellbench.drivers.oz_optics.epc04 import EPC04Settings, OzOpticsEPC04
-from bellbench.instruments import InstrumentError, InstrumentTimeout
+from bellbench.instruments import Identity, InstrumentError, InstrumentTimeout
 
 VOLTAGES = (b"V?\r\n", b"Voltage(mV): CH1 +2200 CH2 +5000 CH3 -1000 CH4 -4000\r\nDone\r\n")
 DC = (b"M?\r\n", b"Work Mode: DC\r\nDone\r\n")
@@ -38,10 +38,7 @@ def test_golden_conversation(script: Any, clock: Any) -> None:
         assert device.ready()
         assert not device.ready()  # it scrambles
         device.save()
-        assert (device.identify().vendor, device.identify.__self__.name) == (
-            "OZ Optics",
-            "squeezers",
-        )
+        assert device.identify() == Identity("OZ Optics", "EPC-DRIVER-04")
 
 
 def test_settings_are_written_the_voltages_last(script: Any, clock: Any) -> None:

@@ -11,7 +11,9 @@ import bellbench.drivers
 import pytest
 from bellbench.drivers import DRIVERS, driver_keys, load_driver
 from bellbench.drivers.id_quantique.id900 import IDQuantiqueID900
+from bellbench.drivers.oz_optics.epc04 import OzOpticsEPC04
 from bellbench.drivers.quantum_memory import AFCMemory
+from bellbench.drivers.s_fifteen.lcr import SFifteenLCR
 from bellbench.drivers.s_fifteen.tdc1 import SFifteenTDC1
 from bellbench.drivers.single_quantum.websq import SingleQuantumWebSQ
 from bellbench.drivers.spdc_source import SPDCSource
@@ -55,6 +57,8 @@ def static_conformance(  # checked by mypy: each driver is what its role says
     tagger: IDQuantiqueID900,
     small_tagger: SFifteenTDC1,
     controller: ThorlabsMPC320,
+    squeezers: OzOpticsEPC04,
+    cells: SFifteenLCR,
     meter: ThorlabsPM100D,
     laser: ThorlabsCLD1015,
     oven: ThorlabsTC200,
@@ -79,6 +83,8 @@ def static_conformance(  # checked by mypy: each driver is what its role says
         detectors,
         tagger,
         controller,
+        squeezers,
+        cells,
         meter,
         laser,
         oven,
@@ -88,6 +94,8 @@ def static_conformance(  # checked by mypy: each driver is what its role says
         weak,
     ]
     assert instruments
+    controllers: list[PolarizationController] = [controller, squeezers, cells]
+    assert controllers
     return source, detectors, tagger, small_tagger, controller, meter, delays, memory, pulses, weak
 
 
