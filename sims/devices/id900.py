@@ -374,8 +374,7 @@ class ID900Emulator:
         self._in_block = True
         if self._start_pending:
             self._start_pending = False
-            offset = round(self._element.model.start_offset * _PS)
-            self._zero_ps = self._element.clock_ps(begin_ps) + offset
+            self._zero_ps = self._element.start_ps(begin_ps)
             self._message_ps = 0
             for delay in self._delays.values():
                 delay.line = _NO_TIMES

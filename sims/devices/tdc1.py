@@ -138,8 +138,7 @@ class TDC1Emulator:
         self._in_block = True
         run = self._run
         if run is not None and run.zero_ps is None:
-            offset = round(self._element.model.start_offset * _PS)
-            run.zero_ps = self._element.clock_ps(begin_ps) + offset
+            run.zero_ps = self._element.start_ps(begin_ps)
         self._element.recording = run is not None
 
     async def end_block(self, begin_ps: int, end_ps: int) -> None:

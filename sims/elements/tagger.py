@@ -180,6 +180,11 @@ class TaggerInputs:
         error = begin * (1 - share) + end * share  # exact at both edges
         return (world_ps + round(error)) // self._bin_ps * self._bin_ps
 
+    def start_ps(self, world_ps: int) -> int:
+        """What the clock shows when a recording begins that is asked for at ``world_ps``, ps."""
+        start = self.clock_ps(world_ps) + round(self.model.start_offset * 1e12)
+        return start // self._bin_ps * self._bin_ps
+
     def add(self, times_ps: npt.NDArray[np.int64], inputs: npt.NDArray[np.int16]) -> None:
         """Take the sorted pulses of some inputs in this block, world time."""
         self._parts.append((times_ps, inputs))
@@ -223,6 +228,7 @@ class TaggerInputs:
     def _in_own_time(self, times: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         if self.drifts and times.size:
             begin, end = self._error_ps
-            since = (times - self._step_ps).astype(np.float64)
-            times = times + np.rint(begin + since * ((end - begin) / _STEP_PS)).astype(np.int64)
+            error = (times - self._step_ps) * ((end - begin) / _STEP_PS)
+            error += begin
+            times = times + np.rint(error, out=error).astype(np.int64)
         return times if self._bin_ps == 1 else times // self._bin_ps * self._bin_ps

@@ -263,6 +263,13 @@ def test_a_bin_cuts_the_times() -> None:
     assert block(tagger(resolution=13e-12), (1, 12), (2, 13), (1, 40)) == [(1, 0), (2, 13), (1, 39)]
 
 
+def test_a_recording_begins_at_the_edge_of_a_bin() -> None:
+    element = tagger(resolution=13e-12, start_offset=100e-12, **own(frequency_offset=1e-3))
+    assert element.start_ps(0) == 91
+    element.step(np.random.default_rng(1), 0.0)
+    assert element.start_ps(BLOCK_PS) == BLOCK_PS + BLOCK_PS // 1000 + 91  # that is a bin's edge
+
+
 def test_a_memory_that_is_full_leaves_a_gap_and_counts_what_it_lost() -> None:
     element = tagger(buffer=2, buffer_rate=1e9)  # one in 1 ns
     element.recording = True
