@@ -89,6 +89,7 @@ class _Side:
         self.detector = np.concatenate(
             [np.empty(0, np.int64), *(np.arange(way.outlet.count) for way in ways)]
         )
+        self._bears_hz = np.concatenate([np.empty(0), *(way.outlet.bears_hz for way in ways)])
         self._rows = [pol.stokes_operators(way.arm.operators) for way in ways]
         self._known: tuple[tuple[object, ...], tuple[Passed, ...], _Seen] | None = None
 
@@ -154,6 +155,10 @@ class _Side:
     def add_singles(self, seen: _Seen, rates: Real, rng: Rng, begin_ps: int, end_ps: int) -> None:
         """Add photons without partners, at a rate per unit, Hz."""
         span = end_ps - begin_ps
+        if (rates > self._bears_hz).any():
+            rates = np.concatenate(
+                [way.outlet.bear(rates[self.way == w]) for w, way in enumerate(self.ways)]
+            )
         counts = rng.poisson(rates * (span * 1e-12))
         emitted = rng.random(int(counts.sum())) * span
         self.add(seen, begin_ps, emitted, np.repeat(np.arange(counts.size), counts))

@@ -226,7 +226,7 @@ def _detection(model: WorldModel, path: list[str]) -> Detection:
     detector = first_input = 1
     for token in path[1:]:
         name, port = _split(token)
-        if _kind(model, name) == "snspd":
+        if _stage(model, name) == "detect":
             array, detector = name, int(port or 1)
         elif _kind(model, name) == "tagger":
             tagger, first_input = name, int(port or 1)
@@ -377,7 +377,7 @@ def _check_order(model: WorldModel, i: int, path: list[str]) -> list[tuple[Locat
     if -1 in stages:
         return [(loc, f"a {kinds[stages.index(-1)]} does not stand in a path")]
     if stages != sorted(stages) or any(stages.count(s) > 1 for s in (1, 2, 3, 4)):
-        order = "fibres, paddles and other optics, one analyzer or splitter, one snspd, one tagger"
+        order = "optics such as fibres, one analyzer or splitter, one snspd or spad, one tagger"
         return [(loc, f"the order is: {order}")]
     if kinds[-1] == "bell_station":
         if _kind(model, path[0]) == "bell_station":
@@ -386,7 +386,7 @@ def _check_order(model: WorldModel, i: int, path: list[str]) -> list[tuple[Locat
             return [(loc, "a station's input takes light that nothing has split or detected")]
         return []
     if 2 not in stages:
-        return [(loc, "a path needs an snspd at its end, or a station's input")]
+        return [(loc, "a path needs an snspd or a spad at its end, or a station's input")]
     if _kind(model, path[0]) == "bell_station" and stages[0] < 2:
         return [(loc, "a station's detectors follow it at once")]
     if kinds.count("memory") > 1:
@@ -410,32 +410,34 @@ def _check_ports(model: WorldModel, i: int, path: list[str]) -> list[tuple[Locat
                 issues.append(
                     (loc, f"name an output: {name}.1 to {name}.{count_of}, not {token!r}")
                 )
-        elif not isinstance(element, (el.SnspdModel, el.TaggerModel)):
+        elif not isinstance(element, (el.SnspdModel, el.SpadModel, el.TaggerModel)):
             if port:
                 issues.append((loc, f"a {element.kind} has no ports; write {name!r}"))
         elif port and not (port.isascii() and port.isdigit() and 1 <= int(port) <= 64):
             issues.append((loc, f"{token!r} names no input; they are counted from 1"))
-        elif isinstance(element, el.SnspdModel):
+        elif isinstance(element, (el.SnspdModel, el.SpadModel)):
             have = len(element.detectors)
             if not port and count != have:
                 way = "" if count > have else f"; name the first to use: '{name}.1'"
                 plural = "output" if count == 1 else "outputs"
-                issues.append((loc, f"{splitter} has {count} {plural}, the snspd {have}{way}"))
+                these = f"the {element.kind} {have}{way}"
+                issues.append((loc, f"{splitter} has {count} {plural}, {these}"))
             elif port and int(port) - 1 + count > have:
-                issues.append((loc, f"{token!r} and {count - 1} more: the snspd has only {have}"))
+                too_many = f"{token!r} and {count - 1} more"
+                issues.append((loc, f"{too_many}: the {element.kind} has only {have}"))
     return issues
 
 
 def _taken(model: WorldModel, path: list[str], j: int) -> list[str]:
     """What a path takes for itself at position ``j``, in words."""
     name, port = _split(path[j])
-    kind = _kind(model, name)
+    stage = _stage(model, name)
     if j == 0:
         if _stage(model, name) == "wire":
             return []
         return [repr(".".join(filter(None, token))) for token in _beginning(path)]
-    if kind in ("snspd", "tagger"):
-        word = "detector" if kind == "snspd" else "input"
+    if stage in ("detect", "tag"):
+        word = "detector" if stage == "detect" else "input"
         first = int(port) if port.isascii() and port.isdigit() else 1
         _, count = outputs(model, path)
         return [f"{word} {n} of {name!r}" for n in range(first, first + count)]
@@ -538,7 +540,7 @@ def _check_detectors(model: WorldModel) -> Iterator[tuple[Location, str]]:
                 count = outputs(model, path)[1]
                 used |= {(end.array, end.detector + n) for n in range(count)}
     for name, element in model.elements.items():
-        if isinstance(element, el.SnspdModel):
+        if isinstance(element, (el.SnspdModel, el.SpadModel)):
             for n in range(len(element.detectors)):
                 if (name, n) not in used:
                     yield (

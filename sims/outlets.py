@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from . import elements as el
+from .elements.detectors import Photodetectors
 from .layout import Detection
-from .physics.snspd import dark_rate_hz, efficiency, filter_dead_time
+from .physics.clicks import ClickMaker, Response
+from .physics.snspd import filter_dead_time
 
 __all__ = ["Outlet", "cable_delays_s"]
 
@@ -28,12 +31,21 @@ def cable_delays_s(model: el.TaggerModel | None, first: int, count: int) -> list
     return [known[n] if n < len(known) else 0.0 for n in range(first - 1, first - 1 + count)]
 
 
+@dataclass(frozen=True, eq=False)
+class _Knobs:
+    """What the detectors' knobs stand for in a block."""
+
+    dark_rates: Real
+    responses: tuple[Response, ...]
+
+
 class Outlet:
     """The detectors that a path ends at, and the tagger inputs they feed.
 
-    Engines thin their light by :meth:`efficiencies` and :meth:`add` what is detected; then
-    :meth:`finish` adds dark counts and hands on what reaches the tagger in the block. Cost: 0.1 us
-    a click, most of it sorting.
+    Engines thin their light by :meth:`efficiencies`, those of rested detectors, and :meth:`add`
+    what they would detect; then :meth:`finish` adds dark counts and hands on what reaches the
+    tagger in the block. Detectors with a dead time and Gaussian jitter only take the short way:
+    jitter first, then one sort.
 
     Args:
         detection: Where they are.
@@ -42,32 +54,38 @@ class Outlet:
     """
 
     def __init__(self, detection: Detection, elements: Mapping[str, object], count: int) -> None:
-        array = elements[detection.array]
         tagger = elements[detection.tagger] if detection.tagger is not None else None
-        assert isinstance(array, el.SnspdArray)
         assert tagger is None or isinstance(tagger, el.TaggerInputs)
-        self.array, self.tagger = array, tagger
+        self.array, self.tagger = cast(Photodetectors, elements[detection.array]), tagger
         self.count = count
         #: Keys its random draws.
         self.name = f"{detection.array}.{detection.detector + 1}"
         self._slots = slice(detection.detector, detection.detector + count)
         self._first_input = detection.first_input
-        self._detectors = array.model.detectors[self._slots]
+        self._detectors = self.array.detectors[self._slots]
         tagger_jitter = 0.0 if tagger is None else tagger.model.jitter
         self._cable_s = cable_delays_s(
             None if tagger is None else tagger.model, detection.first_input, count
         )
-        #: Rms jitter of each detector with its tagger input, ps.
-        self.sigma_ps: Real = np.array(
+        gauss: Real = np.array(
             [math.hypot(d.jitter, tagger_jitter) / _FWHM * 1e12 for d in self._detectors]
         )
+        #: Rms jitter of each detector with its tagger input, ps.
+        self.sigma_ps: Real = np.hypot(gauss, [d.jitter_tail * 1e12 for d in self._detectors])
         self._delay_ps: Times = np.zeros(count, np.int64)
         self._dead_ps = np.array([round(d.dead_time * 1e12) for d in self._detectors], np.int64)
         self._last_ps = np.full(count, _LONG_AGO_PS, np.int64)
+        responses = self.array.responses()[self._slots]
+        #: Makes the clicks of detectors with more than a dead time and Gaussian jitter.
+        self._maker = None if all(r.simple for r in responses) else ClickMaker(gauss, responses)
         # Packed clicks (time << 6 | detector): new ones, and those that arrive after the block.
         self._parts: list[Times] = []
         self._held: Times = np.empty(0, np.int64)
         self._silent = True
+        #: Most that a detector bears, Hz, and which of them have seen more in this block.
+        self.bears_hz: Real = np.array([d.blinding_rate for d in self._detectors])
+        self._blind = np.zeros(count, np.bool_)
+        self._known: tuple[tuple[object, ...], _Knobs] | None = None
         #: Whether its clicks are nobody's: those of the block before somebody began to listen.
         self.muted = False
 
@@ -77,7 +95,7 @@ class Outlet:
 
     @property
     def longest_ps(self) -> int:
-        """The longest delay of any of its cables."""
+        """Longest way from a detector to the tagger."""
         return int(self._delay_ps.max())
 
     @property
@@ -87,19 +105,53 @@ class Outlet:
 
     def key(self) -> tuple[object, ...]:
         """Changes whenever efficiencies or dark rates do."""
-        return (self.array.enabled, *self.array.bias_a[self._slots])
+        return self.array.state()
 
     def efficiencies(self) -> Real:
-        """Efficiency of each detector at its bias now."""
-        return self._at_bias(
-            lambda bias, d: efficiency(bias, d.operating_bias, d.switching_current, d.efficiency)
-        )
+        """Efficiency of each detector now, when rested and for its best polarization."""
+        return self.array.efficiencies()[self._slots]
 
     def dark_rates(self) -> Real:
-        """Dark counts of each detector at its bias now, Hz."""
-        return self._at_bias(
-            lambda bias, d: dark_rate_hz(bias, d.operating_bias, d.switching_current, d.dark_rate)
-        )
+        """Dark counts of each detector now, when rested, Hz."""
+        return self.array.dark_rates()[self._slots]
+
+    def polarized(self, operators: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Measurement operators of the outputs before the detectors, with the detectors' own.
+
+        Only what does not look at polarization yet is changed: behind an analyzer the light of each
+        output has one polarization, taken to be the detector's best.
+
+        Args:
+            operators: Shape (count, 2, 2).
+        """
+        found = np.array(operators, np.complex128)
+        for i, detector in enumerate(self._detectors):
+            own = detector.polarization()
+            if own is not None and np.allclose(found[i], found[i, 0, 0] * np.eye(2)):
+                found[i] = found[i, 0, 0] * own
+        return found
+
+    def take(self) -> _Knobs:
+        """Note what the knobs stand for in the block that begins."""
+        key = self.key()
+        if self._known is None or self._known[0] != key:
+            responses = self.array.responses()[self._slots]
+            self._known = key, _Knobs(self.dark_rates(), responses)
+        return self._known[1]
+
+    def bear(self, rates_hz: Real) -> Real:
+        """Return the rates of light that are worth making photons of.
+
+        Light above a detector's blinding rate blinds it for the block, and makes none.
+
+        Args:
+            rates_hz: What each detector would detect, shape (count,).
+        """
+        blinding = rates_hz > self.bears_hz
+        if not blinding.any():
+            return rates_hz
+        self._blind |= blinding
+        return np.where(blinding, 0.0, rates_hz)
 
     def add(
         self,
@@ -107,7 +159,7 @@ class Outlet:
         detectors: npt.NDArray[Any],
         rng: np.random.Generator | None = None,
     ) -> None:
-        """Take photons that are detected.
+        """Take photons that rested detectors would detect.
 
         Args:
             times: When each comes to its detector, in any order, ps of world time.
@@ -116,34 +168,41 @@ class Outlet:
                 are uniform and independent.
         """
         times = times + self._delay_ps[detectors]
-        if rng is not None:
+        if rng is not None and self._maker is None:
             jitter = rng.standard_normal(times.size) * self.sigma_ps[detectors]
             times += np.rint(jitter).astype(np.int64)
         self._parts.append((times << 6) | detectors)
 
-    def finish(
-        self, dark_rates: Real, rng: np.random.Generator, begin_ps: int, end_ps: int
-    ) -> None:
+    def finish(self, knobs: _Knobs, rng: np.random.Generator, begin_ps: int, end_ps: int) -> None:
         """Add the block's dark counts and hand on what reaches the tagger in it.
 
         Args:
-            dark_rates: Of each detector in this block, Hz.
+            knobs: What :meth:`take` noted of this block.
             rng: Of this outlet and block.
             begin_ps: Beginning of the block.
             end_ps: Its end.
         """
-        dark = rng.poisson(dark_rates * ((end_ps - begin_ps) * 1e-12))
-        times = begin_ps + rng.integers(0, end_ps - begin_ps, int(dark.sum()))
+        # Where jitter comes last, photons are looked at that much ahead of it.
+        ahead = 0 if self._maker is None else self._maker.early_ps
+        dark = rng.poisson(knobs.dark_rates * ((end_ps - begin_ps) * 1e-12))
+        times = begin_ps + ahead + rng.integers(0, end_ps - begin_ps, int(dark.sum()))
         packed = np.concatenate(
             [self._held, (times << 6) | np.repeat(np.arange(self.count), dark), *self._parts]
         )
         self._parts.clear()
         packed.sort()
-        cut = int(np.searchsorted(packed, end_ps << 6))
+        cut = int(np.searchsorted(packed, (end_ps + ahead) << 6))
         self._held = packed[cut:].copy()
-        arrived, detector = packed[:cut] >> 6, (packed[:cut] & 63).astype(np.int16)
-        alive = filter_dead_time(arrived, detector, self._dead_ps, self._last_ps)
-        self._release(arrived[alive], detector[alive])
+        come = self._seen(packed[:cut], (end_ps - begin_ps) * 1e-12)
+        if self._maker is None:
+            arrived, detector = come >> 6, (come & 63).astype(np.int16)
+            alive = filter_dead_time(arrived, detector, self._dead_ps, self._last_ps)
+            arrived, detector = arrived[alive], detector[alive]
+        else:
+            keys = rng.bit_generator.random_raw(come.size)
+            pulses = self._maker.run(knobs.responses, come, keys, end_ps + ahead, end_ps)
+            arrived, detector = pulses >> 6, (pulses & 63).astype(np.int16)
+        self._release(arrived, detector)
         self._silent = False
 
     def silence(self) -> None:
@@ -153,7 +212,20 @@ class Outlet:
             self._parts.clear()
             self._held = np.empty(0, np.int64)
             self._last_ps[:] = _LONG_AGO_PS
+            if self._maker is not None:
+                self._maker.forget()
             self._silent = True
+
+    def _seen(self, come: Times, span_s: float) -> Times:
+        """What comes to detectors that are not blind."""
+        if come.size > self.bears_hz.min() * span_s:
+            counts = np.bincount(come & 63, minlength=self.count)
+            self._blind |= counts > self.bears_hz * span_s
+        if not self._blind.any():
+            return come
+        found: Times = come[~self._blind[come & 63]]
+        self._blind[:] = False
+        return found
 
     def _release(self, times: Times, detector: npt.NDArray[np.int16]) -> None:
         if self.muted:
@@ -161,9 +233,3 @@ class Outlet:
         self.array.counts[self._slots] = np.bincount(detector, minlength=self.count)
         if self.tagger is not None:
             self.tagger.add(times, detector + np.int16(self._first_input))
-
-    def _at_bias(self, curve: Callable[[float, el.DetectorModel], float]) -> Real:
-        if not self.array.enabled:
-            return np.zeros(self.count)
-        biases = self.array.bias_a[self._slots]
-        return np.array([curve(b, d) for b, d in zip(biases, self._detectors, strict=True)])

@@ -499,7 +499,7 @@ class PulsedNetwork:
         seen = pol.stokes_operators(self.sources[source].arms[arm].operators)
         seen = seen * optics.efficiencies[place][:, None]
         for hz, transmission, stokes in passed.lights:
-            rates = hz * transmission * (seen @ stokes)[:, 0]
+            rates = self.outlets[place].bear(hz * transmission * (seen @ stokes)[:, 0])
             counts = rng.poisson(rates * ((end_ps - begin_ps) * 1e-12))
             times = rng.integers(begin_ps, end_ps, int(counts.sum()))
             self.outlets[place].add(times, np.repeat(np.arange(counts.size), counts))

@@ -142,7 +142,7 @@ class World:
         for group in self._groups:
             now = (
                 [engine.take(begin, end) for engine in group.engines],
-                [outlet.dark_rates() for outlet in group.outlets],
+                [outlet.take() for outlet in group.outlets],
             )
             if any(outlet.listening for outlet in group.outlets):
                 if group.generated_to < begin:
@@ -217,9 +217,9 @@ class World:
         for engine, known, rng in zip(group.engines, what[0], rngs[:engines], strict=True):
             if begin >= 0 or not isinstance(engine, PulsedNetwork):
                 engine.generate(known, rng, begin, end)
-        for outlet, dark, rng in zip(group.outlets, what[1], rngs[engines:], strict=True):
+        for outlet, knobs, rng in zip(group.outlets, what[1], rngs[engines:], strict=True):
             outlet.muted = muted
-            outlet.finish(dark, rng, begin, end)
+            outlet.finish(knobs, rng, begin, end)
 
     def _step(self, begin: int, end: int) -> None:
         for warm in self._warm:
@@ -304,7 +304,9 @@ class World:
             ends: list[Outlet | None] = []
             for path, arm in zip(both, optics, strict=True):
                 if isinstance(path.end, Detection):
-                    ends.append(self._outlet(path.end, len(arm.operators)))
+                    outlet = self._outlet(path.end, len(arm.operators))
+                    arm.operators = outlet.polarized(arm.operators)
+                    ends.append(outlet)
                     continue
                 name, side = path.end
                 if name not in stations:
@@ -339,7 +341,9 @@ class World:
     def _way(self, path: LightPath) -> Way:
         assert isinstance(path.end, Detection)
         arm = Arm(self.model, self.elements, path.optics)
-        return Way(arm, self._outlet(path.end, len(arm.operators)), path.first)
+        outlet = self._outlet(path.end, len(arm.operators))
+        arm.operators = outlet.polarized(arm.operators)
+        return Way(arm, outlet, path.first)
 
     def _outlet(self, end: Detection, count: int) -> Outlet:
         if end not in self._outlets:

@@ -27,7 +27,7 @@ from .delay_generator import (
     Edges,
     Train,
 )
-from .detectors import DetectorModel, SnspdArray, SnspdModel
+from .detectors import DetectorModel, Diodes, SnspdArray, SnspdModel, SpadModel
 from .eavesdropper import Eavesdropper, EavesdropperModel
 from .fibre import Fibre, FibreModel
 from .free_space import FreeSpace, FreeSpaceModel, SatellitePass, SatellitePassModel
@@ -66,6 +66,7 @@ __all__ = [
     "DelayGenerator",
     "DelayGeneratorModel",
     "DetectorModel",
+    "Diodes",
     "Drifting",
     "Eavesdropper",
     "EavesdropperModel",
@@ -98,6 +99,7 @@ __all__ = [
     "SatellitePassModel",
     "SnspdArray",
     "SnspdModel",
+    "SpadModel",
     "SplitterModel",
     "Squeezers",
     "SqueezersModel",
@@ -125,6 +127,7 @@ ElementModel = Annotated[
     | BellStationModel
     | MemoryModel
     | SnspdModel
+    | SpadModel
     | TaggerModel
     | ReferenceModel
     | DelayGeneratorModel
@@ -146,6 +149,7 @@ MAKERS: dict[type, Callable[[Any], object]] = {
     SqueezersModel: Squeezers,
     LiquidCrystalsModel: LiquidCrystals,
     SnspdModel: SnspdArray,
+    SpadModel: Diodes,
     TaggerModel: TaggerInputs,
     ReferenceModel: Reference,
     DelayGeneratorModel: DelayGenerator,
