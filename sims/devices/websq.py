@@ -1,9 +1,11 @@
 """Twin of Single Quantum's Eos/Atlas electronics: the WebSQ server (JSON over TCP).
 
 Source: Single Quantum, WebSQControl.py (MIT, 2020). Not known from a real unit, and chosen here:
-the wording of errors, the bounds of labels other than the bias, and that a wrong request is
-answered with a label ``Error``. Measurement periods are rounded up to the world's 10 ms blocks;
-trigger levels are registers only, since the world's pulses have no height.
+the wording of errors, the bounds of labels other than the bias, that a wrong request is
+answered with a label ``Error``, that a scan of the bias ends at zero before the bias comes back,
+and that a wire gone normal shows its current times a series resistor as ``BiasVoltage``.
+Measurement periods are rounded up to the world's 10 ms blocks. The sign of a trigger level is taken
+as that of the pulses.
 """
 
 from __future__ import annotations
@@ -56,8 +58,9 @@ class _Sweep:
     """A scan of the bias of all detectors, one current per measurement period."""
 
     currents_ua: list[float]
-    finish: Callable[[list[list[int]]], None]
+    finish: Callable[[_Sweep], None]
     counts: list[list[int]] = field(default_factory=list)
+    volts_mv: list[list[float]] = field(default_factory=list)
 
     @property
     def bias_ua(self) -> float:
@@ -105,6 +108,9 @@ class WebSQEmulator:
         self._counts = np.zeros(n, np.int64)
         self._counted_ps = 0
         self._scan: list[tuple[float, list[int], list[float]]] = []
+        #: Lowest bias of each wire since the last block began, uA: less than a block at zero resets
+        #: a wire, too.
+        self._lowest = [0.0] * n
         self._temperatures: deque[tuple[float, float, float]] = deque(maxlen=_HISTORY)
         self._next_temperature_ps = 0
         self._control = Port(setting, self._serve_control, chaos=self._chaos)
@@ -119,6 +125,9 @@ class WebSQEmulator:
     def begin_block(self, begin_ps: int, end_ps: int) -> None:
         """Turn bias, trigger and enable; count while somebody listens or a scan runs."""
         bias = [self._sweep.bias_ua] * self._n if self._sweep else self._labels["BiasCurrent"]
+        self._array.bias_a = [current * 1e-6 for current in self._lowest]
+        self._array.state()
+        self._lowest = [float(current) for current in bias]
         self._array.bias_a = [current * 1e-6 for current in bias]
         self._array.trigger_v = [level * 1e-3 for level in self._labels["TriggerLevel"]]
         self._array.enabled = bool(self._labels["DetectorEnable"])
@@ -129,6 +138,9 @@ class WebSQEmulator:
 
     def end_block(self, begin_ps: int, end_ps: int) -> None:
         """Push a line of counts at the end of each measurement period; advance a scan."""
+        volts = self._volts()
+        if volts != self._labels["BiasVoltage"]:
+            self._change("BiasVoltage", volts)
         if end_ps >= self._next_temperature_ps:
             self._next_temperature_ps = end_ps + _TEMPERATURE_EVERY_PS
             self._temperatures.append(
@@ -244,7 +256,9 @@ class WebSQEmulator:
         if command == "SetAllBiasCurrents":
             if self._sweep is not None:
                 raise _RefusedError("a bias scan is running")
-            self._change("BiasCurrent", self._list(value, _MAX_BIAS_UA))
+            bias = self._list(value, _MAX_BIAS_UA)
+            self._lowest = [min(pair, key=abs) for pair in zip(self._lowest, bias, strict=True)]
+            self._change("BiasCurrent", bias)
         elif command == "SetAllTriggerLevels":
             self._change("TriggerLevel", self._list(value, _MAX_TRIGGER_MV))
         elif command == "SetMeasurementPeriod":
@@ -254,7 +268,9 @@ class WebSQEmulator:
             self._restart_period()
             self._change("InptMeasurementPeriod", period)
         elif command == "DetectorEnable":
-            self._change("DetectorEnable", self._flag(value))
+            if not self._flag(value):
+                self._lowest = [0.0] * self._n
+            self._change("DetectorEnable", value)
         elif command == "DarkCountsAutoIV":
             self._change("DarkCountsAutoIV", self._list(value, 1e9))
         elif command == "AutoCaliBiasCurrents":
@@ -298,25 +314,27 @@ class WebSQEmulator:
 
     def _stop_sweep(self) -> None:
         self._sweep = None
+        self._lowest = [0.0] * self._n
         for label in ("StartAutoIV", "IVScanEnable"):
             if self._labels[label]:
                 self._change(label, False)
 
     def _advance(self, sweep: _Sweep, counts: list[int]) -> None:
         sweep.counts.append(counts)
+        sweep.volts_mv.append(self._volts())
         if len(sweep.counts) == len(sweep.currents_ua):
-            sweep.finish(sweep.counts)
+            sweep.finish(sweep)
             self._stop_sweep()
 
     def _begin_auto_bias(self) -> None:
         steps = round(_AUTO_TOP_UA / _AUTO_STEP_UA)
         currents = [k * _AUTO_STEP_UA for k in range(1, steps + 1)]
 
-        def finish(table: list[list[int]]) -> None:
+        def finish(sweep: _Sweep) -> None:
             seconds = self._labels["InptMeasurementPeriod"] * 1e-3
             best = [0.0] * self._n
             for i, wanted in enumerate(self._labels["DarkCountsAutoIV"]):
-                for current, counts in zip(currents, table, strict=True):
+                for current, counts in zip(currents, sweep.counts, strict=True):
                     # the highest bias before the wanted rate is passed, or the wire latches
                     if counts[i] > wanted * seconds or (best[i] and not counts[i]):
                         break
@@ -333,18 +351,17 @@ class WebSQEmulator:
             raise _RefusedError("the scan needs IVScanStart <= IVScanEnd and a positive increment")
         currents = [start + k * increment for k in range(int((end - start) / increment) + 1)]
 
-        def finish(table: list[list[int]]) -> None:
-            self._scan = [
-                (current, counts, [self._voltage(i, current) for i in range(self._n)])
-                for current, counts in zip(currents, table, strict=True)
-            ]
+        def finish(sweep: _Sweep) -> None:
+            self._scan = list(zip(currents, sweep.counts, sweep.volts_mv, strict=True))
 
         self._begin_sweep("IVScanEnable", _Sweep(currents, finish))
 
-    def _voltage(self, detector: int, current_ua: float) -> float:
-        """Voltage over a wire, mV: none while it superconducts."""
-        switching = self._array.model.detectors[detector].switching_current * 1e6
-        return current_ua * 1e-3 * _SERIES_OHM if abs(current_ua) >= switching else 0.0
+    def _volts(self) -> list[float]:
+        """Voltage over each wire, mV: none while it superconducts."""
+        return [
+            bias * 1e3 * _SERIES_OHM if normal else 0.0
+            for bias, normal in zip(self._array.bias_a, self._array.normal(), strict=True)
+        ]
 
     def _scan_history(self) -> Iterator[bytes]:
         def rows(letter: str, column: int) -> list[dict[str, float]]:

@@ -1,4 +1,4 @@
-"""Nanowires and avalanche diodes against closed forms: efficiency, recovery, walk, jitter, rates."""
+"""Nanowires and avalanche diodes against closed forms: efficiency, recovery, walk, jitter."""
 
 import math
 from typing import Any

@@ -195,6 +195,68 @@ def test_a_scan_counts_at_every_current_and_shows_where_wires_go_normal(bench: B
     assert volts[4] > 0
 
 
+def test_a_latched_wire_shows_a_voltage_until_its_bias_has_been_low(bench: Bench) -> None:
+    client = bench.control()
+
+    def bias(*current_ua: float) -> Any:
+        """Set one after the other in a block; the voltages after it, mV, as told to clients."""
+        for one in current_ua:
+            values = [one, 18.0, 0.0, 0.0]
+            client.send({"command": "SetAllBiasCurrents", "value": values})
+            while client.label("BiasCurrent") != values:
+                pass
+        bench.step(1)
+        client.send({"request": "BiasVoltage"})
+        client.send({"request": "StartAutoIV"})  # what is answered before is old or the answer
+        told = {}
+        while "StartAutoIV" not in told:
+            message = client.message()
+            told[message["label"]] = message["value"]
+        return told["BiasVoltage"]
+
+    client.send({"command": "DetectorEnable", "value": True})
+    assert bias(18.0) == [0, 0, 0, 0]
+    assert bias(23.0) == pytest.approx([230, 0, 0, 0])  # 10 kOhm in series
+    assert bench.array.normal() == (True, False, False, False)
+    assert bias(18.0) == pytest.approx([180, 0, 0, 0])  # it stays latched
+    assert bench.array.efficiencies().tolist() == pytest.approx([0, 0.9, 0, 0])
+    assert bias(0.0, 18.0) == [0, 0, 0, 0]  # zero for less than a block is enough
+    assert bench.array.efficiencies()[0] == pytest.approx(0.9)
+    assert bias(23.0)[0] == pytest.approx(230)
+    for on in (False, True):
+        client.send({"command": "DetectorEnable", "value": on})
+        while client.label("DetectorEnable") is not on:
+            pass
+    assert bias(18.0) == [0, 0, 0, 0]
+
+
+def test_a_scan_leaves_no_wire_latched(bench: Bench) -> None:
+    client = bench.control()
+    client.send({"command": "DetectorEnable", "value": True})
+    client.send({"command": "SetMeasurementPeriod", "value": 10})
+    client.send({"command": "SetAllBiasCurrents", "value": [18.0] * 4})
+    for label, value in (("Start", 20), ("End", 24), ("Increment", 1)):
+        client.send({"label": f"IVScan{label}", "value": value})
+    client.send({"command": "IVScanEnable", "value": True})
+    assert client.label("IVScanEnable") is True
+    bench.step(5, bench.light)
+    assert client.label("IVScanEnable") is False
+    assert bench.array.normal() == (True,) * 4
+    bench.step(1)
+    assert bench.array.bias_a == pytest.approx([18e-6] * 4)
+    assert bench.array.normal() == (False,) * 4
+
+
+def test_a_trigger_level_above_the_pulses_sees_none(bench: Bench) -> None:
+    model = {"kind": "snspd", "detectors": [{"pulse_height": 0.3}, {"pulse_height": 0.08}, {}]}
+    array = SnspdArray(SnspdModel.model_validate(model))
+    array.enabled, array.bias_a = True, [18e-6] * 3
+    assert array.efficiencies().tolist() == pytest.approx([0.9, 0, 0.9])  # at 100 mV
+    assert array.dark_rates()[1] == 0
+    array.trigger_v = [-0.4, 0.05, 1.0]
+    assert array.efficiencies().tolist() == pytest.approx([0, 0.9, 0.9])
+
+
 def test_auto_bias_stops_where_the_dark_counts_pass_the_wish(bench: Bench) -> None:
     client = bench.control()
     client.send({"command": "DetectorEnable", "value": True})
