@@ -136,7 +136,9 @@ class TaggerInputs:
         self._bin_ps = max(1, round(model.resolution * 1e12))
         self._dead_ps = np.full(_INPUTS, round(model.dead_time * 1e12), np.int64)
         self._last_ps = np.full(_INPUTS, _LONG_AGO_PS, np.int64)
-        self._buffer: Buffer | None = None
+        self._buffer = self._empty_buffer()
+        if self._buffer is not None:
+            self._buffer.take(self.times_ps)  # compiles it before a paced world begins
         self._oscillator = model.clock.oscillator() if self.drifts else None
         # World time at which the present step of the clock began, its error then and at its end.
         self._step_ps = 0
@@ -202,24 +204,25 @@ class TaggerInputs:
         if self.model.dead_time and times.size:
             alive = filter_dead_time(times, inputs - np.int16(1), self._dead_ps, self._last_ps)
             times, inputs = times[alive], inputs[alive]
-        if self.model.buffer is not None:
-            times, inputs = self._store(times, inputs)
+        if self._buffer is not None:
+            times, inputs = self._store(self._buffer, times, inputs)
         self.times_ps, self.inputs = self._in_own_time(times), inputs
 
+    def _empty_buffer(self) -> Buffer | None:
+        if self.model.buffer is None or self.model.buffer_rate is None:
+            return None
+        return Buffer(self.model.buffer, self.model.buffer_rate)
+
     def _store(
-        self, times: npt.NDArray[np.int64], inputs: npt.NDArray[np.int16]
+        self, buffer: Buffer, times: npt.NDArray[np.int64], inputs: npt.NDArray[np.int16]
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int16]]:
         """What the memory takes of the block's pulses."""
         if not self.recording:
-            self._buffer = None
+            self._buffer = self._empty_buffer()
             self.lost, self.gaps_ps = np.zeros(_INPUTS, np.int64), np.empty(0, np.int64)
             return times, inputs
-        if self._buffer is None:
-            assert self.model.buffer is not None
-            assert self.model.buffer_rate is not None
-            self._buffer = Buffer(self.model.buffer, self.model.buffer_rate)
-        overflowing = self._buffer.overflowing
-        kept = self._buffer.take(times)
+        overflowing = buffer.overflowing
+        kept = buffer.take(times)
         self.lost = np.bincount(inputs[~kept] - 1, minlength=_INPUTS)
         before = np.concatenate(([not overflowing], kept[:-1]))
         self.gaps_ps = self._in_own_time(times[~kept & before])
