@@ -139,7 +139,7 @@ def click_patterns(base: npt.ArrayLike, cross: npt.ArrayLike, dark: npt.ArrayLik
     for j in range(n):
         halves = silent.reshape(*base.shape[:-1], 1 << (n - 1 - j), 2, 1 << j)
         halves[..., 0, :] -= halves[..., 1, :]
-    found: Real = silent[..., ::-1]
+    found: Real = np.maximum(silent[..., ::-1], 0.0)  # what rounding left of nothing
     return found
 
 
