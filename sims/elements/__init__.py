@@ -53,6 +53,7 @@ from .splitting import (
     SplitterModel,
 )
 from .tagger import TaggerInputs, TaggerModel
+from .weak_coherent import WeakCoherentModel
 
 __all__ = [
     "CHANNELS",
@@ -106,6 +107,7 @@ __all__ = [
     "TaggerInputs",
     "TaggerModel",
     "Train",
+    "WeakCoherentModel",
 ]
 
 ElementModel = Annotated[
@@ -113,6 +115,7 @@ ElementModel = Annotated[
     | OvenModel
     | PowerMeterModel
     | CrystalModel
+    | WeakCoherentModel
     | LightModel
     | FibreModel
     | FreeSpaceModel
