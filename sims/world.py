@@ -20,6 +20,7 @@ import numpy.typing as npt
 from ..instruments import ConfigError
 from . import elements as el
 from .arms import Arm
+from .coherent import CoherentLight, CoherentMeeting, CoherentSource
 from .continuous import ContinuousLight, ContinuousPair, Rates, Way
 from .events import Calendar
 from .layout import STATION_OUTPUTS, Detection, Layout, LightPath, Wire, WorldModel, check_layout
@@ -241,6 +242,9 @@ class World:
         element = self.elements[wire.generator]
         if isinstance(element, el.Reference):
             return element.edges
+        if isinstance(element, el.PulseSequencer):
+            sequencer, output = element, int(wire.channel)
+            return lambda begin_ps, end_ps: sequencer.edges(output, begin_ps, end_ps)[0]
         generator = self._get(wire.generator, el.DelayGenerator)
         return lambda begin_ps, end_ps: generator.edges(begin_ps, end_ps).channel(wire.channel)
 
@@ -252,6 +256,9 @@ class World:
             models = [self.model.elements[source] for source in sources]
             if isinstance(models[0], el.CrystalModel) and models[0].trigger is not None:
                 yield "+".join(sources), self._pulsed(layout, sources)
+                continue
+            if isinstance(models[0], el.WeakCoherentModel):
+                yield "+".join(sources), self._coherent(layout, sources)
                 continue
             [name], [model] = sources, models
             paths = [path for path in layout.light if path.source == name]
@@ -334,6 +341,31 @@ class World:
             )
         return PulsedNetwork(members, list(stations.values()))
 
+    def _coherent(
+        self, layout: Layout, sources: tuple[str, ...]
+    ) -> CoherentLight | CoherentMeeting:
+        made: dict[str, CoherentSource] = {}
+        for name in sources:
+            model = cast(el.WeakCoherentModel, self.model.elements[name])
+            sequencer = self._get(model.trigger.partition(".")[0], el.PulseSequencer)
+            laser = None if model.laser is None else self._get(model.laser, el.PumpLaser)
+            made[name] = CoherentSource(model, sequencer, laser)
+        paths = [path for path in layout.light if path.source in made]
+        if isinstance(paths[0].end, Detection):
+            return CoherentLight(made[sources[0]], [self._way(path) for path in paths])
+        station = cast(el.BellStationModel, self.model.elements[paths[0].end[0]])
+        outlet = self._outlet(layout.stations[paths[0].end[0]], len(STATION_OUTPUTS))
+        left, right = sorted(paths, key=lambda path: path.end)  # by side: left, right
+        return CoherentMeeting(
+            (made[left.source], made[right.source]),
+            (
+                Arm(self.model, self.elements, left.optics),
+                Arm(self.model, self.elements, right.optics),
+            ),
+            station,
+            outlet,
+        )
+
     def _pump(self, crystal: el.CrystalModel) -> tuple[el.PumpLaser, el.Oven | None]:
         oven = None if crystal.oven is None else self._get(crystal.oven, el.Oven)
         return self._get(crystal.pump, el.PumpLaser), oven
@@ -353,7 +385,7 @@ class World:
     def _flight_ps(self, group: _Group) -> int:
         """Longest time from an emission to a click of a group."""
         cables = max((outlet.longest_ps for outlet in group.outlets), default=0)
-        always_on = (ContinuousPair, ContinuousLight)
+        always_on = (ContinuousPair, ContinuousLight, CoherentLight, CoherentMeeting)
         ways = [e.flight_ps for e in group.engines if isinstance(e, always_on)]
         return max(ways, default=0) + cables
 
@@ -363,7 +395,8 @@ class World:
         sigma = max((float(outlet.sigma_ps.max()) for outlet in outlets), default=0.0)
         pulsed = [engine for engine in self._engines.values() if isinstance(engine, PulsedNetwork)]
         early = max((engine.spread_ps for engine in pulsed), default=0)
-        pairs = [engine for engine in self._engines.values() if isinstance(engine, ContinuousPair)]
+        spread_out = (ContinuousPair, CoherentLight, CoherentMeeting)
+        pairs = [engine for engine in self._engines.values() if isinstance(engine, spread_out)]
         spread = max((engine.early_ps for engine in pairs), default=0.0)
         patch = max(_PATCH_PS, 8 * sigma + spread) + 2 * early
         ahead = max((engine.ahead_ps for engine in pulsed), default=0)
