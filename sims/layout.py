@@ -10,6 +10,7 @@ reference, to an input of a tagger.
 from __future__ import annotations
 
 import difflib
+import math
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -159,12 +160,16 @@ def check_layout(model: WorldModel) -> list[tuple[Location, str]]:
     branches: dict[str, tuple[int, list[str]]] = {}
     for i, path in enumerate(model.paths):
         issues += _check_path(model, i, path)
-        issues += _check_branches(model, i, path, branches)
+        wrong = [*_check_branches(model, i, path, branches)]
+        issues += wrong
+        # Where paths part wrongly, what they have in common is no mistake of its own.
+        parted = [loc[2] for loc, _ in wrong if isinstance(loc[2], int)]
         shared = max((_in_common(model, path, other) for other in model.paths[:i]), default=0)
-        for j in range(shared, len(path)):
+        for j in range(max([shared, *parted]), len(path)):
             for thing in _taken(model, path, j):
                 if used.get(thing) == i:
-                    issues.append((("paths", i, j), f"{thing} is twice in this path: a loop"))
+                    loop = "; name it once" if j == 0 else _LOOP
+                    issues.append((("paths", i, j), f"{thing} is twice in this path{loop}"))
                 elif thing in used:
                     issues.append(
                         (("paths", i, j), f"{thing} is already in path {used[thing] + 1}")
@@ -177,6 +182,7 @@ def check_layout(model: WorldModel) -> list[tuple[Location, str]]:
 
 #: Stages in the order in which a path passes them.
 _ORDER = {"optic": 0, "branch": 0, "split": 1, "detect": 2, "tag": 3, "station": 4}
+_LOOP = ": a loop; where there are two of a kind, give each a name"
 _REFERENCES = (
     ("pump", "pump_laser"),
     ("oven", "oven"),
@@ -259,6 +265,16 @@ def _check_reference(
 def _check_elements(model: WorldModel) -> Iterator[tuple[Location, str]]:
     for name, element in model.elements.items():
         loc: Location = ("elements", name)
+        if element.stage != "apart" and (set(".+") & set(name) or name != name.strip()):
+            yield loc, f"{name!r} cannot be named in a path; take a name without '.', '+' or space"
+        if isinstance(element, el.CrystalModel) and sum(element.channels) > 1 + 1e-9:
+            total = f"the shares sum to {sum(element.channels):g}"
+            yield (*loc, "channels"), f"{total}; 1 is the most there can be"
+        if isinstance(element, el.LightModel):
+            length = math.hypot(*element.polarization)
+            if length > 1 + 1e-6:
+                most = "1 is the most there can be, for polarized light"
+                yield (*loc, "polarization"), f"its length is {length:g}; {most}"
         for key, kind in _REFERENCES:
             target = getattr(element, key, None)
             if target is not None:
@@ -298,9 +314,6 @@ def _check_output(model: WorldModel, loc: Location, token: str) -> list[tuple[Lo
     known: tuple[str, ...] = getattr(model.elements[name], "outputs", ())
     if channel in known:
         return []
-    if not known:
-        kind = model.elements[name].kind
-        return [(loc, f"the edges of a {kind} go to no tagger; a delay_generator's do")]
     example = "A" if "A" in known else known[0]
     listed = ", ".join(known)
     return [(loc, f"{token!r} names no channel; write for example '{name}.{example}' ({listed})")]
@@ -352,7 +365,7 @@ def _check_branches(
             continue
         if name in here:
             if path.index(token) == j:  # with another output; the same one is found elsewhere
-                yield ("paths", i, j), f"{name!r} is twice in this path: a loop"
+                yield ("paths", i, j), f"{name!r} is twice in this path{_LOOP}"
             continue
         here.add(name)
         known, way = seen.setdefault(name, (i, path[:j]))
@@ -415,6 +428,9 @@ def _check_ports(model: WorldModel, i: int, path: list[str]) -> list[tuple[Locat
                 issues.append((loc, f"a {element.kind} has no ports; write {name!r}"))
         elif port and not (port.isascii() and port.isdigit() and 1 <= int(port) <= 64):
             issues.append((loc, f"{token!r} names no input; they are counted from 1"))
+        elif isinstance(element, el.TaggerModel):
+            if port and int(port) - 1 + count > 64:
+                issues.append((loc, f"{token!r} and {count - 1} more: a tagger has 64 inputs"))
         elif isinstance(element, (el.SnspdModel, el.SpadModel)):
             have = len(element.detectors)
             if not port and count != have:
@@ -484,8 +500,9 @@ def _check_whole(model: WorldModel) -> Iterator[tuple[Location, str]]:
         place = ("elements", network[-1])
         if len(network) > 2:
             yield place, f"{', '.join(network)} are joined by stations; two at most can be"
-        for key in ("schmidt_number", "pulse_width") if len(network) > 1 else ():
-            if len({getattr(crystals.get(source), key, None) for source in network}) > 1:
+        meeting = [crystals[source] for source in network if source in crystals]
+        for key in ("schmidt_number", "pulse_width"):
+            if len({getattr(c, key) for c in meeting if c.trigger is not None}) > 1:
                 yield place, f"{' and '.join(network)} interfere: they need the same {key}"
     yield from _check_detectors(model)
     yield from _check_unused(model)
