@@ -17,7 +17,6 @@ The world makes photons and does not use this module yet: it is for the twins of
 
 from __future__ import annotations
 
-import functools
 import itertools
 import math
 from collections.abc import Sequence
@@ -104,8 +103,11 @@ def combine(left: npt.ArrayLike, right: npt.ArrayLike) -> Real:
     measurement whose outcome corrects the frame, and it is a Pauli channel
     (:func:`dephasing`, :func:`depolarizing`) acting on either qubit of a pair.
     """
-    a, b = np.asarray(left, np.float64), np.asarray(right, np.float64)
-    result: Real = np.einsum("...j,...jk->...k", a, b[..., _XOR])
+    a, b = (np.moveaxis(np.asarray(x, np.float64), -1, 0) for x in (left, right))
+    shape = np.broadcast_shapes(a.shape[1:], b.shape[1:])
+    result = np.empty((*shape, 4))
+    for k in range(4):
+        result[..., k] = sum(a[j] * b[j ^ k] for j in range(4))
     return result
 
 
@@ -305,11 +307,14 @@ def swap(
         Probability of each reported outcome, shape (..., 4), and the pairs (1, 4) that it leaves,
         shape (..., 4, 4, 4), frame not corrected: see :func:`correct`.
     """
-    one = np.asarray(left).reshape(*left.shape[:-2], 2, 2, 2, 2)
-    two = np.asarray(right).reshape(*right.shape[:-2], 2, 2, 2, 2)
     povm = bell_measurement(gate, readout).reshape(4, 2, 2, 2, 2)
-    joint = np.einsum("...abij,...cdkl,mjkbc->...madil", one, two, povm)
-    return _normalized(joint.reshape(*joint.shape[:-4], 4, 4))
+    # as matrices from (2, 2') to (1, 1') and so on, primes for the columns of rho
+    one = _paired(left)
+    middle = povm.transpose(3, 1, 0, 4, 2).reshape(4, 16)  # (2 2'), (m 3 3')
+    two = _paired(right)
+    joint = (one @ middle).reshape(*one.shape[:-2], 16, 4) @ two
+    by_pair = joint.reshape(*joint.shape[:-2], 2, 2, 4, 2, 2)  # 1 1' m 4 4'
+    return _normalized(np.einsum("...aimdl->...madil", by_pair).reshape(*joint.shape[:-2], 4, 4, 4))
 
 
 def teleport(
@@ -377,23 +382,29 @@ def purify(
         kept, spent = twirl(kept), twirl(spent)
     joint = np.einsum("...ij,...kl->...ikjl", kept, spent)
     rho: Complex = joint.reshape(*joint.shape[:-4], 16, 16)
-    p = _share("gate", gate)
-    for ends in ((0, 2), (1, 3)):
-        u = _embed(_CNOT.tobytes(), ends, 4)
-        rho = u @ rho @ u.T
+    p, levels = _share("gate", gate), np.arange(16)
+    for control, target, trace, mixed in (
+        (0, 2, "...abcdafch->...bdfh", "...bdfh,ae,cg->...abcdefgh"),
+        (1, 3, "...abcdebgd->...aceg", "...aceg,bf,dh->...abcdefgh"),
+    ):
+        moved = levels ^ (((levels >> (3 - control)) & 1) << (3 - target))
+        rho = rho[..., moved[:, None], moved]
         if p < 1:
-            noise = np.zeros_like(rho)
-            for j, k in itertools.product(range(4), repeat=2):
-                u = _embed(np.kron(PAULIS[j], PAULIS[k]).tobytes(), ends, 4)
-                noise += u @ rho @ u.conj().T / 16
-            rho = p * rho + (1 - p) * noise
+            rest = np.einsum(trace, rho.reshape(*rho.shape[:-2], *(2,) * 8))
+            noise = np.einsum(mixed, rest, np.eye(2) / 2, np.eye(2) / 2)
+            rho = p * rho + (1 - p) * noise.reshape(rho.shape)
     right = _share("readout", readout)
     same = right**2 + (1 - right) ** 2  # bits that agree are told to agree
     weights = np.array([same, 1 - same, 1 - same, same])
     blocks = rho.reshape(*rho.shape[:-2], 4, 4, 4, 4)
     out: Complex = np.einsum("...aibi,i->...ab", blocks, weights)
-    probability, states = _normalized(out)
-    return probability, states
+    return _normalized(out)
+
+
+def _paired(rho: Complex) -> Complex:
+    """Return pairs with rows (1, 1') and columns (2, 2') instead of (1, 2) and (1', 2')."""
+    split = rho.reshape(*rho.shape[:-2], 2, 2, 2, 2)
+    return np.asarray(split.swapaxes(-3, -2).reshape(rho.shape), np.complex128)
 
 
 def _normalized(rho: Complex) -> tuple[Real, Complex]:
@@ -408,15 +419,6 @@ def _qubits(size: int) -> int:
     if size != 2**n:
         raise ConfigError(f"a state of qubits has 2^n levels, not {size}")
     return n
-
-
-@functools.cache
-def _embed(operator: bytes, qubits: tuple[int, ...], n: int) -> Complex:
-    """Return an operator on some of n qubits as a matrix on all, shape (2^n, 2^n)."""
-    k = len(qubits)
-    small = np.frombuffer(operator, np.complex128).reshape(2**k, 2**k)
-    eye = np.eye(2**n, dtype=np.complex128).reshape(2**n, *(2,) * n)
-    return apply(eye, small, *qubits).reshape(2**n, 2**n).T
 
 
 # --- shots: kets of shape (shots, 2, 2, ...), one axis per qubit

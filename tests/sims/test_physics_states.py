@@ -23,7 +23,7 @@ Real = npt.NDArray[np.float64]
 
 X, Y, Z = (1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)
 PHI_PLUS, PSI_PLUS, PHI_MINUS, PSI_MINUS = range(4)
-SHOTS = 100_000
+SHOTS = 50_000
 FRAMES: Complex = states.PAULIS.conj().swapaxes(1, 2)
 
 weights = st.lists(st.floats(0.001, 1), min_size=4, max_size=4).map(
