@@ -19,7 +19,7 @@ class Buffer:
     """A memory for events that is read at a fixed rate.
 
     One event too many, and it takes no more until it has been read empty: the loss is a gap, not a
-    thinning. That it is read empty first is assumed; makers do not say.
+    thinning. That it is read empty first is assumed (unverified).
 
     Attributes:
         size: How many events it holds.
