@@ -66,8 +66,8 @@ def _flicker(sigma: float) -> float:
 
 #: Typical noise of a kind of clock, and the rms of the frequency offset that it comes with:
 #: Allan deviations of 1e-8 (crystal), 1e-11 (crystal in an oven), 1e-11/sqrt(tau) (rubidium), and
-#: 15 ps rms of a White Rabbit node (measured: 13 ps on a standard switch, 1 Hz to 100 kHz, 0.2 ps on
-#: one with low noise; asterics2020.eu, ultra-low-noise White Rabbit switches). Offsets, and the
+#: 15 ps rms of a White Rabbit node (measured: 13 ps on a standard switch, 1 Hz to 100 kHz, 0.2 ps
+#: on one with low noise; asterics2020.eu, ultra-low-noise White Rabbit switches). Offsets, and the
 #: time constant of the lock, are assumed.
 PRESETS: Mapping[str, tuple[ClockNoise, float]] = {
     "xo": (ClockNoise(flicker_fm=_flicker(1e-8)), 1e-5),
