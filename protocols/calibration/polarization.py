@@ -9,6 +9,10 @@ So the QBER along one paddle is ``a0 + a1 cos 2t + b1 sin 2t + a2 cos 4t + b2 si
 fix it, and its minimum is known wherever it lies. The paddles take turns (sequential minimal
 optimization, Nakanishi, Fujii and Todo, Phys. Rev. Research 2, 043158 (2020), with one harmonic
 more). No Jones matrix of the fibre is needed.
+
+What follows a voltage, squeezers and liquid crystals, has a fixed axis and a retardance that no
+voltage tells for sure. Along one the QBER is ``a0 + a1 cos phi + b1 sin phi``, every valley as deep
+as the next, so going down is enough: step by step, then a parabola through the lowest points.
 """
 
 from __future__ import annotations
@@ -40,6 +44,7 @@ Real = npt.NDArray[np.float64]
 _LABELS = ("H", "V", "D", "A")
 _RANGE = Limits(0.0, 170.0)  # where a controller does not tell its own
 _POINTS = 7  # along one paddle; the curve has 5 parameters
+_STEPS = 50  # of the way downhill, in the range of a voltage
 
 
 @dataclass(frozen=True)
@@ -59,13 +64,13 @@ class Station:
 
 @dataclass(frozen=True)
 class PolarizationResult:
-    """Paddle settings of the least QBER.
+    """Settings of paddles, or voltages of retarders, of the least QBER.
 
     Attributes:
         ok: Whether the search ended below the QBER that was asked for; the paddles stand at the
             angles found then, else where they stood before.
         reason: Why not, in words; empty where ok.
-        angles: Angle of each actuator, per station; empty where it has none to turn.
+        angles: Angle (or voltage) of each actuator, per station; empty where it has none to turn.
         sigmas: Their standard errors: how far counting noise may have moved each minimum.
         qber: Residual mean QBER of both bases, and its error ``qber_sigma``.
         qber_sigma: Standard error.
@@ -243,6 +248,8 @@ class _Search:
 
     def _along(self, actuator: Settable[float]) -> tuple[float, float, float]:
         """Go to the minimum along one actuator; return its error, the QBER there, and that's."""
+        if actuator.unit == "V":
+            return self._downhill(actuator)
         limits = actuator.limits if isinstance(actuator, Limited) else _RANGE
         here = actuator.get()
         wanted = np.linspace(limits.low, limits.high, _POINTS)
@@ -259,6 +266,35 @@ class _Search:
             np.array([q.sigma for q in seen]),
             limits,
         )
+        self.turn(actuator, best)
+        self.minima.append((value, error))
+        return sigma, value, error
+
+    def _downhill(self, actuator: Settable[float]) -> tuple[float, float, float]:
+        """As :meth:`_along`, for a voltage: whatever the retardance makes of it."""
+        if not isinstance(actuator, Limited):
+            raise ProtocolError(f"{actuator.name} tells no limits, so no voltage of it is safe")
+        low, high = actuator.limits.low, actuator.limits.high
+        here, step = actuator.get(), (high - low) / _STEPS
+        first, last = math.ceil((low - here) / step), math.floor((high - here) / step)
+        seen: dict[int, _Qber] = {}
+        wanted = range(max(first, -2), min(last, 2) + 1)
+        while True:
+            for k in wanted:  # upwards: a piezo has hysteresis
+                if k not in seen:
+                    self.turn(actuator, here + k * step)
+                    seen[k] = self.measure(self._seconds)
+            lowest = min(seen, key=lambda k: seen[k].mean)
+            wanted = range(max(first, lowest - 2), min(last, lowest + 2) + 1)
+            if seen.keys() >= set(wanted):
+                break
+        near = [seen[k] for k in wanted]
+        best, sigma, value, error = _valley(
+            here + step * np.array(wanted),
+            np.array([q.mean for q in near]),
+            np.array([q.sigma for q in near]),
+        )
+        self.turn(actuator, max(low, best - 2 * step))
         self.turn(actuator, best)
         self.minima.append((value, error))
         return sigma, value, error
@@ -294,6 +330,21 @@ def _minimum(
     sigma = math.degrees(noise / curvature) if curvature > 0 else reach
     error = math.sqrt(max(float(here @ covariance @ here), 0.0))
     return best, min(sigma, reach), float(here @ model), error
+
+
+def _valley(volts: Real, values: Real, sigmas: Real) -> tuple[float, float, float, float]:
+    """As :func:`_minimum`, of a parabola through the points."""
+    middle, reach = (volts[0] + volts[-1]) / 2, (volts[-1] - volts[0]) / 2
+    x = (volts - middle) / reach
+    terms = np.stack([np.ones_like(x), x, x * x], axis=-1)
+    covariance = np.linalg.pinv((terms / sigmas[:, None]).T @ (terms / sigmas[:, None]))
+    a, b, c = covariance @ (terms.T @ (values / sigmas**2))
+    best = float(np.clip(-b / (2 * c), -1, 1)) if c > 0 else float(x[int(np.argmin(values))])
+    here, slope = np.array([1.0, best, best * best]), np.array([0.0, 1.0, 2 * best])
+    noise = math.sqrt(max(float(slope @ covariance @ slope), 0.0))
+    sigma = min(noise / (2 * c), 1.0) if c > 0 else 1.0
+    error = math.sqrt(max(float(here @ covariance @ here), 0.0))
+    return middle + reach * best, reach * sigma, float(a + b * best + c * best**2), error
 
 
 def _pair(values: list[tuple[float, ...]]) -> tuple[tuple[float, ...], tuple[float, ...]]:

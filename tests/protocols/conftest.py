@@ -15,7 +15,14 @@ from bellbench.instruments import (
     TaggerInfo,
     concatenate,
 )
-from bellbench.sims.elements import Oven, Paddles, PumpLaser, SnspdArray, TaggerInputs
+from bellbench.sims.elements import (
+    Oven,
+    Paddles,
+    PumpLaser,
+    SnspdArray,
+    Squeezers,
+    TaggerInputs,
+)
 from bellbench.sims.world import BLOCK_PS, World, WorldModel
 
 SIDES = ("alice", "bob")
@@ -131,6 +138,25 @@ class Controller:
         return True
 
 
+class Voltages:
+    """A controller of squeezers."""
+
+    def __init__(self, squeezers: Squeezers) -> None:
+        def volts(i: int) -> Knob:
+            return Knob(
+                f"squeezer_{i + 1}",
+                "V",
+                lambda: squeezers.volts[i],
+                lambda v: squeezers.drive(i, v),
+                Limits(-5.0, 5.0),
+            )
+
+        self.actuators = [volts(i) for i in range(len(squeezers.volts))]
+
+    def ready(self) -> bool:
+        return True
+
+
 class Source:
     name = "source"
     signals = ()
@@ -180,17 +206,19 @@ class WorldBench:
         self.source = Source(self.pump, self.oven)
         self.taggers: dict[str, Tagger] = {}
         self.detectors: dict[str, Detectors] = {}
-        self.controllers: dict[str, Controller] = {}
+        self.controllers: dict[str, Controller | Voltages] = {}
         for side in SIDES:
             array, inputs = get[f"{side}_snspd"], get[f"{side}_tagger"]
             paddles = get[f"{side}_paddles"]
             assert isinstance(array, SnspdArray)
             assert isinstance(inputs, TaggerInputs)
-            assert isinstance(paddles, Paddles)
+            assert isinstance(paddles, (Paddles, Squeezers))
             array.enabled, array.bias_a = True, [18e-6] * 4
             self.taggers[side] = Tagger(inputs)
             self.detectors[side] = Detectors(array, self)
-            self.controllers[side] = Controller(paddles)
+            self.controllers[side] = (
+                Controller(paddles) if isinstance(paddles, Paddles) else Voltages(paddles)
+            )
 
     def run_block(self) -> None:
         begin = self.world.now_ps
@@ -230,7 +258,7 @@ def _layout(brightness: float, changes: dict[str, Any]) -> dict[str, Any]:
             f"{side}_tagger": {"kind": "tagger", "jitter": 60e-12},
         }
     for name, change in changes.items():
-        elements[name] = elements[name] | change
+        elements[name] = change if "kind" in change else elements[name] | change
     stages = ("fibre", "paddles", "analyzer", "snspd", "tagger")
     return {
         "elements": elements,
