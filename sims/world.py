@@ -355,7 +355,8 @@ class World:
             return CoherentLight(made[sources[0]], [self._way(path) for path in paths])
         station = cast(el.BellStationModel, self.model.elements[paths[0].end[0]])
         outlet = self._outlet(layout.stations[paths[0].end[0]], len(STATION_OUTPUTS))
-        left, right = sorted(paths, key=lambda path: path.end)  # by side: left, right
+        by_side = {cast(tuple[str, str], path.end)[1]: path for path in paths}
+        left, right = by_side["left"], by_side["right"]
         return CoherentMeeting(
             (made[left.source], made[right.source]),
             (
