@@ -188,6 +188,7 @@ _REFERENCES = (
     ("oven", "oven"),
     ("at", "pump_laser"),
     ("sequencer", "delay_generator"),
+    ("laser", "pump_laser"),
 )
 
 
@@ -290,6 +291,9 @@ def _check_elements(model: WorldModel) -> Iterator[tuple[Location, str]]:
                 yield (*loc, "channels"), only
         elif isinstance(element, el.CrystalModel) and element.pulse_width > 0:
             yield (*loc, "pulse_width"), "pulses need a trigger, such as 'pulser.A'"
+        if isinstance(element, el.WeakCoherentModel):
+            trigger = (*loc, "trigger")
+            yield from _check_channel(model, trigger, element.trigger, "pulse_sequencer")
         if isinstance(element, el.MemoryModel):
             taken = Counter((element.prepare, element.pit, element.transfer, element.recall))
             for output, times in taken.items():
@@ -301,9 +305,11 @@ def _check_elements(model: WorldModel) -> Iterator[tuple[Location, str]]:
                 yield loc, str(error)
 
 
-def _check_channel(model: WorldModel, loc: Location, token: str) -> list[tuple[Location, str]]:
+def _check_channel(
+    model: WorldModel, loc: Location, token: str, kind: str = "delay_generator"
+) -> list[tuple[Location, str]]:
     name, _ = _split(token)
-    issues = _check_reference(model, loc, name, "delay_generator")
+    issues = _check_reference(model, loc, name, kind)
     if not issues:
         issues += _check_output(model, loc, token)
     return issues
@@ -472,6 +478,10 @@ def _check_whole(model: WorldModel) -> Iterator[tuple[Location, str]]:
             place: Location = ("paths", paths[0].number, 0)
             yield place, f"{source} has one arm only; both arms need a path"
         ports: set[str] = set()
+        weak_path = isinstance(model.elements[source], el.WeakCoherentModel)
+        if weak_path and len(paths) > 1 and any(isinstance(p.end, tuple) for p in paths):
+            place = ("paths", paths[1].number, 0)
+            yield place, f"{source} comes to a station: all of its light has to go there"
         for path in paths:
             if pulsed and path.port in ports:
                 place = ("paths", path.number, 0)
@@ -500,6 +510,12 @@ def _check_whole(model: WorldModel) -> Iterator[tuple[Location, str]]:
         place = ("elements", network[-1])
         if len(network) > 2:
             yield place, f"{', '.join(network)} are joined by stations; two at most can be"
+        members = [model.elements[source] for source in network]
+        if len({member.kind for member in members}) > 1:
+            yield place, f"{' and '.join(network)} interfere: they need to be of one kind"
+        weak = [member for member in members if isinstance(member, el.WeakCoherentModel)]
+        if len({member.pulse_width for member in weak}) > 1:
+            yield place, f"{' and '.join(network)} interfere: they need the same pulse_width"
         meeting = [crystals[source] for source in network if source in crystals]
         for key in ("schmidt_number", "pulse_width"):
             if len({getattr(c, key) for c in meeting if c.trigger is not None}) > 1:
@@ -522,7 +538,8 @@ def _check_pulses(
         if crystal
         else f"a {element.kind} makes none; a crystal with a trigger does"
     )
-    if at_station and not pulsed:
+    weak = isinstance(element, el.WeakCoherentModel)
+    if at_station and not (pulsed or weak):
         yield place, f"{path.source} meets another at a station, which takes pulses: {remedy}"
     for name, one in optics:
         if isinstance(one, el.FibreModel) and one.dispersion and at_station:
