@@ -96,12 +96,16 @@ class Detectors:
     """Counts over 0.1 s, as the electronics do."""
 
     def __init__(self, array: SnspdArray, bench: Any) -> None:
+        def turn(i: int, amps: float) -> None:
+            array.bias_a[i] = amps
+            array.normal()  # wires follow at once, not at the next block
+
         def bias(i: int) -> Knob:
             return Knob(
                 f"bias_current_{i + 1}",
                 "A",
                 lambda: array.bias_a[i],
-                lambda amps: array.bias_a.__setitem__(i, amps),
+                lambda amps: turn(i, amps),
             )
 
         self.array, self.bench = array, bench
