@@ -19,7 +19,6 @@ import sys
 import tempfile
 import time
 import tracemalloc
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -236,28 +235,33 @@ def main() -> None:
         )
 
     objects = objects_per_second(300_000) / 1e6
-    works: list[tuple[str, Callable[[], World], float | None]] = []
-    for rate in (1e5, 1e6, 1e7):
-        label = f"two detectors, {rate:.0e} clicks/s each"
-        works.append((label, lambda rate=rate: ready(link(rate), 2.04), rate))
-    for rate in (1e6, 1e7):
-        label = f"2 x 4 detectors, drift, {rate:.0e} clicks/s a party"
-        works.append((label, lambda rate=rate: ready(link(rate, drifting=True), 2.04), rate))
-    for channels in (4, 16):
-        label = f"{2 * channels} detectors, 1e6 clicks/s each"
-        works.append((label, lambda n=channels: ready(link(1e6, channels=n), 2.04), 1e6))
+    works: list[tuple[str, WorldModel, float, float | None]] = [
+        (f"two detectors, {rate:.0e} clicks/s each", link(rate), 2.04, rate)
+        for rate in (1e5, 1e6, 1e7)
+    ]
+    works += [
+        (
+            f"2 x 4 detectors, drift, {rate:.0e} clicks/s a party",
+            link(rate, drifting=True),
+            2.04,
+            rate,
+        )
+        for rate in (1e6, 1e7)
+    ]
+    works += [
+        (f"{2 * n} detectors, 1e6 clicks/s each", link(1e6, channels=n), 2.04, 1e6) for n in (4, 16)
+    ]
     for bench, current in (("metro", 0.09), ("swap", 0.14)):
         model = load_bench(bench, twin=True).world
         assert model is not None
-        label = f"{bench} world, {current * 1e3:g} mA"
-        works.append((label, lambda m=model, c=current: ready(m, c), None))
-    for label, make, rate in works:
-        ours, real_time = tags_per_second(make(), each)
+        works.append((f"{bench} world, {current * 1e3:g} mA", model, current, None))
+    for label, model, current, peer_rate in works:
+        ours, real_time = tags_per_second(ready(model, current), each)
         label = f"{label}, {real_time:.2g} x real time"
-        if rate is None:
+        if peer_rate is None:
             add(label, ours / 1e6, "Mtags/s", "one Python object per photon", objects)
         else:
-            peer = numpy_tags_per_second(rate) / 1e6
+            peer = numpy_tags_per_second(peer_rate) / 1e6
             add(label, ours / 1e6, "Mtags/s", "numpy, all pairs made", peer)
     own, peak = bytes_per_tag(ready(link(1e7), 2.04))
     add("memory of a tag", own, "B", "int64 time, int16 input", 10.0)
