@@ -510,13 +510,13 @@ def _check_whole(model: WorldModel) -> Iterator[tuple[Location, str]]:
         place = ("elements", network[-1])
         if len(network) > 2:
             yield place, f"{', '.join(network)} are joined by stations; two at most can be"
+        meeting = [crystals[source] for source in network if source in crystals]
         members = [model.elements[source] for source in network]
-        if len({member.kind for member in members}) > 1:
-            yield place, f"{' and '.join(network)} interfere: they need to be of one kind"
         weak = [member for member in members if isinstance(member, el.WeakCoherentModel)]
+        if weak and any(crystal.trigger is not None for crystal in meeting):
+            yield place, f"{' and '.join(network)} interfere: they need to be of one kind"
         if len({member.pulse_width for member in weak}) > 1:
             yield place, f"{' and '.join(network)} interfere: they need the same pulse_width"
-        meeting = [crystals[source] for source in network if source in crystals]
         for key in ("schmidt_number", "pulse_width"):
             if len({getattr(c, key) for c in meeting if c.trigger is not None}) > 1:
                 yield place, f"{' and '.join(network)} interfere: they need the same {key}"
