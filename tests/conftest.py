@@ -1,5 +1,6 @@
 """For every test: a property may take its time on a loaded machine, and long files begin first."""
 
+import os
 import re
 from pathlib import Path
 
@@ -9,6 +10,9 @@ from hypothesis import settings
 
 settings.register_profile("bellbench", deadline=None)
 settings.load_profile("bellbench")
+
+# Every world is a process of its own: without bytecode each would compile Bellbench anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
