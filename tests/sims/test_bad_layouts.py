@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from bellbench.bench import check_world
-from bellbench.sims.elements import PumpLaser, SnspdArray, TaggerInputs
+from bellbench.sims.elements import DelayGenerator, PumpLaser, SnspdArray, TaggerInputs
 from bellbench.sims.world import BLOCK_PS, World, WorldModel, check_layout
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -457,6 +457,8 @@ def test_any_layout_runs_or_is_refused(raw: dict[str, Any], seed: int) -> None:
     for element in world.elements.values():
         if isinstance(element, PumpLaser):
             element.current_a, element.emitting = 0.1, True
+        elif isinstance(element, DelayGenerator):
+            element.source, element.rate_uhz = "internal", 10**12  # 1 MHz
         elif isinstance(element, SnspdArray):
             element.enabled, element.counting = True, True
             element.bias_a = [18e-6] * len(element.bias_a)
