@@ -6,9 +6,11 @@ import struct
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 from bellbench.sims.devices.mpc320 import MPC320Emulator
 from bellbench.sims.elements import Paddles, PaddlesModel
+from bellbench.sims.physics.polarization import retarders
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -117,6 +119,24 @@ def test_a_move_takes_world_time_and_ends_with_a_message(bench: Bench) -> None:
     assert bits & ENABLED
     bench.step()  # the block of arrival had the paddle on its way
     assert bench.paddles.angles_deg == [pytest.approx(85.0), 0.0, 0.0]
+
+
+def test_light_meets_the_angles_in_between(bench: Bench) -> None:
+    """200 deg/s: in each block of 10 ms the paddle stands where it is in the block's middle."""
+    bench.client.send(ENABLE_ALL + MOVE_1_TO_685)
+    bench.client.ask(STATUS_1)
+    before = bench.paddles.passage()
+    for block in range(42):
+        bench.step()
+        now = bench.paddles.passage()
+        assert now is not before
+        assert np.allclose(now.jones, retarders((90, 180, 90), (2 * block + 1, 0, 0)))
+        before = now
+    bench.step(2)
+    arrived = bench.paddles.passage()
+    bench.step()
+    assert bench.paddles.passage() is arrived
+    assert np.allclose(arrived.jones, retarders((90, 180, 90), (85, 0, 0)))
 
 
 def test_speed_home_and_jog_steps_are_parameters(bench: Bench) -> None:
