@@ -145,6 +145,12 @@ class Midpoint:
                 f" ({', '.join(generator.delays)})"
             )
         self.pump_delay = generator.delays[file.late_channel]
+        for end in _ENDS:
+            if any(actuator.unit != "deg" for actuator in self._controller(end).actuators):
+                raise ProtocolError(
+                    f"{end}'s controller is set in volts; the settings of this experiment are angles"
+                    " of paddles, so give it paddles"
+                )
         self._home = self._angles()
         #: Angles of both ends' paddles at each setting, as read back.
         self.paddles_deg: dict[SettingName, dict[str, list[float]]] = {"ZX": self._home}
