@@ -148,8 +148,8 @@ class Midpoint:
         for end in _ENDS:
             if any(actuator.unit != "deg" for actuator in self._controller(end).actuators):
                 raise ProtocolError(
-                    f"{end}'s controller is set in volts; the settings of this experiment are angles"
-                    " of paddles, so give it paddles"
+                    f"{end}'s controller is set in volts; the settings of this experiment are"
+                    " angles of paddles, so give it paddles"
                 )
         self._home = self._angles()
         #: Angles of both ends' paddles at each setting, as read back.
