@@ -8,11 +8,13 @@ import struct
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from bellbench.drivers.swabian.pulse_streamer import PulseStreamerSettings, SwabianPulseStreamer82
+from bellbench.drivers.transports.recording import Recorder, ReplayClock
 from bellbench.instruments import (
     Identity,
     InstrumentError,
@@ -84,6 +86,8 @@ class Box:
                     connection.sendall(struct.pack("<4I2Q", magic, number, self.status, 0, 0, 0))
 
     def close(self) -> None:
+        if not self.threads[0].is_alive():
+            return
         self.http.shutdown()
         self.http.server_close()
         with contextlib.suppress(OSError):
@@ -319,3 +323,25 @@ def test_two_threads_share_it(box: Box, clock: Any, together: Any) -> None:
 def test_a_sequence_is_checked(durations: Any, digital: Any, analog: Any, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         PulseSequence(durations, digital, analog)
+
+
+def test_a_recording_of_both_ports_replays(box: Box, clock: Any, tmp_path: Path) -> None:
+    box.replies |= {"isStreaming": 1, "getTemperature": 44.5}
+    file = tmp_path / "pulses.jsonl"
+
+    def work(pulses: SwabianPulseStreamer82, volts: float = 0.5) -> None:
+        with pulses:
+            pulses.stream(sequence((16, 1, volts, 0.0), (88, 0, 0.0, 0.0)), runs=4)
+            assert pulses.streaming.get() is True
+            assert pulses.temperature.get() == 44.5
+
+    pulses = streamer(box.address, clock)
+    told = {"pulses": ("swabian.pulse_streamer", box.address)}
+    recorder = Recorder(file, clock, told)
+    pulses.record(recorder)
+    work(pulses)
+    recorder.close()
+    box.close()
+    work(streamer(f"replay://{file}#pulses", ReplayClock()))
+    with pytest.raises(InstrumentError, match="the recording sends"):
+        work(streamer(f"replay://{file}#pulses", ReplayClock()), volts=0.6)
