@@ -153,6 +153,7 @@ class PowerCut(_Lasting):
         "snspd",
         "tagger",
         "delay_generator",
+        "pulse_sequencer",
     )
     to: str | tuple[str, ...]  # type: ignore[assignment]
     """The elements whose instruments lose it."""
