@@ -8,10 +8,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+from bellbench.sims.coherent import _pair
 from bellbench.sims.elements import PulseSequencer, PumpLaser, SnspdArray, TaggerInputs
 from bellbench.sims.elements.sequencer import Program, hold
 from bellbench.sims.physics.coherent import click_patterns, station_means
 from bellbench.sims.world import BLOCK_PS, World, WorldModel, check_layout
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 DETECTOR = {"efficiency": 0.8, "dark_rate": 0.0, "jitter": 60e-12, "dead_time": 0.0}
 LEVELS = (1.0, 0.2952, 0.0)
@@ -274,7 +277,6 @@ def test_mdi_gains(overlap: float) -> None:
 
 def test_pulses_meet_across_blocks() -> None:
     """Light emitted in one block meets light emitted in the next where one way is longer."""
-    far = 10e3 / 1.468 * 299_792_458e-12  # 10 us of fibre
     far = 299_792_458 / 1.468 * 100e-6  # 100 us of fibre
     layout = mdi_layout(length_a=far, length_b=0.0)
     layout["elements"]["a_fibre"]["attenuation"] = 0.0
@@ -297,6 +299,37 @@ def test_pulses_meet_across_blocks() -> None:
     # all along, at the borders of blocks too
     borders = masks[np.arange(masks.size) % 10_000 < 200]
     assert (borders > 0).mean() == pytest.approx((masks > 0).mean(), abs=0.05)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.lists(st.integers(0, 60), max_size=12),
+    st.lists(st.integers(0, 60), max_size=12),
+    st.integers(0, 5),
+)
+def test_who_meets_whom(left: list[int], right: list[int], window: int) -> None:
+    a, b = np.sort(np.array(left, np.int64)), np.sort(np.array(right, np.int64))
+    rows = _pair(a, b, window)
+    found = dict(zip(*(row.tolist() for row in rows), strict=True))
+    expected: dict[int, int] = {}
+    for i, time in enumerate(a):
+        close = np.flatnonzero(np.abs(b - time) <= window)
+        if close.size and int(close[0]) not in expected.values():
+            expected[i] = int(close[0])
+    assert found == expected
+
+
+def test_without_power_a_sequencer_plays_nothing() -> None:
+    layout = bb84_layout()
+    layout["events"] = [{"event": "power_cut", "at": 0.02, "to": "pulses", "lasting": 0.02}]
+    bench = Bench(layout)
+    bench.play("pulses", pattern(np.zeros(1, np.int64), np.zeros(1, np.int64), 104))
+    bench.run(1)
+    assert (bench.run(1)[1] < 5).sum() > 5000
+    assert (bench.run(4)[1] < 5).sum() < 600  # and it does not go on by itself
+    bench.play("pulses", pattern(np.zeros(1, np.int64), np.zeros(1, np.int64), 104))
+    bench.run(1)
+    assert (bench.run(1)[1] < 5).sum() > 5000
 
 
 @pytest.mark.parametrize(
