@@ -71,7 +71,7 @@ class Arm:
             _step(one, elements.get(name), port)
             for one, (name, port) in zip(models, optics, strict=True)
         ]
-        self.memory = next((one for one in models if isinstance(one, el.MemoryModel)), None)
+        self.memory = next((one for one in models if isinstance(one, el.StorageModel)), None)
         self._memory_at = models.index(self.memory) if self.memory is not None else len(models)
         self.operators = _operators(models)
         self._passed: tuple[tuple[el.Passage, ...], Passed] | None = None

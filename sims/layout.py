@@ -294,13 +294,12 @@ def _check_elements(model: WorldModel) -> Iterator[tuple[Location, str]]:
         if isinstance(element, el.WeakCoherentModel):
             trigger = (*loc, "trigger")
             yield from _check_channel(model, trigger, element.trigger, "pulse_sequencer")
-        if isinstance(element, el.MemoryModel):
-            taken = Counter((element.prepare, element.pit, element.transfer, element.recall))
-            for output, times in taken.items():
+        if isinstance(element, el.StorageModel):
+            for output, times in Counter(element.used).items():
                 if times > 1:
                     yield loc, f"output {output} cannot do two things in one memory"
             try:
-                element.comb()
+                element.medium()
             except ConfigError as error:
                 yield loc, str(error)
 
@@ -408,7 +407,7 @@ def _check_order(model: WorldModel, i: int, path: list[str]) -> list[tuple[Locat
         return [(loc, "a path needs an snspd or a spad at its end, or a station's input")]
     if _kind(model, path[0]) == "bell_station" and stages[0] < 2:
         return [(loc, "a station's detectors follow it at once")]
-    if kinds.count("memory") > 1:
+    if sum(kind in ("memory", "gas_memory") for kind in kinds) > 1:
         return [(loc, "a path takes one memory")]
     return []
 
@@ -547,9 +546,9 @@ def _check_pulses(
                 ("elements", name, "dispersion"),
                 f"is not modelled between {path.source} and a station: leave it out",
             )
-        if isinstance(one, el.MemoryModel) and not pulsed:
+        if isinstance(one, el.StorageModel) and not pulsed:
             yield place, f"{path.source} comes to a memory, which takes pulses: {remedy}"
-        if isinstance(one, el.MemoryModel) and at_station:
+        if isinstance(one, el.StorageModel) and at_station:
             yield place, f"the memory {name!r} has to stand before detectors"
 
 

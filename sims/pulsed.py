@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -43,6 +43,8 @@ _GRAIN = 1e-3
 #: Kinds of pulses whose probabilities are kept.
 _TABLES = 64
 _NEVER = memory.NEVER
+
+_Cycles = memory.Cycles | memory.GasCycles
 
 
 @dataclass
@@ -203,13 +205,13 @@ class _Block:
     Attributes:
         pulses: Pulses that are looked at in this block.
         phases: Phase of each source's state, degrees.
-        recalls_ps: Of each arm with a memory: recall pulses of the block.
+        reads_ps: Of each arm with a memory: when the block's reading light comes, for how long.
         optics: What stands in the way.
     """
 
     pulses: list[_Pulses]
     phases: tuple[float, ...]
-    recalls_ps: dict[tuple[int, int], Times]
+    reads_ps: dict[tuple[int, int], tuple[Times, Times]]
     optics: _Optics
 
 
@@ -235,8 +237,8 @@ class PulsedNetwork:
         for station in stations:
             self.station_places.append(len(self.outlets))
             self.outlets.append(station.outlet)
-        self._combs = {
-            (s, a): arm.memory.comb()
+        self._media = {
+            (s, a): arm.memory.medium(source.crystal.pulse_width)
             for s, source in enumerate(sources)
             for a, arm in enumerate(source.arms)
             if arm.memory is not None
@@ -248,8 +250,9 @@ class PulsedNetwork:
         #: comes before a plain echo. One that empties a recalled spin wave on its way out is not.
         self.ahead_ps = max(
             (
-                math.ceil(sources[s].arms[a].passed().delay_to_memory_s * 1e12) + comb.echo_time_ps
-                for (s, a), comb in self._combs.items()
+                math.ceil(sources[s].arms[a].passed().delay_to_memory_s * 1e12)
+                + medium.echo_time_ps
+                for (s, a), medium in self._media.items()
             ),
             default=0,
         )
@@ -258,7 +261,11 @@ class PulsedNetwork:
         self._pending: list[tuple[Times, Real]] = [
             (np.empty(0, np.int64), np.empty(0)) for _ in sources
         ]
-        self._cycles = {key: _no_cycles() for key in self._combs}
+        self._cycles: dict[tuple[int, int], _Cycles] = {}
+        for s, source in enumerate(sources):
+            for a, arm in enumerate(source.arms):
+                if arm.memory is not None:
+                    self._cycles[s, a] = arm.memory.no_cycles()
         self._optics: tuple[tuple[object, ...], _Optics] | None = None
 
     def take(self, begin_ps: int, end_ps: int) -> _Block:
@@ -282,8 +289,8 @@ class PulsedNetwork:
             times, means = self._pending[s]
             fresh = np.full(edges.size, mean)
             self._pending[s] = np.append(times, edges), np.append(means, fresh)
-        recalls = {}
-        for key in self._combs:
+        reads = {}
+        for key in self._media:
             sequencer = self.sources[key[0]].sequencers[key[1]]
             model = self.sources[key[0]].arms[key[1]].memory
             assert sequencer is not None
@@ -291,22 +298,21 @@ class PulsedNetwork:
             edges_of = sequencer.edges(begin_ps, end_ps)
             keep = begin_ps - 2 * self.lag_ps
             self._cycles[key] = _extend(self._cycles[key], edges_of, model, keep)
-            pulses_of = self._cycles[key].recall_ps
-            recalls[key] = pulses_of[(pulses_of >= begin_ps) & (pulses_of < end_ps)]
+            begins, lengths = model.reads(self._cycles[key])
+            now = (begins >= begin_ps) & (begins < end_ps)
+            reads[key] = begins[now], lengths[now]
         pulses = [
-            _Pulses(
-                times, means, {k: self._fates(times[k[0]], k) for k in recalls if k[0] in times}
-            )
+            _Pulses(times, means, {k: self._fates(times[k[0]], k) for k in reads if k[0] in times})
             for times, means in self._match(end_ps - self.lag_ps)
         ]
-        return _Block(pulses, tuple(phases), recalls, self._optics_now())
+        return _Block(pulses, tuple(phases), reads, self._optics_now())
 
     def generate(self, block: _Block, rng: np.random.Generator, begin_ps: int, end_ps: int) -> None:
         """Make the clicks of the block's pulses, and deliver what arrives in it."""
         for pulses in block.pulses:
             self._click(block, pulses, rng)
-        for key, recalls in block.recalls_ps.items():
-            self._add_noise(key, recalls, block.optics, rng)
+        for key, reads in block.reads_ps.items():
+            self._add_noise(key, reads, block.optics, rng)
         for (s, a), place in self.places.items():
             self._add_light(block.optics, s, a, place, rng, begin_ps, end_ps)
 
@@ -408,7 +414,7 @@ class PulsedNetwork:
 
     def _fates(self, emitted_ps: Times, key: tuple[int, int]) -> memory.Fates:
         flight = round(self.sources[key[0]].arms[key[1]].passed().delay_to_memory_s * 1e12)
-        return memory.fates(emitted_ps + flight, self._cycles[key], self._combs[key])
+        return el.let_out(emitted_ps + flight, self._cycles[key], self._media[key])
 
     def _patterns(
         self, block: _Block, pulses: _Pulses, rng: np.random.Generator
@@ -465,22 +471,28 @@ class PulsedNetwork:
         return found
 
     def _add_noise(
-        self, key: tuple[int, int], recalls: Times, optics: _Optics, rng: np.random.Generator
+        self,
+        key: tuple[int, int],
+        reads: tuple[Times, Times],
+        optics: _Optics,
+        rng: np.random.Generator,
     ) -> None:
-        """Add clicks of the light that recall pulses make, after the memory."""
+        """Add clicks of the light that reading makes, after the memory."""
+        begins, lengths = reads
+        if not begins.size:
+            return
         arm = self.sources[key[0]].arms[key[1]]
         place, passed, model = self.places[key], arm.passed(), arm.memory
         assert model is not None
-        photons = model.noise * model.echo_time / model.mode_duration
+        longest = int(lengths.max())
+        photons = model.noise * (longest * 1e-12) / model.mode_duration
         share = np.trace(arm.operators, axis1=1, axis2=2).real / 2 * optics.efficiencies[place]
-        counts = rng.poisson(photons * passed.transmission_after_memory * share * recalls.size)
-        total = int(counts.sum())
-        if not total:
-            return
-        times = recalls[rng.integers(0, recalls.size, total)]
-        times += rng.integers(0, round(model.echo_time * 1e12), total)
-        times += round((passed.delay_s - passed.delay_to_memory_s) * 1e12)
-        self.outlets[place].add(times, np.repeat(np.arange(counts.size), counts), rng)
+        counts = rng.poisson(photons * passed.transmission_after_memory * share * begins.size)
+        read = rng.integers(0, begins.size, int(counts.sum()))
+        since = rng.integers(0, longest, read.size)
+        kept = since < lengths[read]
+        times = begins[read] + since + round((passed.delay_s - passed.delay_to_memory_s) * 1e12)
+        self.outlets[place].add(times[kept], np.repeat(np.arange(counts.size), counts)[kept], rng)
 
     def _add_light(
         self,
@@ -505,53 +517,17 @@ class PulsedNetwork:
             self.outlets[place].add(times, np.repeat(np.arange(counts.size), counts))
 
 
-def _no_cycles() -> memory.Cycles:
-    none = np.empty(0, np.int64)
-    return memory.Cycles(none, none, none, np.empty(0, np.bool_), none, none)
-
-
-def _extend(
-    known: memory.Cycles, edges: el.Edges, model: el.MemoryModel, keep_ps: int
-) -> memory.Cycles:
+def _extend(known: _Cycles, edges: el.Edges, model: el.StorageModel, keep_ps: int) -> _Cycles:
     """Add the cycles that began in a block; drop those that ended before ``keep_ps``."""
+    fresh = [model.cycles(t) for t in edges.trains if t.starts_ps[0] >= edges.begin_ps]
     old = max(0, int(np.searchsorted(known.starts_ps, keep_ps)) - 1)
-    rows = [
-        tuple(
-            column[old:]
-            for column in (
-                known.starts_ps,
-                known.burn_begin_ps,
-                known.burn_end_ps,
-                known.pit,
-                known.transfer_ps,
-                known.recall_ps,
-            )
+    columns = (
+        np.concatenate(
+            [getattr(known, f.name)[old:], *(getattr(cycles, f.name) for cycles in fresh)]
         )
-    ]
-    rows += [_cycles(t, model) for t in edges.trains if t.starts_ps[0] >= edges.begin_ps]
-    return memory.Cycles(*(np.concatenate(column) for column in zip(*rows, strict=True)))
-
-
-def _cycles(train: el.Train, model: el.MemoryModel) -> tuple[npt.NDArray[Any], ...]:
-    """What the sequencer tells the memory in the cycles of a train."""
-
-    def edge(channel: str) -> Times:
-        delayed = train.starts_ps + train.delay_ps(channel)
-        return np.where(train.answers(channel), delayed, memory.NEVER)
-
-    def length_ps(output: str) -> int:
-        return train.delay_ps(output[1]) - train.delay_ps(output[0])
-
-    never = np.full(train.starts_ps.size, memory.NEVER)
-    burns = length_ps(model.prepare) > 0
-    burn_begin = edge(model.prepare[0]) if burns else never
-    burn_end = edge(model.prepare[1]) if burns else never
-    pit_begin = train.delay_ps(model.pit[0])
-    burn_delay = train.delay_ps(model.prepare[0])
-    pit = train.answers(model.pit[0]) & (pit_begin <= burn_delay < train.delay_ps(model.pit[1]))
-    transfer = edge(model.transfer[0]) if length_ps(model.transfer) > 0 else never
-    recall = edge(model.recall[0]) if length_ps(model.recall) > 0 else never
-    return train.starts_ps, burn_begin, burn_end, pit, transfer, recall
+        for f in fields(known)
+    )
+    return type(known)(*columns)
 
 
 def _classes(

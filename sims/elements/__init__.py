@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
+from .auxiliaries import Attenuator, AttenuatorModel, OpticalSwitch, SwitchModel
 from .base import Branching, Drifting, Optic, Passage
 from .controllers import (
     LiquidCrystals,
@@ -31,7 +32,7 @@ from .detectors import DetectorModel, Diodes, SnspdArray, SnspdModel, SpadModel
 from .eavesdropper import Eavesdropper, EavesdropperModel
 from .fibre import Fibre, FibreModel
 from .free_space import FreeSpace, FreeSpaceModel, SatellitePass, SatellitePassModel
-from .memory import MemoryModel
+from .memory import GasMemoryModel, MemoryModel, StorageModel, let_out
 from .reference import Reference, ReferenceModel
 from .sequencer import PulseSequencer, PulseSequencerModel
 from .sources import (
@@ -59,6 +60,8 @@ __all__ = [
     "CHANNELS",
     "MAKERS",
     "AnalyzerModel",
+    "Attenuator",
+    "AttenuatorModel",
     "BellStationModel",
     "Branching",
     "Coupler",
@@ -77,12 +80,14 @@ __all__ = [
     "FibreModel",
     "FreeSpace",
     "FreeSpaceModel",
+    "GasMemoryModel",
     "Light",
     "LightModel",
     "LiquidCrystals",
     "LiquidCrystalsModel",
     "MemoryModel",
     "Optic",
+    "OpticalSwitch",
     "Oven",
     "OvenModel",
     "Paddles",
@@ -104,10 +109,13 @@ __all__ = [
     "SplitterModel",
     "Squeezers",
     "SqueezersModel",
+    "StorageModel",
+    "SwitchModel",
     "TaggerInputs",
     "TaggerModel",
     "Train",
     "WeakCoherentModel",
+    "let_out",
 ]
 
 ElementModel = Annotated[
@@ -124,11 +132,14 @@ ElementModel = Annotated[
     | PaddlesModel
     | SqueezersModel
     | LiquidCrystalsModel
+    | AttenuatorModel
+    | SwitchModel
     | AnalyzerModel
     | SplitterModel
     | CouplerModel
     | BellStationModel
     | MemoryModel
+    | GasMemoryModel
     | SnspdModel
     | SpadModel
     | TaggerModel
@@ -151,6 +162,8 @@ MAKERS: dict[type, Callable[[Any], object]] = {
     PaddlesModel: Paddles,
     SqueezersModel: Squeezers,
     LiquidCrystalsModel: LiquidCrystals,
+    AttenuatorModel: Attenuator,
+    SwitchModel: OpticalSwitch,
     SnspdModel: SnspdArray,
     SpadModel: Diodes,
     TaggerModel: TaggerInputs,

@@ -1,14 +1,17 @@
-"""Ensemble memories: combs (AFC), transparency and gradient echo (EIT, GEM), write and read (DLCZ).
+"""Ensemble memories: combs (AFC), slow light that is stopped (EIT), write and read (DLCZ).
 
-The world uses the first part, what becomes of a photon in a spin-wave AFC memory, cycle by cycle
-of the sequencer: the comb is burned once per cycle; an absorbed photon echoes a fixed time after
-it came in, unless a transfer pulse parks it as a spin wave until a recall pulse (Afzelius et al.,
-PRA 79, 052329 (2009); ``shared`` physics sheet, sec. 8).
+What becomes of a photon, cycle by cycle of the sequencer:
 
-The rest are closed forms and draws for benches and twins of memory nodes to come: efficiency of
-a comb from its optical depth and finesse, decay with storage time, modes, noise, and the photon
-statistics of a memory that makes its own pairs (Duan, Lukin, Cirac and Zoller, Nature 414, 413
-(2001)).
+- AFC: the comb is burned once per cycle; an absorbed photon echoes a fixed time after it came in,
+  unless a transfer pulse parks it as a spin wave until a recall pulse (Afzelius et al., PRA 79,
+  052329 (2009); ``shared`` physics sheet, sec. 8).
+- EIT: the gas is pumped once per cycle; while control light is on a photon crosses it slowly, while
+  it is off the photon stands still as a spin wave (Fleischhauer and Lukin, PRL 84, 5094 (2000)).
+- DLCZ: a write pulse makes photons and spin-wave excitations in pairs; a read pulse turns what is
+  left of them into photons (Duan, Lukin, Cirac and Zoller, Nature 414, 413 (2001)).
+
+Besides, closed forms: efficiency of a comb from its optical depth and finesse, decay with storage
+time, modes, bandwidth, noise, and photon statistics.
 """
 
 from __future__ import annotations
@@ -29,11 +32,16 @@ __all__ = [
     "Cycles",
     "Ensemble",
     "Fates",
+    "Gas",
+    "GasCycles",
     "comb_efficiency",
     "efficiency",
     "fates",
+    "in_band",
     "noisy_g2",
+    "readouts",
     "retained",
+    "slow_fates",
     "temporal_modes",
 ]
 
@@ -42,6 +50,21 @@ Times = npt.NDArray[np.int64]
 
 #: Time of an edge that does not come, ps.
 NEVER = 1 << 62
+
+
+Decay = Literal["exponential", "gaussian"]
+
+
+def _check_shares(efficiency: float, absorption: float, transparency: float) -> None:
+    shares = {"efficiency": efficiency, "absorption": absorption, "transparency": transparency}
+    for name, share in shares.items():
+        if not 0.0 <= share <= 1.0:
+            raise ConfigError(f"memory: {name} must lie in 0..1, not {share:g}")
+    if efficiency > absorption:
+        raise ConfigError(
+            f"memory: efficiency {efficiency:g} exceeds absorption {absorption:g}: "
+            "only an absorbed photon comes out again; raise absorption or lower efficiency"
+        )
 
 
 @dataclass(frozen=True)
@@ -69,14 +92,7 @@ class Comb:
     comb_lifetime_ps: float
 
     def __post_init__(self) -> None:
-        for name in ("efficiency", "absorption", "transparency"):
-            if not 0.0 <= getattr(self, name) <= 1.0:
-                raise ConfigError(f"memory: {name} must lie in 0..1, not {getattr(self, name):g}")
-        if self.efficiency > self.absorption:
-            raise ConfigError(
-                f"memory: efficiency {self.efficiency:g} exceeds absorption {self.absorption:g}: "
-                "only an absorbed photon comes out again; raise absorption or lower efficiency"
-            )
+        _check_shares(self.efficiency, self.absorption, self.transparency)
         for name in ("echo_time", "spin_coherence_time", "burn_time", "comb_lifetime"):
             if not getattr(self, f"{name}_ps") > 0:
                 raise ConfigError(f"memory: {name} must be above 0")
@@ -101,6 +117,12 @@ class Cycles:
     pit: npt.NDArray[np.bool_]
     transfer_ps: Times
     recall_ps: Times
+
+    @classmethod
+    def none(cls) -> Cycles:
+        """No cycles."""
+        no = np.empty(0, np.int64)
+        return cls(no, no, no, np.empty(0, np.bool_), no, no)
 
 
 @dataclass(frozen=True)
@@ -191,7 +213,158 @@ def efficiency(storage_ps: npt.ArrayLike, comb: Comb) -> Real:
     return np.where(wait >= 0, decay, 0.0)
 
 
-# --- closed forms, for memories to come
+# --- slow light
+
+
+@dataclass(frozen=True)
+class Gas:
+    """What a fully pumped gas does to photons.
+
+    Args:
+        efficiency: Probability, 0..1, that a photon that comes in under control light comes out
+            again, not counting its time as a spin wave; at most ``absorption``.
+        absorption: Probability, 0..1, that the gas takes a photon in; the rest passes at once.
+        transparency: Transmission, 0..1, when pumped to the other ground state instead.
+        group_delay_ps: Time under control light from in to out, ps.
+        spin_coherence_time_ps: 1/e time of the efficiency as a spin wave, ps; may be infinite.
+        decay: Its law (:func:`retained`).
+        pump_time_ps: 1/e time of the approach of the efficiency to its full value in pumping, ps.
+        pumped_lifetime_ps: 1/e time of its decay after the pumping, ps; may be infinite.
+    """
+
+    efficiency: float
+    absorption: float
+    transparency: float
+    group_delay_ps: int
+    spin_coherence_time_ps: float
+    decay: Decay
+    pump_time_ps: float
+    pumped_lifetime_ps: float
+
+    def __post_init__(self) -> None:
+        _check_shares(self.efficiency, self.absorption, self.transparency)
+        for name in ("group_delay", "spin_coherence_time", "pump_time", "pumped_lifetime"):
+            if not getattr(self, f"{name}_ps") > 0:
+                raise ConfigError(f"memory: {name} must be above 0")
+
+    @property
+    def echo_time_ps(self) -> int:
+        """From in to out without storage."""
+        return self.group_delay_ps
+
+
+@dataclass(frozen=True)
+class GasCycles:
+    """Cycles of the sequencer in order of time; ``NEVER`` where an edge is missing.
+
+    Args:
+        starts_ps: T0 edges, int64 of shape (m,), rising: repumping light empties the memory.
+        pump_begin_ps: Start of the optical pumping, int64 of shape (m,).
+        pump_end_ps: Its end, int64 of shape (m,).
+        pit: Whether the pumping goes to the other ground state, which is transparent, bool (m,).
+        on_ps: When control light goes on, first to write, then to read, int64 of shape (m, 2);
+            rising along each row.
+        off_ps: When it goes off, int64 of shape (m, 2); each after its ``on_ps`` and not after the
+            next. Both are ``NEVER`` for a pulse that does not come.
+    """
+
+    starts_ps: Times
+    pump_begin_ps: Times
+    pump_end_ps: Times
+    pit: npt.NDArray[np.bool_]
+    on_ps: Times
+    off_ps: Times
+
+    @classmethod
+    def none(cls) -> GasCycles:
+        """No cycles."""
+        no, pairs = np.empty(0, np.int64), np.empty((0, 2), np.int64)
+        return cls(no, no, no, np.empty(0, np.bool_), pairs, pairs)
+
+
+def slow_fates(arrivals_ps: Times, cycles: GasCycles, gas: Gas) -> Fates:
+    """Tell how each photon leaves a gas with electromagnetically induced transparency.
+
+    A photon belongs to the last cycle that began at or before it. It is lost before any cycle and
+    until the pumping of its cycle has ended. After that a gas pumped to the other state lets it
+    pass. Otherwise it is lost, but for the share ``1 - absorption`` that passes, unless control
+    light is on: then it is a slow polariton, which leaves when it has been under control light
+    for the group delay, and stands still as a spin wave while that is off (Fleischhauer and Lukin,
+    PRL 84, 5094 (2000)):
+
+    - written with ``off_ps[0]`` before it is out, read from ``on_ps[1]`` on, it comes out
+      ``group delay + on_ps[1] - off_ps[0]`` after it came in, first in, first out;
+    - while the control stays on it comes out after the group delay;
+    - lost if the control does not stay on long enough, or if it would come out at the next T0 or
+      later.
+
+    The efficiency is that of :class:`Gas` times ``1 - exp(-pumping/pump_time)``, the decay from the
+    end of the pumping to the arrival, and that in the dark (:func:`retained`).
+
+    Args:
+        arrivals_ps: Sorted arrival times, int64 of shape (n,).
+        cycles: Every cycle that began before the last arrival, and the one after it if that is
+            known.
+        gas: The gas.
+
+    Returns:
+        The fate of each photon, in the order given.
+    """
+    t, need = arrivals_ps, gas.group_delay_ps
+    cycle = np.searchsorted(cycles.starts_ps, t, side="right") - 1
+    known = cycle >= 0
+    if not known.any():
+        return Fates(np.zeros(t.size), np.zeros(t.size), np.zeros(t.size, np.int64))
+    pumped = (cycles.pump_begin_ps < NEVER) & (cycles.pump_end_ps < NEVER)
+    length = np.where(pumped, cycles.pump_end_ps - cycles.pump_begin_ps, 0)
+    with np.errstate(under="ignore"):
+        full = -gas.efficiency * np.expm1(-length / gas.pump_time_ps)
+    ready = np.where(pumped, cycles.pump_end_ps, NEVER)[cycle]
+    open_ = known & (t >= ready)
+    pit = cycles.pit[cycle] & open_
+    (write, read), (stop, end) = cycles.on_ps[cycle].T, cycles.off_ps[cycle].T
+    writing = (write <= t) & (t < stop)
+    reading = (read <= t) & (t < end)
+    left = need - (stop - t)  # of the group delay, when the writing ends
+    at_once = (writing & (left <= 0)) | (reading & (t + need <= end))
+    kept = writing & (left > 0) & (read < NEVER)
+    kept &= left <= np.where(kept, end - read, 0)
+    dark = np.where(kept, read - stop, 0)
+    delay = need + dark
+    next_start = np.append(cycles.starts_ps[1:], NEVER)[cycle]
+    out = open_ & ~pit & (at_once | kept) & (t + delay < next_start)
+    with np.errstate(under="ignore"):
+        decay = np.exp(np.where(open_, t - ready, 0) / -gas.pumped_lifetime_ps)
+    recalled = full[cycle] * decay * out
+    recalled = recalled * retained(dark, 1.0, gas.spin_coherence_time_ps, gas.decay)
+    passed = np.where(pit, gas.transparency, np.where(open_, 1.0 - gas.absorption, 0.0))
+    return Fates(passed, recalled, np.where(recalled > 0, delay, 0))
+
+
+# --- write and read
+
+
+def readouts(born_ps: Times, reads_ps: Times, cleans_ps: Times) -> tuple[Times, Times]:
+    """Tell which read pulse each spin-wave excitation meets, if nothing erases it before.
+
+    Args:
+        born_ps: When each was written, int64 (n,).
+        reads_ps: Read pulses, sorted int64 (r,).
+        cleans_ps: Beginnings of optical pumping, which erases what is stored, sorted int64 (c,).
+
+    Returns:
+        Number of the read pulse of each, and whether it is still stored (-1) or erased (-2)
+        where there is none, int64 (n,); and the age at the read, ps, 0 without one, int64 (n,).
+    """
+    row = np.searchsorted(reads_ps, born_ps, side="right")
+    read = np.append(reads_ps, NEVER)[row]
+    clean = np.append(cleans_ps, NEVER)[np.searchsorted(cleans_ps, born_ps, side="right")]
+    found = np.where(clean <= read, -2, row)
+    found = np.where((read == NEVER) & (clean == NEVER), -1, found)
+    return found, np.where(found >= 0, read - born_ps, 0)
+
+
+# --- closed forms
 
 
 def comb_efficiency(
@@ -225,7 +398,7 @@ def retained(
     storage_s: npt.ArrayLike,
     initial: float,
     lifetime_s: float,
-    decay: Literal["exponential", "gaussian"] = "exponential",
+    decay: Decay = "exponential",
 ) -> Real:
     """Return the efficiency after a storage time, ``eta0 e^(-t/T)`` or ``eta0 e^(-(t/T)^2)``.
 
@@ -245,6 +418,25 @@ def temporal_modes(storage_s: float, bandwidth_hz: float) -> int:
     A mode of 2.5/BW keeps what leaks into its neighbours small (Afzelius et al., PRA 79, 052329).
     """
     return math.floor(storage_s * bandwidth_hz / 2.5)
+
+
+def in_band(
+    pulse_width_s: float, bandwidth_hz: float, window: Literal["gaussian", "square"]
+) -> float:
+    """Return the share of a Gaussian, transform-limited pulse that a memory's band takes in.
+
+    Its spectrum is ``b = (2 ln 2 / pi) / pulse width`` wide, FWHM of intensity. A transparency
+    window is Gaussian, ``B/sqrt(B^2 + b^2)``; a comb is square, ``erf(sqrt(ln 2) B/b)``.
+
+    Args:
+        pulse_width_s: FWHM in time.
+        bandwidth_hz: B, FWHM of the band; infinite for all.
+        window: Its shape.
+    """
+    b = 2 * math.log(2) / (math.pi * pulse_width_s)
+    if window == "square":
+        return math.erf(math.sqrt(math.log(2)) * bandwidth_hz / b)
+    return 1 / math.hypot(1.0, b / bandwidth_hz)
 
 
 def noisy_g2(g2: float, mean_photons: float, mu1: float) -> float:
