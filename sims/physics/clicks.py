@@ -81,8 +81,10 @@ class ClickMaker:
         self._last = np.full(self._sigma.size, _LONG_AGO_PS, np.int64)
         self._wire = self._last.copy()
         self._out: Times = np.empty(0, np.int64)
-        self._pending: Times = np.empty(0, np.int64)
-        self._pending_keys: npt.NDArray[np.uint64] = np.empty(0, np.uint64)
+        # Afterpulses still to come, the next one last, and how many there are.
+        self._pending: Times = np.empty(64, np.int64)
+        self._pending_keys: npt.NDArray[np.uint64] = np.empty(64, np.uint64)
+        self._waits = 0
 
     def run(
         self,
@@ -124,23 +126,34 @@ class ClickMaker:
                     for r in responses
                 ]
             ).T.copy()
-        out, self._pending, self._pending_keys = _kernel()(
+        out = np.empty(self._out.size + absorbed.size + 64, np.int64)
+        out[: self._out.size] = self._out
+        # Photons taken, pulses made, afterpulses that wait.
+        at = np.array([0, self._out.size, self._waits])
+        while not _kernel()(
             absorbed,
             keys,
             until_ps << 6,
-            self._out,
+            out,
             self._pending,
             self._pending_keys,
+            at,
             self._last,
             self._wire,
             self._table,
             self._numbers,
             self._sigma,
-        )
-        cut = int(np.searchsorted(out, end_ps << 6))
-        self._out = out[cut:].copy()
-        done: Times = out[:cut]
-        return done
+        ):
+            if at[1] == out.size:
+                out = np.append(out, out)
+            if at[2] == self._pending.size:
+                self._pending = np.append(self._pending, self._pending)
+                self._pending_keys = np.append(self._pending_keys, self._pending_keys)
+        self._waits = int(at[2])
+        done: Times = out[: at[1]]
+        cut = int(np.searchsorted(done, end_ps << 6))
+        self._out = done[cut:].copy()
+        return done[:cut]
 
 
 def jitter_pdf(times_s: npt.ArrayLike, sigma_s: float, tail_s: float = 0.0) -> Real:
@@ -200,9 +213,10 @@ def _kernel() -> Any:
         absorbed: Any,
         keys: Any,
         until: Any,
-        held: Any,
-        pending: Any,
-        pending_keys: Any,
+        out: Any,
+        waiting: Any,
+        waiting_keys: Any,
+        at: Any,
         last: Any,
         wire: Any,
         table: Any,
@@ -221,17 +235,8 @@ def _kernel() -> Any:
             return (np.float64(mixed(key, n) >> np.uint64(11)) + 1.0) * 2.0**-53
 
         cells = table.shape[1] - 1
-        out = np.empty(held.size + absorbed.size + 64, np.int64)
-        out[: held.size] = held
-        made = held.size
-        # Afterpulses still to come: the next one last.
-        waiting = np.empty(pending.size + 64, np.int64)
-        waiting_keys = np.empty(pending.size + 64, np.uint64)
-        waiting[: pending.size] = pending
-        waiting_keys[: pending.size] = pending_keys
-        waits = pending.size
-        i = 0
-        while True:
+        i, made, waits = at
+        while made < out.size and waits < waiting.size:
             photon = i < absorbed.size
             if waits > 0 and waiting[waits - 1] < (absorbed[i] if photon else until):
                 photon = False
@@ -241,7 +246,8 @@ def _kernel() -> Any:
                 event, key = absorbed[i], keys[i]
                 i += 1
             else:
-                break
+                at[0], at[1], at[2] = i, made, waits
+                return True
             t, d = event >> 6, event & 63
             height, threshold = 1.0, numbers[3, d]
             if photon and numbers[2, d] > 0:
@@ -264,9 +270,6 @@ def _kernel() -> Any:
             last[d] = t
             if uniform(key, 2) <= numbers[5, d]:
                 later = t + np.int64(np.rint(-numbers[6, d] * np.log(uniform(key, 3))))
-                if waits == waiting.size:
-                    waiting = np.append(waiting, waiting)
-                    waiting_keys = np.append(waiting_keys, waiting_keys)
                 j = waits
                 while j > 0 and waiting[j - 1] < (later << 6 | d):
                     waiting[j], waiting_keys[j] = waiting[j - 1], waiting_keys[j - 1]
@@ -282,14 +285,13 @@ def _kernel() -> Any:
             if numbers[4, d] > 0 and height < 1:
                 shift += numbers[4, d] * np.log((1 - threshold) / (1 - threshold / height))
             pulse = (t + np.int64(np.rint(shift))) << 6 | d
-            if made == out.size:
-                out = np.append(out, out)
             j = made
             while j > 0 and out[j - 1] > pulse:
                 out[j] = out[j - 1]
                 j -= 1
             out[j] = pulse
             made += 1
-        return out[:made], waiting[:waits].copy(), waiting_keys[:waits].copy()
+        at[0], at[1], at[2] = i, made, waits
+        return False  # there is no room for more
 
     return make

@@ -26,7 +26,8 @@ def pulses(response: Response, photons: Any, sigma_ps: float = 0.0) -> Any:
     """Times of a single detector's pulses, ps."""
     maker = ClickMaker(np.array([sigma_ps]), [response])
     end = int(photons[0][-1] >> 6) + SECOND
-    return maker.run((response,), *photons, end, end - maker.early_ps) >> 6
+    packed, keys = photons
+    return maker.run((response,), packed, keys, end, end - maker.early_ps) >> 6
 
 
 # -- efficiency and dark counts
