@@ -580,6 +580,9 @@ def _check_delays(generator: DelayGenerator) -> None:
     for i, channel in enumerate(info.channels):
         signal = generator.delays[channel]
         moved = before[i] + 1000 * info.resolution_s
+        if not info.on_demand:
+            refuses(memory.store, "store() with a fixed delay", "ready", info.echo_s)
+            return
         if moved > info.max_delay_s:
             moved = before[i] - 1000 * info.resolution_s
         check_settable(signal, [before[i], moved], unit="s", tolerance=near)

@@ -15,7 +15,7 @@ __all__ = ["DRIVERS", "ENTRY_POINTS", "driver_keys", "load_driver"]
 DRIVERS: dict[str, str] = {
     "id_quantique.id900": ".id_quantique.id900:IDQuantiqueID900",
     "oz_optics.epc04": ".oz_optics.epc04:OzOpticsEPC04",
-    "quantum_memory": ".quantum_memory:AFCMemory",
+    "quantum_memory": ".quantum_memory:EnsembleMemory",
     "s_fifteen.lcr": ".s_fifteen.lcr:SFifteenLCR",
     "s_fifteen.tdc1": ".s_fifteen.tdc1:SFifteenTDC1",
     "single_quantum.websq": ".single_quantum.websq:SingleQuantumWebSQ",

@@ -1,20 +1,25 @@
-"""An atomic-frequency-comb memory as an instrument: what its delay generator has to do, and when.
+"""An ensemble memory as an instrument: what its delay generator has to do, and when.
 
 No vendor sells one with a wire of its own: a memory is lasers and modulators behind a sequencer.
 Four of its outputs gate the light, once per cycle:
 
-====== ============ ==========================================================
-output light        in each cycle
-====== ============ ==========================================================
-AB     burn         prepares the medium: the comb, or the pit while GH is high
-CD     transfer     optical excitation to the spin state (storage)
-EF     recall       and back (retrieval on demand)
-GH     pit          high from the trigger to the end of the burn: no teeth
-====== ============ ==========================================================
+====== ==================== ================ ============================================
+output ``afc_spin_wave``    ``eit``          in each cycle
+====== ==================== ================ ============================================
+AB     burn                 pumping          prepares the medium: the comb, the polarized gas
+CD     transfer             write control    optical excitation to the spin state (storage)
+EF     recall               read control     and back (retrieval on demand)
+GH     pit                  other state      high from the trigger to the end of AB: transparent
+====== ==================== ================ ============================================
 
-A photon that comes in at t leaves at t + echo time, the inverse of the teeth's spacing (Afzelius
-et al., PRA 79, 052329, 2009). Transferred before that, it waits in the spin state, and leaves at
-t + echo time + (recall - transfer). An output that is not used has both edges at the trigger.
+``afc`` is a comb without control pulses: CD and EF are not used.
+
+A photon that comes into a comb at t leaves at t + echo time, the inverse of the teeth's spacing
+(Afzelius et al., PRA 79, 052329, 2009). Transferred before that, it waits in the spin state, and
+leaves at t + echo time + (recall - transfer). A photon in a gas under control light leaves after
+the group delay, here the echo time; where the write control ends before, it stands still until the
+read control begins (Fleischhauer and Lukin, PRL 84, 5094, 2000). An output that is not used has
+both edges at the trigger.
 """
 
 from __future__ import annotations
@@ -39,11 +44,12 @@ from ..instruments import (
 from .base import Driver, DriverSettings, check_parts
 from .signal import ReadOnlySignal
 
-__all__ = ["AFCMemory", "AFCMemorySettings", "Sequencer"]
+__all__ = ["EnsembleMemory", "EnsembleMemorySettings", "Sequencer"]
 
 _BURN, _TRANSFER, _RECALL, _PIT = ("A", "B"), ("C", "D"), ("E", "F"), ("G", "H")
 _PAIRS = (_BURN, _TRANSFER, _RECALL, _PIT)
 _NONE = (0.0, 0.0)
+_KINDS = {"afc_spin_wave": "AFC spin-wave", "afc": "AFC", "eit": "EIT"}
 
 _Time = Annotated[float, Field(gt=0, le=1000), Unit("s")]
 
@@ -53,14 +59,17 @@ class Sequencer(Instrument, DelayGenerator, Protocol):
     """What the memory needs of its delay generator."""
 
 
-class AFCMemorySettings(DriverSettings):
+class EnsembleMemorySettings(DriverSettings):
     """The cycle, and what the memory's maker states. Times count from the cycle's trigger.
 
     The trigger, clean, burn, wait, then the window in which photons may come in, the transfer,
     the recall, and the rest: ``cycle`` later the next trigger. Defaults are round numbers of the
-    order of Pr:Y2SiO5 memories.
+    order of Pr:Y2SiO5 memories. In a gas, read pumping for burn, end of the write control for
+    transfer, beginning of the read control for recall, group delay for echo time.
     """
 
+    protocol: Literal["afc_spin_wave", "afc", "eit"] = "afc_spin_wave"
+    """A comb with spin-wave storage, a comb alone, with its fixed delay, or stopped light."""
     cleaning: _Time = 1e-6
     """From the trigger to the burn: light that empties the spin state."""
     burn: _Time = 10e-6
@@ -70,7 +79,7 @@ class AFCMemorySettings(DriverSettings):
     window: _Time = 8e-6
     """Length of the window; it and the control pulse fit into the echo time."""
     control_pulse: _Time = 500e-9
-    """Length of transfer and recall."""
+    """Length of transfer and recall; of ``eit``, shortest time between write and read control."""
     rest: _Time = 1e-6
     """End of the cycle, in which nothing comes out any more; covers the sequencer's dead time."""
     cycle: _Time = 80e-6
@@ -79,6 +88,8 @@ class AFCMemorySettings(DriverSettings):
     """Inverse of the comb's tooth spacing."""
     mode_duration: _Time = 200e-9
     """Slot of one photon."""
+    spectral_modes: Annotated[int, Field(ge=1, le=10_000)] = 1
+    """Frequency channels that each slot holds; told, not driven."""
     preparation: _Time = 20e-3
     """How long cycles run until the medium is prepared."""
     efficiency: Annotated[float, Field(gt=0, le=1), Unit("1")] = 0.4
@@ -94,13 +105,16 @@ class AFCMemorySettings(DriverSettings):
     def _fits(self) -> Self:
         if self.mode_duration > self.window:
             raise ValueError("mode_duration is longer than the window: no mode fits")
-        if self.window + self.control_pulse > self.echo_time * (1 + 1e-9):
+        control = 0.0 if self.protocol == "afc" else self.control_pulse
+        if self.window + control > self.echo_time * (1 + 1e-9):
+            what, before = "window and control_pulse take", "transfer"
+            if self.protocol == "afc":
+                what, before = "the window takes", "window"
             raise ValueError(
-                f"window and control_pulse take {_show(self.window + self.control_pulse)}, the"
-                f" first echo comes after {_show(self.echo_time)}, before the transfer is over;"
-                " shorten the window"
+                f"{what} {_show(self.window + control)}, the first echo comes after"
+                f" {_show(self.echo_time)}, before the {before} is over; shorten the window"
             )
-        least = self.info.window_s[1] + self.info.min_storage_s + self.rest
+        least = self.info.window_s[1] + self.info.min_storage_s + self.tail + self.rest
         if self.cycle < least * (1 - 1e-9):
             raise ValueError(
                 f"a cycle of {_show(self.cycle)} is too short: with the shortest storage it takes"
@@ -109,24 +123,33 @@ class AFCMemorySettings(DriverSettings):
         return self
 
     @property
+    def tail(self) -> float:
+        """How much longer than to the last photon control light stays on, s."""
+        return self.mode_duration if self.protocol == "eit" else 0.0
+
+    @property
     def info(self) -> MemoryInfo:
         """What a memory with these settings can do."""
         begin = round(self.cleaning + self.burn + self.wait, 12)
         end = round(begin + self.window, 12)
+        on_demand = self.protocol != "afc"
+        shortest = round(self.echo_time + self.control_pulse, 12)
+        longest = round(self.cycle - self.rest - self.tail - end, 12)
         return MemoryInfo(
-            kind="AFC spin-wave",
+            kind=_KINDS[self.protocol],
             mode_kind="temporal",
             modes=math.floor(self.window / self.mode_duration * (1 + 1e-9)),
             mode_duration_s=self.mode_duration,
             prepared_s=self.cleaning + self.burn,
             window_s=(begin, end),
-            on_demand=True,
+            on_demand=on_demand,
             echo_s=self.echo_time,
-            min_storage_s=round(self.echo_time + self.control_pulse, 12),
-            max_storage_s=round(self.cycle - self.rest - end, 12),
+            min_storage_s=shortest if on_demand else self.echo_time,
+            max_storage_s=longest if on_demand else self.echo_time,
             cycle_s=self.cycle,
             decay=self.decay,
             noise_per_mode=self.noise,
+            spectral_modes=self.spectral_modes,
         )
 
 
@@ -138,8 +161,8 @@ class _Programme:
     storage_s: float = 0.0
 
 
-class AFCMemory(Driver):
-    """An AFC memory with spin-wave storage, run by a delay generator's outputs AB to GH.
+class EnsembleMemory(Driver):
+    """An AFC or EIT memory, run by a delay generator's outputs AB to GH.
 
     It is programmed as a whole: the train stops, delays are written, the train starts again, so
     that no cycle runs half of the old and half of the new programme. Levels of the outputs stand
@@ -155,8 +178,8 @@ class AFCMemory(Driver):
         ConfigError: where the sequencer is missing or cannot do what is needed.
     """
 
-    MODEL = "AFC memory"
-    Settings: ClassVar[type[AFCMemorySettings]] = AFCMemorySettings
+    MODEL = "ensemble memory"
+    Settings: ClassVar[type[EnsembleMemorySettings]] = EnsembleMemorySettings
     #: Parts it needs -> what they must provide.
     PARTS: ClassVar[dict[str, type[Any]]] = {"sequencer": Sequencer}
 
@@ -164,7 +187,7 @@ class AFCMemory(Driver):
         self,
         name: str,
         parts: Mapping[str, Instrument],
-        settings: AFCMemorySettings,
+        settings: EnsembleMemorySettings,
         clock: Clock,
     ) -> None:
         super().__init__(name, ", ".join(part.name for part in parts.values()), clock)
@@ -204,7 +227,8 @@ class AFCMemory(Driver):
     def identify(self) -> Identity:
         """What it is made of."""
         of = self._sequencer.identify()
-        return Identity("Bellbench", f"AFC memory ({of.model})", of.serial, of.firmware)
+        kind = f"{self._info.kind} memory ({of.model})"
+        return Identity("Bellbench", kind, of.serial, of.firmware)
 
     def configure(self) -> None:
         """Nothing: :meth:`prepare` and :meth:`bypass` write the cycle when they start it."""
@@ -250,8 +274,9 @@ class AFCMemory(Driver):
         A programmed recall is given up.
 
         Raises:
-            InstrumentError: where no comb is burned.
+            InstrumentError: where no comb is burned, or the delay is fixed.
         """
+        self._check_on_demand("store")
         self._require("store", "prepare", "ready", "storing", "retrieving")
         self._write(_Programme("storing"))
 
@@ -261,6 +286,7 @@ class AFCMemory(Driver):
         Raises:
             InstrumentError: before :meth:`store`, or for a storage time that it cannot do.
         """
+        self._check_on_demand("retrieve")
         self._check_storage(storage_s)
         self._require("retrieve", "store", "storing", "retrieving")
         self._write(_Programme("retrieving", storage_s))
@@ -304,16 +330,29 @@ class AFCMemory(Driver):
                 f" a rest of {_show(self._settings.rest)} is too short"
             )
 
+    def _check_on_demand(self, verb: str) -> None:
+        if not self._info.on_demand:
+            raise self._endpoint.error(
+                f"{verb}() of a memory with a fixed delay: without control pulses photons come out"
+                f" {_show(self._info.echo_s)} after they came in",
+                hint="prepare() is all it takes",
+            )
+
     def _check_storage(self, storage_s: float) -> None:
         low, high = self._info.min_storage_s, self._info.max_storage_s
         grid = self._sequencer.info.resolution_s / 2
         if low - grid <= storage_s <= high + grid:
             return
-        if storage_s > high:
+        if not self._info.on_demand:
+            why, way = "its delay is fixed", "ask for that, or take a memory with control pulses"
+        elif storage_s > high:
             why = f"the cycle of {_show(self._info.cycle_s)} ends before the last photon is out"
             way = "ask for less, or raise the memory's cycle"
         elif storage_s < low:
-            why = f"the echo takes {_show(self._info.echo_s)}, transfer and recall must not overlap"
+            echo = _show(self._info.echo_s)
+            why = f"the echo takes {echo}, transfer and recall must not overlap"
+            if self._settings.protocol == "eit":
+                why = f"the group delay is {echo}, the dark between write and read comes on top"
             way = "ask for more, or leave photons to the echo: prepare() alone"
         else:
             why, way = "that is no time", "give it in seconds"
@@ -331,17 +370,20 @@ class AFCMemory(Driver):
 
     def _pulses(self, programme: _Programme) -> tuple[tuple[float, float], ...]:
         """Delays of the edges of burn, transfer, recall and pit."""
-        wanted, end = self._settings, self._info.window_s[1]
+        wanted, (begin, end) = self._settings, self._info.window_s
         burn = (wanted.cleaning, wanted.cleaning + wanted.burn)
         if programme.state == "bypassed":
             return burn, _NONE, _NONE, (0.0, burn[1])
+        eit = wanted.protocol == "eit"
         if programme.state == "ready":
-            return burn, _NONE, _NONE, _NONE
-        transfer = (end, end + wanted.control_pulse)
+            through = (begin, end + wanted.echo_time + wanted.tail)
+            return burn, through if eit else _NONE, _NONE, _NONE
+        transfer = (begin, end) if eit else (end, end + wanted.control_pulse)
         if programme.state == "storing":
             return burn, transfer, _NONE, _NONE
         recall = end + programme.storage_s - wanted.echo_time
-        return burn, transfer, (recall, recall + wanted.control_pulse), _NONE
+        length = wanted.echo_time + wanted.tail if eit else wanted.control_pulse
+        return burn, transfer, (recall, recall + length), _NONE
 
     def _write(self, programme: _Programme) -> None:
         of = self._sequencer
@@ -369,13 +411,11 @@ class AFCMemory(Driver):
         near = 1.5 * of.info.resolution_s
         found = [[of.delays[channel].get() for channel in pair] for pair in _PAIRS]
         _, transfer, recall, _ = found
-        storage = round(self._settings.echo_time + recall[0] - transfer[0], 12)
-        candidates = [
-            _Programme("ready", self._info.echo_s),
-            _Programme("bypassed"),
-            _Programme("storing"),
-            _Programme("retrieving", storage),
-        ]
+        parked = transfer[1] if self._settings.protocol == "eit" else transfer[0]
+        storage = round(self._settings.echo_time + recall[0] - parked, 12)
+        candidates = [_Programme("ready", self._info.echo_s), _Programme("bypassed")]
+        if self._info.on_demand:
+            candidates += [_Programme("storing"), _Programme("retrieving", storage)]
         low, high = self._info.min_storage_s, self._info.max_storage_s
         rate = 1 / self._info.cycle_s
         if (

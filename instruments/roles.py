@@ -371,6 +371,7 @@ class Retrieval:
 @runtime_checkable
 class QuantumMemory(Protocol):
     """Keeps photons and gives them back, cycle by cycle, in a train that goes on until stopped.
+        spectral_modes: Frequency channels that each of the modes holds.
 
     Storage times count from in to out. Every verb checks before it touches the instrument: what
     is refused leaves it as it was.
@@ -386,6 +387,7 @@ class QuantumMemory(Protocol):
         """What the cycles do now, read from the instrument.
 
         ``idle`` (no cycles), ``preparing``, ``ready`` (photons come out after ``info.echo_s``),
+    spectral_modes: int = 1
         ``bypassed``, ``storing`` (kept, and lost at the cycle's end), ``retrieving``, ``fault``
         (something that no verb of this role leaves behind).
         """

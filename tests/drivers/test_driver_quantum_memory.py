@@ -1,4 +1,4 @@
-"""The AFC memory: what its sequencer is sent, when it refuses, and what it says of its state."""
+"""Ensemble memories: what its sequencer is sent, when it refuses, and what it says of its state."""
 
 import dataclasses
 import math
@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from bellbench.drivers.quantum_memory import AFCMemory, AFCMemorySettings
+from bellbench.drivers.quantum_memory import EnsembleMemory, EnsembleMemorySettings
 from bellbench.drivers.stanford.dg645 import DG645Settings, StanfordDG645
 from bellbench.instruments import (
     ConfigError,
@@ -53,9 +53,11 @@ def readback(source: int, rate: str = "+12500.000000", **microseconds: Any) -> l
     return asked
 
 
-def memory(address: str, clock: Any, **wanted: Any) -> AFCMemory:
+def memory(address: str, clock: Any, **wanted: Any) -> EnsembleMemory:
     generator = StanfordDG645("sequencer", address, DG645Settings(timeout=0.5), clock)
-    return AFCMemory("memory", {"sequencer": generator}, AFCMemorySettings(**wanted), clock)
+    return EnsembleMemory(
+        "memory", {"sequencer": generator}, EnsembleMemorySettings(**wanted), clock
+    )
 
 
 COMB: dict[str, Any] = {"A": 1.0, "B": 11.0}
@@ -90,6 +92,58 @@ def test_what_the_sequencer_is_sent(script: Any, clock: Any) -> None:
         assert found.out_s == pytest.approx(43.3e-6)
         kept.off()
         assert kept.state.get() == "idle"
+        server.finish()
+
+
+def test_stopped_light_is_written_and_read_by_control_light(script: Any, clock: Any) -> None:
+    """13 to 17 us: the window. Group delay 5 us, slots of 200 ns."""
+    stop, start = ["TSRC 5", "BURM 0"], ["TRAT 12500.000000", "TSRC 0"]
+    server = script(
+        NONE,
+        *sets(*stop, *delays(**COMB, C=12.0, D=21.2), *start),  # slow light: on until all is out
+        *readback(0, **COMB, C=12.0, D=21.2),
+        *sets(*stop, *delays(**COMB, C=12.0, D=16.0), *start),  # stopped at the window's end
+        *readback(0, **COMB, C=12.0, D=16.0),
+        # 25 us: 5 us under control light, 20 us in the dark
+        *sets(*stop, *delays(**COMB, C=12.0, D=16.0, E=36.0, F=41.2), *start),
+        *readback(0, **COMB, C=12.0, D=16.0, E=36.0, F=41.2),
+    )
+    wanted = {"protocol": "eit", "window": 4e-6, "echo_time": 5e-6, "control_pulse": 1e-6}
+    with memory(server.visa, clock, **wanted) as kept:
+        kept.prepare()
+        kept.store()
+        kept.retrieve(25e-6)
+        assert kept.storage_time.get() == 25e-6
+        assert kept.herald(12.3e-6).out_s == pytest.approx(37.3e-6)
+        assert kept.info.kind == "EIT"
+        # the read control ends, 200 ns after the last photon, when the rest begins
+        assert kept.info.max_storage_s == pytest.approx(80e-6 - 1e-6 - 0.2e-6 - 16e-6)
+        with pytest.raises(InstrumentError, match=r"group delay is 5 us, the dark between write"):
+            kept.retrieve(5.5e-6)
+        server.finish()
+
+
+def test_a_comb_without_control_pulses_has_a_fixed_delay(script: Any, clock: Any) -> None:
+    server = script(
+        NONE,
+        *sets("TSRC 5", "BURM 0", *delays(**COMB), "TRAT 12500.000000", "TSRC 0"),
+        *readback(0, **COMB),
+        *readback(0, **KEPT),  # somebody else's transfer
+    )
+    with memory(server.visa, clock, protocol="afc", spectral_modes=15) as kept:
+        info = kept.info
+        assert (info.on_demand, info.min_storage_s, info.max_storage_s) == (False, 10e-6, 10e-6)
+        assert (info.modes, info.spectral_modes) == (40, 15)
+        kept.prepare()
+        for verb in (kept.store, lambda: kept.retrieve(10e-6)):
+            with pytest.raises(InstrumentError, match=r"fixed delay: .* come out 10 us after"):
+                verb()
+        assert kept.herald(13.3e-6).out_s == pytest.approx(23.3e-6)
+        assert kept.efficiency(10e-6) == 0.4
+        with pytest.raises(InstrumentError, match="its delay is fixed"):
+            kept.efficiency(11e-6)
+        assert kept.state.get() == "preparing"
+        assert kept.state.get() == "fault"
         server.finish()
 
 
@@ -208,9 +262,11 @@ class Generator:
     safe = off
 
 
-def in_memory(clock: Any, kind: type[AFCMemory] = AFCMemory, **wanted: Any) -> AFCMemory:
+def in_memory(
+    clock: Any, kind: type[EnsembleMemory] = EnsembleMemory, **wanted: Any
+) -> EnsembleMemory:
     parts: dict[str, Instrument] = {"sequencer": Generator()}
-    return kind("memory", parts, AFCMemorySettings(**wanted), clock)
+    return kind("memory", parts, EnsembleMemorySettings(**wanted), clock)
 
 
 @pytest.mark.parametrize(
@@ -220,6 +276,10 @@ def in_memory(clock: Any, kind: type[AFCMemory] = AFCMemory, **wanted: Any) -> A
         {"window": 7.7e-6, "decay": "exponential"},
         {"cycle": 1e-3, "echo_time": 25e-6, "window": 20e-6, "mode_duration": 333e-9},
         {"cycle": 31.5e-6},  # one storage time
+        {"protocol": "afc"},
+        {"protocol": "afc", "window": 10e-6, "cycle": 33e-6},
+        {"protocol": "eit"},
+        {"protocol": "eit", "cycle": 31.7e-6},
     ],
 )
 def test_it_keeps_the_promise_of_its_role(clock: Any, wanted: Any) -> None:
@@ -227,43 +287,43 @@ def test_it_keeps_the_promise_of_its_role(clock: Any, wanted: Any) -> None:
     check_quantum_memory(in_memory(clock, **wanted), clock)
 
 
-class Forgetful(AFCMemory):
+class Forgetful(EnsembleMemory):
     def retrieve(self, storage_s: float) -> None:
         super().store()
         super().retrieve(storage_s)
 
 
-class Generous(AFCMemory):
+class Generous(EnsembleMemory):
     def _check_storage(self, storage_s: float) -> None: ...
 
 
-class Overconfident(AFCMemory):
+class Overconfident(EnsembleMemory):
     def herald(self, arrival_s: float) -> Retrieval:
         return Retrieval(0, self._info.min_storage_s, arrival_s + self._info.min_storage_s)
 
 
-class Late(AFCMemory):
+class Late(EnsembleMemory):
     def herald(self, arrival_s: float) -> Retrieval:
         found = super().herald(arrival_s)
         return dataclasses.replace(found, out_s=found.out_s + 1e-6)
 
 
-class Improving(AFCMemory):
+class Improving(EnsembleMemory):
     def efficiency(self, storage_s: float) -> float:
         self._check_storage(storage_s)
         return storage_s
 
 
-class Restless(AFCMemory):
+class Restless(EnsembleMemory):
     def off(self) -> None: ...
 
 
-class Lazy(AFCMemory):
+class Lazy(EnsembleMemory):
     def ready(self) -> bool:
         return False
 
 
-class Crowded(AFCMemory):
+class Crowded(EnsembleMemory):
     @property
     def info(self) -> MemoryInfo:
         return dataclasses.replace(super().info, modes=41)
@@ -282,7 +342,7 @@ class Crowded(AFCMemory):
         (Crowded, "41 modes take"),
     ],
 )
-def test_the_check_catches(clock: Any, kind: type[AFCMemory], words: str) -> None:
+def test_the_check_catches(clock: Any, kind: type[EnsembleMemory], words: str) -> None:
     with pytest.raises(AssertionError, match=words):
         check_quantum_memory(in_memory(clock, kind), clock)
 
@@ -320,6 +380,7 @@ times = st.floats(1e-7, 1e-3)
 @given(
     st.builds(
         dict,
+        protocol=st.sampled_from(["afc_spin_wave", "afc", "eit"]),
         cleaning=times,
         burn=times,
         wait=times,
@@ -333,7 +394,7 @@ times = st.floats(1e-7, 1e-3)
 )
 def test_settings_that_are_taken_make_a_cycle(wanted: dict[str, Any]) -> None:
     try:
-        settings = AFCMemorySettings(**wanted)
+        settings = EnsembleMemorySettings(**wanted)
     except ValidationError as refused:
         words = str(refused)
         settings = None
@@ -344,7 +405,8 @@ def test_settings_that_are_taken_make_a_cycle(wanted: dict[str, Any]) -> None:
     begin, end = info.window_s
     near = 1e-12
     assert begin >= settings.cleaning + settings.burn
-    assert end + settings.control_pulse <= begin + settings.echo_time + 3 * near
+    control = 0.0 if settings.protocol == "afc" else settings.control_pulse
+    assert end + control <= begin + settings.echo_time + 3 * near
     assert info.min_storage_s <= info.max_storage_s + 3 * near
     # the last photon in is out before the rest begins, and so is the end of its recall
     assert end + info.max_storage_s <= settings.cycle - settings.rest + 3 * near
@@ -357,24 +419,29 @@ def test_settings_that_are_taken_make_a_cycle(wanted: dict[str, Any]) -> None:
         ({"window": 9.8e-6}, r"take 10\.3 us.*first echo comes after 10 us.*shorten the window"),
         ({"cycle": 30e-6}, r"cycle of 30 us is too short: .* takes 31\.5 us"),
         ({"mode_duration": 9e-6}, "no mode fits"),
+        ({"protocol": "afc", "window": 10.1e-6}, r"the window takes 10\.1 us.*shorten"),
+        ({"protocol": "eit", "cycle": 31.6e-6}, r"it takes 31\.7 us"),
+        ({"protocol": "gem"}, "'afc_spin_wave', 'afc' or 'eit'"),
     ],
 )
 def test_cycles_that_cannot_be(wanted: Any, words: str) -> None:
     with pytest.raises(ValidationError, match=words):
-        AFCMemorySettings(**wanted)
+        EnsembleMemorySettings(**wanted)
 
 
 def test_sequencers_that_cannot(clock: Any) -> None:
-    settings = AFCMemorySettings()
+    settings = EnsembleMemorySettings()
     with pytest.raises(ConfigError, match="a memory needs a part 'sequencer'"):
-        AFCMemory("memory", {}, settings, clock)
+        EnsembleMemory("memory", {}, settings, clock)
     two = Generator(outputs={"AB": ("A", "B"), "CD": ("C", "D")})
     with pytest.raises(ConfigError, match="generator has no output EF"):
-        AFCMemory("memory", {"sequencer": two}, settings, clock)
+        EnsembleMemory("memory", {"sequencer": two}, settings, clock)
     with pytest.raises(ConfigError, match="no internal trigger"):
-        AFCMemory("memory", {"sequencer": Generator(trigger_sources=("line",))}, settings, clock)
+        EnsembleMemory(
+            "memory", {"sequencer": Generator(trigger_sources=("line",))}, settings, clock
+        )
     with pytest.raises(ConfigError, match=r"needs 2 us after.*a rest of 1 us is too short"):
-        AFCMemory("memory", {"sequencer": Generator(dead_time_s=2e-6)}, settings, clock)
+        EnsembleMemory("memory", {"sequencer": Generator(dead_time_s=2e-6)}, settings, clock)
 
 
 def test_ends(clock: Any) -> None:

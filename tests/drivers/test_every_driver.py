@@ -12,7 +12,7 @@ import pytest
 from bellbench.drivers import DRIVERS, driver_keys, load_driver
 from bellbench.drivers.id_quantique.id900 import IDQuantiqueID900
 from bellbench.drivers.oz_optics.epc04 import OzOpticsEPC04
-from bellbench.drivers.quantum_memory import AFCMemory
+from bellbench.drivers.quantum_memory import EnsembleMemory
 from bellbench.drivers.s_fifteen.lcr import SFifteenLCR
 from bellbench.drivers.s_fifteen.tdc1 import SFifteenTDC1
 from bellbench.drivers.single_quantum.websq import SingleQuantumWebSQ
@@ -63,7 +63,7 @@ def static_conformance(  # checked by mypy: each driver is what its role says
     laser: ThorlabsCLD1015,
     oven: ThorlabsTC200,
     delays: StanfordDG645,
-    memory: AFCMemory,
+    memory: EnsembleMemory,
     pulses: SwabianPulseStreamer82,
     weak: WeakCoherentDriver,
 ) -> tuple[
