@@ -16,10 +16,11 @@ import numpy.typing as npt
 
 from . import elements as el
 from .arms import Arm
-from .continuous import Way, _Seen, _Side
+from .continuous import Way, _blur, _Seen, _Side
 from .elements.sequencer import Program, Span
 from .outlets import Outlet
 from .physics.coherent import sample_photons, temporal_overlap
+from .physics.fibre import angular_width
 
 __all__ = ["CoherentLight", "CoherentMeeting", "CoherentSource"]
 
@@ -160,7 +161,10 @@ class CoherentLight:
                     product.imag,
                 ]
             )
-            means = np.maximum(seen.operators @ stokes, 0.0).T
+            model = source.model
+            width = angular_width(model.bandwidth, model.wavelength)
+            ends = [end @ _blur(pmd, width) @ turn @ stokes for end, turn, pmd in seen.ends]
+            means = np.maximum(np.concatenate(ends), 0.0).T
             upto = np.concatenate([[0.0], np.cumsum(means.sum(1)[kinds.of_edge])])
             known = self._known = kinds, seen, means, upto
         lone = sequencer.lone_edges(source.output, begin_ps, end_ps)
@@ -224,6 +228,7 @@ class _Met:
         light: Kinds of pulses at either input, as they come to the beam splitter.
         kind: Kind of each meeting at either input, (m,) each.
         seen: Efficiencies of the detectors.
+        stray: What the optics on both ways add, clicks per second of each detector.
     """
 
     begin_ps: int
@@ -231,6 +236,7 @@ class _Met:
     light: tuple[Complex, Complex]
     kind: tuple[Times, Times]
     seen: Real
+    stray: Real
 
 
 class CoherentMeeting:
@@ -297,16 +303,21 @@ class CoherentMeeting:
         dark = np.zeros((1, 2), np.complex128)
         light = [np.concatenate([of.light, dark]) for of in coming]
         kind = [np.append(of.kind, len(of.light)) for of in coming]
+        seen = self.outlets[0].efficiencies()
         return _Met(
             begin_ps,
             times,
             (light[0], light[1]),
             (kind[0][at], kind[1][other]),
-            self.outlets[0].efficiencies(),
+            seen,
+            self._stray_hz() * seen,
         )
 
     def generate(self, what: _Met, rng: Rng, begin_ps: int, end_ps: int) -> None:
         """Make the photons of a block's meetings that are detected."""
+        counts = rng.poisson(what.stray * ((end_ps - begin_ps) * 1e-12))
+        stray = rng.integers(begin_ps, end_ps, int(counts.sum()))
+        self.outlets[0].add(stray, np.repeat(np.arange(counts.size), counts))
         if what.begin_ps != begin_ps:
             return  # before the world began
         width = self._sources[0].model.pulse_width
@@ -323,6 +334,15 @@ class CoherentMeeting:
         times = np.where(left, what.times_ps[0, meeting], what.times_ps[1, meeting])
         times += np.rint(rng.standard_normal(times.size) * self._sigma_ps).astype(np.int64)
         self.outlets[0].add(times, detector, rng)
+
+    def _stray_hz(self) -> Real:
+        """Unpolarized light of the optics at each output of the station, per second."""
+        reflected = self._station.reflectivity
+        found = np.zeros(4)
+        for arm, to_c in zip(self._arms, (1 - reflected, reflected), strict=True):
+            light = sum(hz * share for hz, share, _ in arm.passed().lights)
+            found += light / 2 * np.array([to_c, to_c, 1 - to_c, 1 - to_c])
+        return found * 10 ** (-self._station.loss / 10)
 
     def _come(self, side: int, begin_ps: int, end_ps: int, loss: float) -> _Coming:
         """Pulses that come to an input: those that waited, then those of the block."""

@@ -38,7 +38,8 @@ class WeakCoherentModel(Model):
     pulse_width: Annotated[float, Unit("s"), Field(gt=0, le=1e-6)] = 300e-12
     """FWHM of a pulse of light."""
     bandwidth: Annotated[float, Unit("m"), Field(ge=0)] = 0.0
-    """FWHM of its spectrum, which dispersion spreads in time."""
+    """FWHM of its spectrum, m of wavelength, which dispersion spreads in time and PMD blurs."""
+    wavelength: Annotated[float, Unit("m"), Field(gt=0, le=1e-4)] = 1550e-9
     intensity_output: _Output = 0
     """Analog output of the sequencer that drives the intensity modulator: dark at 0 V."""
     intensity_half_wave: _HalfWave = 1.0
