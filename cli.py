@@ -1,4 +1,4 @@
-"""The command line: ``bellbench run | check | record | twin serve | tags``."""
+"""The command line: ``bellbench run | check | gallery | record | twin serve | tags``."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .calibrate_cli import app as calibrate_app
+from .gallery_cli import gallery
 from .instruments import BellbenchError, ConfigError, parse_quantity
 from .record_cli import record
 from .tags_cli import app as tags_app
@@ -32,6 +33,7 @@ twin_app = typer.Typer(help="Twins that other programs can talk to.", no_args_is
 app.add_typer(twin_app, name="twin")
 app.add_typer(calibrate_app, name="calibrate")
 app.add_typer(tags_app, name="tags")
+app.command()(gallery)
 app.command()(record)
 
 #: Signals that stop a run, where the system has them.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,8 +15,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from .gallery import Comparison
     from .protocols.calibration import BiasResult, PhaseMatchingResult, PolarizationResult
     from .protocols.heralding import DecayFit
+    from .protocols.qkd.link_model import CwLink
     from .protocols.swapping import HomDip
 
 __all__ = [
@@ -24,7 +27,9 @@ __all__ = [
     "plot_coincidence_matrix",
     "plot_delay_histogram",
     "plot_drift",
+    "plot_gallery",
     "plot_hom_dip",
+    "plot_key_against_pairs",
     "plot_phase_matching",
     "plot_polarization",
     "plot_pump",
@@ -687,5 +692,94 @@ def plot_drift(
         loc="upper left",
         bbox_to_anchor=(1.0, 1.0),
     )
+    axes.set_title(title, loc="left", fontsize=10)
+    figure.savefig(path)
+
+
+def plot_gallery(path: Path, found: Sequence[Comparison]) -> None:
+    """Ours over published, one line per result, with the tolerance as a bar.
+
+    Args:
+        path: PNG to write.
+        found: The comparisons, those of one entry together.
+    """
+    shown = [each for each in found if each.ours is not None and each.published]
+    figure, axes = _figure(7.6, 1.2 + 0.24 * max(len(shown), 1))
+    low, high = 0.5, 1.5
+    for row, each in enumerate(shown):
+        assert each.ours is not None
+        ratio = each.ours / each.published
+        error = np.hypot(each.sigma or 0.0, ratio * each.uncertainty) / abs(each.published)
+        color = "C2" if each.verdict == "agrees" else "C3"
+        axes.barh(row, 2 * each.tolerance, left=1 - each.tolerance, height=0.7, color="0.88")
+        at = min(max(ratio, low), high)
+        marker = "o" if at == ratio else "<" if ratio < low else ">"
+        axes.errorbar(
+            at,
+            row,
+            xerr=error if at == ratio else None,
+            fmt=marker if each.origin == "predicted" else "s",
+            markersize=4,
+            capsize=2,
+            color=color,
+            markerfacecolor=color if each.origin == "predicted" else "white",
+        )
+        if at != ratio:
+            axes.annotate(
+                f"{ratio:.2f}",
+                (at, row),
+                xytext=(-6, 0),
+                ha="right",
+                va="center",
+                textcoords="offset points",
+                fontsize=7,
+                color=color,
+            )
+    axes.axvline(1, color="0.4", linewidth=0.8)
+    axes.set_yticks(
+        range(len(shown)), [f"{e.entry}, {e.run}: {e.quantity}" for e in shown], fontsize=7
+    )
+    axes.set_ylim(len(shown) - 0.4, -0.6)
+    axes.set_xlim(low, high)
+    axes.set_xlabel("ours / published; ● predicted, □ fitted; grey: tolerance; bars: 1 sigma")
+    figure.savefig(path)
+
+
+def plot_key_against_pairs(
+    path: Path,
+    links: Mapping[str, CwLink],
+    found: Mapping[str, Comparison],
+    *,
+    title: str,
+) -> None:
+    """Key rate of the closed form against the pair rate, and what was measured on the twins.
+
+    Args:
+        path: PNG to write.
+        links: By name, the links at the pair rate at which they were measured.
+        found: The measured key rates, by the same names.
+        title: What it is of.
+    """
+    figure, axes = _figure(6.4, 4.2)
+    pairs = np.geomspace(1e6, 4e9, 400)
+    for color, (name, link) in zip(_colors(len(links)), links.items(), strict=True):
+        key = dataclasses.replace(link, pair_rate_hz=pairs).rates().key_rate_bps()
+        axes.plot(pairs, np.where(key > 0, key, np.nan), color=color, linewidth=1, label=name)
+        seen = found.get(name)
+        if seen is not None and seen.ours:
+            axes.errorbar(
+                link.pair_rate_hz,
+                seen.ours,
+                yerr=seen.sigma,
+                fmt="o",
+                markersize=5,
+                capsize=3,
+                color=color,
+            )
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_xlabel("pairs generated per second")
+    axes.set_ylabel("secret bits per second, endless key")
+    axes.legend(frameon=False, fontsize=9, title="lines: closed form, dots: twin")
     axes.set_title(title, loc="left", fontsize=10)
     figure.savefig(path)

@@ -1,7 +1,7 @@
 """Reading configuration files: units, located errors, bundled files."""
 
 from .documents import Document, Loc, parse, read, write
-from .finding import bundled, find_config, read_config
+from .finding import bundled, find_config, gallery_entries, read_config
 from .report import ConfigErrors, Report, nearest
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "Report",
     "bundled",
     "find_config",
+    "gallery_entries",
     "nearest",
     "parse",
     "read",

@@ -9,7 +9,7 @@ from ..instruments import ConfigError
 from .documents import Document, read
 from .report import nearest
 
-__all__ = ["bundled", "find_config", "read_config"]
+__all__ = ["bundled", "find_config", "gallery_entries", "read_config"]
 
 
 def bundled(folder: str) -> dict[str, Path]:
@@ -17,6 +17,12 @@ def bundled(folder: str) -> dict[str, Path]:
     root = resources.files(__package__) / folder
     paths = [Path(str(item)) for item in root.iterdir()] if root.is_dir() else []
     return {path.stem: path for path in sorted(paths) if path.suffix == ".yaml"}
+
+
+def gallery_entries() -> dict[str, Path]:
+    """Return the folders of the gallery's entries by name."""
+    root = Path(str(resources.files(__package__) / "gallery"))
+    return {path.parent.name: path.parent for path in sorted(root.glob("*/published.yaml"))}
 
 
 def find_config(name: str | Path, *folders: str, beside: Path | None = None) -> Path:
@@ -51,7 +57,7 @@ def read_config(path: Path, kind: str) -> Document:
 
     Args:
         path: The file.
-        kind: ``bench``, ``world`` or ``experiment``.
+        kind: ``bench``, ``world``, ``experiment`` or ``gallery``.
 
     Raises:
         ConfigError: where it cannot be read or is of another kind.

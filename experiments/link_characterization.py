@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["EXPERIMENT", "LinkFile"]
 
 _LABELS = ("H", "V", "D", "A")
-_PARTIES = ("alice", "bob")
+_PARTIES: tuple[Literal["alice", "bob"], ...] = ("alice", "bob")
 _STEP_S = 0.1
 _LONGEST_STEP_S = 1.0
 _FEW_TAGS = 20_000  # fewer per step: longer steps
@@ -45,6 +45,11 @@ class LinkFile(ExperimentFile):
     """Clicks in which the delays of the channels are found."""
     offset_search: Annotated[float, Unit("s"), Field(ge=1e-6, le=0.1)] = 0.05
     """How far apart the parties' clicks may be; below some ms fainter links are found, too."""
+    channel_delays: dict[
+        Literal["alice", "bob"], dict[Literal["H", "V", "D", "A"], Annotated[float, Unit("s")]]
+    ] = {}  # noqa: RUF012 - pydantic copies it
+    """Delays of each party's channels among themselves, known from a brighter day: then only the
+    offset between the parties is looked for, which takes far fewer coincidences."""
     coincidence_window: Annotated[float, Unit("s"), Field(ge=1e-12, le=1e-6)] | None = None
     """Full width; 2.5 times the width of the coincidence peak unless given."""
     darks: Annotated[float, Unit("s"), Field(gt=0, le=1000)] | None = None
@@ -55,7 +60,14 @@ class LinkFile(ExperimentFile):
 
 
 def _check(file: LinkFile, bench: BenchConfig) -> list[Mistake]:
-    return [m for party in _PARTIES for m in lacks(file, bench, party, labels=_LABELS)]
+    mistakes = [m for party in _PARTIES for m in lacks(file, bench, party, labels=_LABELS)]
+    if file.channel_delays:
+        for party in _PARTIES:
+            given = file.channel_delays.get(party, {})
+            if missing := [label for label in _LABELS if label not in given]:
+                message = f"lacks {party}'s {', '.join(missing)}: all delays or none"
+                mistakes.append((("channel_delays",), message))
+    return mistakes
 
 
 def _run(file: LinkFile, run: Run) -> Result:
@@ -121,6 +133,7 @@ class _Link:
             channels_a=list(self._inputs[0].values()),
             channels_b=list(self._inputs[1].values()),
             search_ps=round(file.offset_search * 1e12),
+            known=self._known(),
         )
         self._delays = found
         delays = (found.delays_a, found.delays_b)
@@ -163,6 +176,16 @@ class _Link:
             darks=darks,
             f_ec=file.leak_efficiency,
         )
+
+    def _known(self) -> tuple[dict[int, int], dict[int, int]] | None:
+        given = self._file.channel_delays
+        if not given:
+            return None
+        alice, bob = (
+            {inputs[label]: round(delay * 1e12) for label, delay in given[party].items()}
+            for party, inputs in zip(_PARTIES, self._inputs, strict=True)
+        )
+        return alice, bob
 
     def _record(
         self,

@@ -175,3 +175,38 @@ def test_clicks_inside_losses_are_left_out() -> None:
     lossy = TagBatch(a.times_ps, a.channels, 0, a.end_ps, losses=(Loss("gap", 0, a.end_ps),))
     with pytest.raises(ProtocolError, match="with 0 and"):
         timing.find_channel_delays(lossy, b)
+
+
+def test_a_faint_link_is_found_where_its_offset_is_nearly_known() -> None:
+    """40 dB per arm: 9 pairs/s among 8e4 clicks/s; 2.3 sigma in bins of 100 ns, 22 of 1 ns."""
+    rng = np.random.default_rng(5)
+    seconds, singles, pairs, offset = 40.0, 8e4, 9.0, 49_123_456
+    streams: list[np.ndarray[tuple[int], np.dtype[np.int64]]] = []
+    at = rng.uniform(0, seconds * 1e12, rng.poisson(pairs * seconds))
+    for late in (0, offset):
+        n = rng.poisson(singles * seconds)
+        alone = rng.uniform(0, seconds * 1e12, n)
+        times = np.concatenate([at + late + rng.normal(0, SIGMA_PS, at.size), alone])
+        streams.append(np.sort(np.rint(times).astype(np.int64)))
+    near = timing.find_offset(*streams, search_ps=60_000_000)
+    assert near.found
+    assert near.offset_ps == pytest.approx(offset, abs=4 * near.sigma_ps + 1)
+    assert near.sigma_ps < 20
+    # four detectors per party: too few coincidences for each, enough for all
+    rng = np.random.default_rng(6)
+    batches = [
+        TagBatch(
+            times.astype(np.int64) + 10 * (which := rng.integers(1, 5, times.size).astype(np.int16)),
+            which,
+            0,
+            int(seconds * 1e12) + 10**9,
+        )
+        for times in streams
+    ]
+    known = {channel: 10 * channel for channel in range(1, 5)}
+    found = timing.find_channel_delays(*batches, search_ps=60_000_000, known=(known, known))
+    assert found.delays_a == known
+    for channel, delay in found.delays_b.items():
+        assert delay == known[channel] + round(found.offset.offset_ps)
+    with pytest.raises(ProtocolError, match="links channels"):
+        timing.find_channel_delays(*batches, search_ps=60_000_000)
