@@ -26,6 +26,7 @@ import numpy as np
 
 from .instruments import (
     SPELLINGS,
+    Attenuator,
     Clock,
     Deadline,
     DelayGenerator,
@@ -35,6 +36,7 @@ from .instruments import (
     InstrumentError,
     Levels,
     Limited,
+    OpticalSwitch,
     PairSource,
     PolarizationController,
     PowerMeter,
@@ -48,10 +50,12 @@ from .instruments import (
 )
 
 __all__ = [
+    "check_attenuator",
     "check_clock",
     "check_delay_generator",
     "check_detector_array",
     "check_instrument",
+    "check_optical_switch",
     "check_pair_source",
     "check_polarization_controller",
     "check_power_meter",
@@ -294,6 +298,56 @@ def check_power_meter(meter: PowerMeter) -> None:
     check_settable(meter.wavelength, [wavelength, wavelength * 1.01], unit="m", tolerance=1e-10)
 
 
+def check_attenuator(
+    attenuator: Attenuator, clock: Clock, *, tolerance: float = 0.02, timeout_s: float = 60.0
+) -> None:
+    """Check that an attenuator goes half way to its most and comes back; light changes meanwhile.
+
+    Args:
+        attenuator: An open attenuator.
+        clock: The bench's clock.
+        tolerance: How near it comes to what it is set to, dB.
+        timeout_s: Longest time a move takes, s of bench time.
+    """
+    _check(isinstance(attenuator, Attenuator), f"{attenuator!r} lacks part of Attenuator")
+    signal = attenuator.attenuation
+    check_readable(signal, unit="dB")
+    most = 1.0
+    if isinstance(signal, Limited):
+        _check_limits(signal)
+        _check(signal.limits.low >= 0, f"{signal.name} goes below 0 dB: {signal.limits}")
+        most = signal.limits.high
+    before = signal.get()
+    for goal in (most / 2, before):
+        signal.set(goal)
+        _arrive(attenuator, clock, timeout_s, signal.name)
+        found = signal.get()
+        near = abs(found - goal) <= tolerance
+        _check(near, f"{signal.name} was set to {goal:g} dB and reads {found:g} dB")
+
+
+def check_optical_switch(switch: OpticalSwitch, clock: Clock, *, timeout_s: float = 10.0) -> None:
+    """Check that a switch goes to each of its outputs and nowhere else; it ends where it was.
+
+    Args:
+        switch: An open switch.
+        clock: The bench's clock.
+        timeout_s: Longest time it takes, s of bench time.
+    """
+    _check(isinstance(switch, OpticalSwitch), f"{switch!r} lacks part of OpticalSwitch")
+    _check(switch.outputs >= 2, f"it says it has {switch.outputs} outputs")
+    check_readable(switch.output, unit="")
+    before = switch.output.get()
+    for goal in (*range(1, switch.outputs + 1), before):
+        switch.output.set(goal)
+        _arrive(switch, clock, timeout_s, switch.output.name)
+        found = switch.output.get()
+        _check(found == goal, f"it was set to output {goal} and is at {found}")
+    for wrong in (0, switch.outputs + 1):
+        _refuses(partial(switch.output.set, wrong), f"output {wrong}")
+    _check(switch.output.get() == before, "a refused output moved it")
+
+
 def check_delay_generator(generator: DelayGenerator) -> None:
     """Check a delay generator: delays on its grid that move alone, levels, triggers and bursts.
 
@@ -526,6 +580,9 @@ def check_quantum_memory(
         refuses(lambda: memory.retrieve(low), "retrieve() before store()", "ready", info.echo_s)
         if info.echo_s:
             _check_herald(memory, info.echo_s, tolerance_s)
+        if not info.on_demand:
+            refuses(memory.store, "store() with a fixed delay", "ready", info.echo_s)
+            return
         memory.store()
         settle("storing", 0.0)
         refuses(lambda: memory.herald(begin), "herald() without recall", "storing", 0.0)
@@ -580,9 +637,6 @@ def _check_delays(generator: DelayGenerator) -> None:
     for i, channel in enumerate(info.channels):
         signal = generator.delays[channel]
         moved = before[i] + 1000 * info.resolution_s
-        if not info.on_demand:
-            refuses(memory.store, "store() with a fixed delay", "ready", info.echo_s)
-            return
         if moved > info.max_delay_s:
             moved = before[i] - 1000 * info.resolution_s
         check_settable(signal, [before[i], moved], unit="s", tolerance=near)
@@ -641,9 +695,14 @@ def _check_limits(signal: object) -> None:
     _check(signal.get() == before, f"{signal.name} moved although the value was refused")
 
 
-def _arrive(controller: PolarizationController, clock: Clock, timeout_s: float, name: str) -> None:
+def _arrive(
+    device: PolarizationController | Attenuator | OpticalSwitch,
+    clock: Clock,
+    timeout_s: float,
+    name: str,
+) -> None:
     deadline = Deadline(clock, timeout_s)
-    while not controller.ready():
+    while not device.ready():
         _check(not deadline.passed, f"{name} has not arrived after {timeout_s:g} s")
         clock.sleep(0.05)
 

@@ -13,7 +13,9 @@ __all__ = ["DRIVERS", "ENTRY_POINTS", "driver_keys", "load_driver"]
 
 #: Driver key of a bench file -> module and class, relative to this package.
 DRIVERS: dict[str, str] = {
+    "agiltron.switch": ".agiltron.switch:AgiltronSwitch",
     "id_quantique.id900": ".id_quantique.id900:IDQuantiqueID900",
+    "oz_optics.dd100mc": ".oz_optics.dd100mc:OzOpticsDD100MC",
     "oz_optics.epc04": ".oz_optics.epc04:OzOpticsEPC04",
     "quantum_memory": ".quantum_memory:EnsembleMemory",
     "s_fifteen.lcr": ".s_fifteen.lcr:SFifteenLCR",

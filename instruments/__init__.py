@@ -12,12 +12,14 @@ from .errors import (
 )
 from .pulse_sequencer import Levels, PulseSequence, PulseSequencer, PulseSequencerInfo
 from .roles import (
+    Attenuator,
     DelayGenerator,
     DelayGeneratorInfo,
     DetectorArray,
     Identity,
     Instrument,
     MemoryInfo,
+    OpticalSwitch,
     PairSource,
     PolarizationController,
     PolarizationStabilizer,
@@ -34,6 +36,7 @@ from .weak_coherent_source import WeakCoherentSource, WeakCoherentSourceInfo
 
 __all__ = [
     "SPELLINGS",
+    "Attenuator",
     "BellbenchError",
     "Channels",
     "Clock",
@@ -51,6 +54,7 @@ __all__ = [
     "Limits",
     "Loss",
     "MemoryInfo",
+    "OpticalSwitch",
     "PairSource",
     "PolarizationController",
     "PolarizationStabilizer",

@@ -15,12 +15,14 @@ from .signals import Readable, Settable
 from .tags import TagBatch
 
 __all__ = [
+    "Attenuator",
     "DelayGenerator",
     "DelayGeneratorInfo",
     "DetectorArray",
     "Identity",
     "Instrument",
     "MemoryInfo",
+    "OpticalSwitch",
     "PairSource",
     "PolarizationController",
     "PolarizationStabilizer",
@@ -226,6 +228,39 @@ class PowerMeter(Protocol):
     @property
     def wavelength(self) -> Settable[float]:
         """Wavelength the reading is corrected for, m."""
+        ...
+
+
+@runtime_checkable
+class Attenuator(Protocol):
+    """A variable optical attenuator."""
+
+    @property
+    def attenuation(self) -> Settable[float]:
+        """Attenuation besides the insertion loss, dB; setting starts a move."""
+        ...
+
+    def ready(self) -> bool:
+        """Whether it has arrived."""
+        ...
+
+
+@runtime_checkable
+class OpticalSwitch(Protocol):
+    """Joins one fibre to one of several others."""
+
+    @property
+    def outputs(self) -> int:
+        """How many there are; they are counted from 1."""
+        ...
+
+    @property
+    def output(self) -> Settable[int]:
+        """The one that is joined."""
+        ...
+
+    def ready(self) -> bool:
+        """Whether it has switched."""
         ...
 
 

@@ -150,6 +150,8 @@ class PowerCut(_Lasting):
         "paddles",
         "squeezers",
         "liquid_crystals",
+        "attenuator",
+        "switch",
         "snspd",
         "tagger",
         "delay_generator",

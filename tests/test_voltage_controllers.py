@@ -1,4 +1,4 @@
-"""Squeezers and liquid crystals on a bench, through their wires."""
+"""Squeezers, liquid crystals, an attenuator and a switch on a bench, through their wires."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +15,14 @@ from bellbench.instruments import ConfigError
 PADDLES = "{kind: paddles, retardance: [90 deg, 180 deg, 90 deg]}"
 ALICE = "    driver: thorlabs.mpc320\n    address: /dev/ttyUSB1"
 BOB = "    driver: thorlabs.mpc320\n    address: /dev/ttyUSB2"
+AUXILIARIES = """
+  attenuator:
+    driver: oz_optics.dd100mc
+    address: COM5
+    settings: {largest: 40 dB}
+    twin: {chaos: true, largest: 40 dB}
+  switch: {driver: agiltron.switch, address: COM6, settings: {outputs: 8}, twin: {chaos: true}}
+"""
 
 
 def replaced(text: str, *pairs: tuple[str, str]) -> str:
@@ -34,7 +42,15 @@ def write_bench(folder: Path, volts: str, *, cells: bool) -> Path:
         ("{serial_number: 38000001}", "{chaos: true}"),
     ]
     if cells:
-        world += [(f"bob_paddles: {PADDLES}", "bob_paddles: {kind: liquid_crystals}")]
+        world += [
+            (f"bob_paddles: {PADDLES}", "bob_paddles: {kind: liquid_crystals}"),
+            ("alice_fibre, alice_paddles", "alice_fibre, attenuator, switch.5, alice_paddles"),
+            (
+                "elements:\n",
+                "elements:\n  attenuator: {kind: attenuator, attenuation: 3 dB}\n"
+                "  switch: {kind: switch, outputs: 8, selected: 5}\n",
+            ),
+        ]
         bench += [
             (BOB, BOB.replace("thorlabs.mpc320", "s_fifteen.lcr")),
             (
@@ -42,6 +58,7 @@ def write_bench(folder: Path, volts: str, *, cells: bool) -> Path:
                 "{amplitudes: [2.1 V, 2.2 V, 1.9 V, 2.5 V], driven: true}",
             ),
             ("{serial_number: 38000002}", "{chaos: true}"),
+            ("instruments:\n", f"instruments:\n{AUXILIARIES}"),
         ]
     text = bundled("worlds")["drift"].read_text(encoding="utf-8")
     (folder / "world.yaml").write_text(replaced(text, *world), encoding="utf-8")
@@ -73,6 +90,44 @@ def test_they_keep_the_promise_of_their_role(
     testing.check_instrument(lambda: type(device)("again", device.address, settings, lab.clock))
     device.open()
     assert tuple(actuator.get() for actuator in device.actuators) == wanted
+
+
+@pytest.mark.parametrize("name", ["attenuator", "switch"])
+def test_auxiliaries_keep_the_promise_of_their_role(lab: Lab, name: str) -> None:
+    device: Any = lab.instruments[name]
+    if name == "attenuator":
+        assert device.attenuation.get() == 3.0
+        testing.check_attenuator(device, lab.clock)
+    else:
+        assert device.output.get() == 5
+        testing.check_optical_switch(device, lab.clock)
+    device.close()
+    settings = type(device).Settings(**({"outputs": 8} if name == "switch" else {}))
+    testing.check_instrument(lambda: type(device)("again", device.address, settings, lab.clock))
+    device.open()
+
+
+def test_checks_tell_who_breaks_a_promise(lab: Lab) -> None:
+    class Deaf:
+        outputs = 2
+        output = type("", (), {"name": "output", "unit": "", "get": lambda _: 1})()
+
+        def ready(self) -> bool:
+            return True
+
+    Deaf.output.set = lambda value: None
+    with pytest.raises(AssertionError, match="set to output 2 and is at 1"):
+        testing.check_optical_switch(Deaf(), lab.clock)
+
+    class Stuck:
+        attenuation = type("", (), {"name": "attenuation", "unit": "dB", "get": lambda _: 3.0})()
+
+        def ready(self) -> bool:
+            return True
+
+    Stuck.attenuation.set = lambda value: None
+    with pytest.raises(AssertionError, match=r"set to 0\.5 dB and reads 3 dB"):
+        testing.check_attenuator(Stuck(), lab.clock)
 
 
 def test_a_driver_on_the_wrong_element_is_a_config_error(tmp_path: Path) -> None:

@@ -12,7 +12,9 @@ __all__ = ["EMULATORS", "load_emulator"]
 
 #: Driver key -> ``module:Class``, the module relative to this package.
 EMULATORS: dict[str, str] = {
+    "agiltron.switch": "agiltron_switch:AgiltronSwitchEmulator",
     "id_quantique.id900": "id900:ID900Emulator",
+    "oz_optics.dd100mc": "dd100mc:DD100MCEmulator",
     "oz_optics.epc04": "epc04:EPC04Emulator",
     "s_fifteen.lcr": "lcr:LCREmulator",
     "s_fifteen.tdc1": "tdc1:TDC1Emulator",

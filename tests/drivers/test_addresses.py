@@ -10,6 +10,8 @@ from bellbench.instruments import InstrumentError, SystemClock
 
 VISA = ("thorlabs.cld1015", "thorlabs.pm100d", "stanford.dg645")
 SERIAL = (
+    "agiltron.switch",
+    "oz_optics.dd100mc",
     "oz_optics.epc04",
     "s_fifteen.lcr",
     "s_fifteen.tdc1",

@@ -10,7 +10,9 @@ from typing import Any
 import bellbench.drivers
 import pytest
 from bellbench.drivers import DRIVERS, driver_keys, load_driver
+from bellbench.drivers.agiltron.switch import AgiltronSwitch
 from bellbench.drivers.id_quantique.id900 import IDQuantiqueID900
+from bellbench.drivers.oz_optics.dd100mc import OzOpticsDD100MC
 from bellbench.drivers.oz_optics.epc04 import OzOpticsEPC04
 from bellbench.drivers.quantum_memory import EnsembleMemory
 from bellbench.drivers.s_fifteen.lcr import SFifteenLCR
@@ -26,12 +28,14 @@ from bellbench.drivers.thorlabs.tc200 import ThorlabsTC200
 from bellbench.drivers.weak_coherent_source import WeakCoherentSource as WeakCoherentDriver
 from bellbench.instruments import (
     SPELLINGS,
+    Attenuator,
     ConfigError,
     DelayGenerator,
     DetectorArray,
     Instrument,
     InstrumentError,
     Limited,
+    OpticalSwitch,
     PairSource,
     PolarizationController,
     PowerMeter,
@@ -59,6 +63,8 @@ def static_conformance(  # checked by mypy: each driver is what its role says
     controller: ThorlabsMPC320,
     squeezers: OzOpticsEPC04,
     cells: SFifteenLCR,
+    attenuator: OzOpticsDD100MC,
+    switch: AgiltronSwitch,
     meter: ThorlabsPM100D,
     laser: ThorlabsCLD1015,
     oven: ThorlabsTC200,
@@ -85,6 +91,8 @@ def static_conformance(  # checked by mypy: each driver is what its role says
         controller,
         squeezers,
         cells,
+        attenuator,
+        switch,
         meter,
         laser,
         oven,
@@ -95,7 +103,9 @@ def static_conformance(  # checked by mypy: each driver is what its role says
     ]
     assert instruments
     controllers: list[PolarizationController] = [controller, squeezers, cells]
+    auxiliaries: tuple[Attenuator, OpticalSwitch] = attenuator, switch
     assert controllers
+    assert auxiliaries
     return source, detectors, tagger, small_tagger, controller, meter, delays, memory, pulses, weak
 
 
