@@ -546,6 +546,13 @@ def _check_pulses(
                 ("elements", name, "dispersion"),
                 f"is not modelled between {path.source} and a station: leave it out",
             )
+        if at_station and isinstance(element, el.WeakCoherentModel):
+            key = ("pmd",) if isinstance(one, el.FibreModel) and one.pmd else ()
+            if key or isinstance(one, el.EavesdropperModel):
+                yield (
+                    ("elements", name, *key),
+                    f"is not modelled between {path.source} and a station: leave it out",
+                )
         if isinstance(one, el.StorageModel) and not pulsed:
             yield place, f"{path.source} comes to a memory, which takes pulses: {remedy}"
         if isinstance(one, el.StorageModel) and at_station:
