@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import bellbench.sims.world
 import numpy as np
 import numpy.typing as npt
 import pytest
 from bellbench.sims.coherent import _pair
-from bellbench.sims.elements import PulseSequencer, PumpLaser, SnspdArray, TaggerInputs
+from bellbench.sims.elements import Fibre, PulseSequencer, PumpLaser, SnspdArray, TaggerInputs
 from bellbench.sims.elements.sequencer import Program, hold
 from bellbench.sims.physics.coherent import click_patterns, station_means
 from bellbench.sims.world import BLOCK_PS, World, WorldModel, check_layout
@@ -301,6 +302,22 @@ def test_pulses_meet_across_blocks() -> None:
     assert (borders > 0).mean() == pytest.approx((masks > 0).mean(), abs=0.05)
 
 
+def test_light_of_a_fibre_comes_through_the_station() -> None:
+    layout = mdi_layout(reflectivity=0.3, loss=3.0)
+    layout["elements"]["tap"] = {"kind": "eavesdropper", "light": 1e6}
+    layout["paths"][0].insert(2, "tap")
+    model = WorldModel.model_validate(layout)
+    assert any("'tap'" in m or "a and a station" in m for _, m in check_layout(model))
+    # Nothing else adds light of a known rate; here it is as unpolarized as any.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bellbench.sims.world, "check_layout", lambda model: [])
+        bench = Bench(layout, seed=2)
+    _, inputs = bench.run(50)
+    counts = np.bincount(inputs - 1, minlength=4)
+    expected = 0.5 * 1e6 * 10**-0.3 * 0.8 / 2 * np.array([0.7, 0.7, 0.3, 0.3])
+    assert counts == pytest.approx(expected, abs=4 * math.sqrt(expected.max()))
+
+
 @settings(max_examples=30, deadline=None)
 @given(
     st.lists(st.integers(0, 60), max_size=12),
@@ -340,6 +357,7 @@ def test_without_power_a_sequencer_plays_nothing() -> None:
         ({"a": {"laser": "station", "power": 1e-3}}, "a pump_laser is needed here"),
         ({"b": {"pulse_width": 1e-9}}, "a and b interfere: they need the same pulse_width"),
         ({"b_fibre": {"dispersion": 17e-6}}, "not modelled between b and a station"),
+        ({"b_fibre": {"pmd": 3e-15}}, "not modelled between b and a station"),
     ],
 )
 def test_what_cannot_be(change: dict[str, Any], words: str) -> None:
@@ -378,3 +396,34 @@ def test_models_that_contradict_themselves() -> None:
         layout = bb84_layout(**bad)
         with pytest.raises(ValueError, match=words):
             WorldModel.model_validate(layout)
+
+
+def test_dispersion_and_pmd_of_the_way() -> None:
+    layout = bb84_layout(bandwidth=0.1e-9, pulse_width=20e-12)
+    layout["elements"]["fibre"] |= {"dispersion": 17e-6, "pmd": 1e-18, "rotation": [0.0] * 3}
+    for detector in layout["elements"]["snspd"]["detectors"]:
+        detector |= {"jitter": 0.0, "dark_rate": 0.0}
+    bench = Bench(layout, seed=6)
+    bench.run(1)
+    # Principal states H and V, so long apart that D and A lose most of their contrast.
+    dgd, width = 15e-12, 2 * math.pi * 299_792_458 * 0.1e-9 / 1550e-9**2 / 2.3548
+    bench.get("fibre", Fibre).pmd_s = np.array([dgd, 0.0, 0.0])
+    turned = np.array([0, 2])
+    bench.play("pulses", pattern(np.zeros(2, np.int64), turned, 1000))
+    bench.run(1)
+    times, inputs = bench.run(8)
+    times, inputs = times[inputs < 5], inputs[inputs < 5]
+    slot, off = np.divmod(times, 1_000_000)
+    spread = 17e-6 * 10e3 * 0.1e-9 / 2.3548 * 1e12
+    sigma = math.hypot(spread, 20 / 2.3548)
+    assert np.std(off) == pytest.approx(sigma, rel=0.03)
+    at_h = inputs <= 2
+    bright = slot[inputs == 1] % 2
+    even = np.bincount(bright).argmax()  # the pulses of H
+    h = inputs[at_h & (slot % 2 == even)]
+    assert (h == 2).mean() < 1e-3
+    d = inputs[~at_h & (slot % 2 != even)]
+    contrast = 1 - 2 * (d == 4).mean()
+    kept = math.exp(-((width * dgd) ** 2) / 2)
+    assert contrast == pytest.approx(kept, abs=4 / math.sqrt(d.size))
+    assert 0.1 < kept < 0.9
