@@ -371,6 +371,7 @@ class MemoryInfo:
         decay: How the efficiency falls with the storage time beyond ``echo_s``: ``"gaussian"``,
             exp(-(t/T)^2), or ``"exponential"``, exp(-t/T).
         noise_per_mode: Mean number of noise photons that a recall adds to a mode, at the output.
+        spectral_modes: Frequency channels that each of the modes holds.
     """
 
     kind: str
@@ -386,6 +387,7 @@ class MemoryInfo:
     cycle_s: float
     decay: Literal["gaussian", "exponential"]
     noise_per_mode: float
+    spectral_modes: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -406,7 +408,6 @@ class Retrieval:
 @runtime_checkable
 class QuantumMemory(Protocol):
     """Keeps photons and gives them back, cycle by cycle, in a train that goes on until stopped.
-        spectral_modes: Frequency channels that each of the modes holds.
 
     Storage times count from in to out. Every verb checks before it touches the instrument: what
     is refused leaves it as it was.
@@ -422,7 +423,6 @@ class QuantumMemory(Protocol):
         """What the cycles do now, read from the instrument.
 
         ``idle`` (no cycles), ``preparing``, ``ready`` (photons come out after ``info.echo_s``),
-    spectral_modes: int = 1
         ``bypassed``, ``storing`` (kept, and lost at the cycle's end), ``retrieving``, ``fault``
         (something that no verb of this role leaves behind).
         """

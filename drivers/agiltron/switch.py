@@ -113,14 +113,14 @@ class AgiltronSwitch(Driver):
             )
         return reply[3]
 
-    def _set_output(self, output: int) -> None:
-        known = isinstance(output, (int, np.integer)) and not isinstance(output, bool)
-        if not known or not 1 <= output <= self.outputs:
+    def _set_output(self, output: object) -> None:
+        number = output if isinstance(output, (int, np.integer)) else 0
+        if isinstance(output, bool) or not 1 <= number <= self.outputs:
             raise self._endpoint.error(
                 f"output cannot be {output!r}: it is 1 to {self.outputs}",
                 hint="a switch of more outputs says so in its settings: `outputs`",
             )
-        frame = bytes([0x01, 0x12, 0x00, int(output)])
+        frame = bytes([0x01, 0x12, 0x00, int(number)])
         reply = self._exchange(frame)
         if reply != frame:
             raise self._endpoint.error(
