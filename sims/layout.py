@@ -541,6 +541,10 @@ def _check_pulses(
     if at_station and not (pulsed or weak):
         yield place, f"{path.source} meets another at a station, which takes pulses: {remedy}"
     for name, one in optics:
+        key = ("pmd",) if isinstance(one, el.FibreModel) and one.pmd else ()
+        if pulsed and (key or isinstance(one, el.EavesdropperModel)):
+            why = f"is not modelled for light of {path.source}, which is pulsed: leave it out"
+            yield ("elements", name, *key), why
         if isinstance(one, el.FibreModel) and one.dispersion and at_station:
             yield (
                 ("elements", name, "dispersion"),

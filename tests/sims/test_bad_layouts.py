@@ -5,9 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from bellbench.bench import check_world
-from bellbench.sims.elements import DelayGenerator, PumpLaser, SnspdArray, TaggerInputs
+from bellbench.sims.elements import (
+    DelayGenerator,
+    PulseSequencer,
+    PumpLaser,
+    SnspdArray,
+    TaggerInputs,
+)
+from bellbench.sims.elements.sequencer import Program
 from bellbench.sims.world import BLOCK_PS, World, WorldModel, check_layout
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -342,6 +350,26 @@ CW = ("  station: {", "  cw: {kind: spdc, pump: pump, pair_rate: 1 MHz/mW}\n  st
             ],
         ),
         (
+            [
+                ("  station: {", "  eve: {kind: eavesdropper}\n  station: {"),
+                ("[west.signal, memory", "[west.signal, eve, memory"),
+            ],
+            [
+                "lab.yaml:8:8: elements.eve: is not modelled for light of west, which is pulsed:"
+                " leave it out"
+            ],
+        ),
+        (
+            [
+                ("  station: {", "  link: {kind: fibre, pmd: 0.1 ps/sqrt(km)}\n  station: {"),
+                ("[west.idler, ", "[west.idler, link, "),
+            ],
+            [
+                "lab.yaml:8:28: elements.link.pmd: is not modelled for light of west, which is"
+                " pulsed: leave it out"
+            ],
+        ),
+        (
             [("[pulser.T0, t.7]", "[pulser.T0, t.6]")],
             ["lab.yaml:19:17: paths.5.1: input 6 of 't' is already in path 5"],
         ),
@@ -373,9 +401,14 @@ POOL: dict[str, dict[str, Any]] = {
         "pulse_width": 3e-10,
     },
     "lamp": {"kind": "light", "rate": 1e5},
+    "weak": {"kind": "weak_coherent", "trigger": "pulses.0", "mean_photons": 0.5},
+    "faint": {"kind": "weak_coherent", "trigger": "pulses.1", "mean_photons": 0.1},
     "fibre": {"kind": "fibre", "length": 1e4, "dispersion": 17e-6, "pmd": 1e-14},
     "module": {"kind": "fibre", "length": 10.0, "dispersion": -1e-2},
     "paddles": {"kind": "paddles", "retardance": [90.0, 180.0]},
+    "air": {"kind": "free_space", "length": 1e3, "turbulence": 1e-14},
+    "pass": {"kind": "satellite_pass", "culmination": 1.0, "sky": "full_moon"},
+    "eve": {"kind": "eavesdropper", "intercept": 0.3, "tap": 0.1, "light": 1e5},
     "tap": {"kind": "coupler", "shares": [0.3, 0.6]},
     "split": {"kind": "coupler"},
     "analyzer": {"kind": "analyzer"},
@@ -385,16 +418,17 @@ POOL: dict[str, dict[str, Any]] = {
     "tagger": {"kind": "tagger", "cable_delays": [0, 2e-8], "jitter": 1e-10},
 }
 PORTS = [
-    "cw.signal",
-    "cw.idler",
-    "mux.s1",
-    "mux.i1",
-    "mux.i2",
-    "pulsed.signal",
-    "pulsed.idler",
-    "lamp.out",
+    *("cw.signal", "cw.idler", "mux.s1", "mux.i1", "mux.i2", "pulsed.signal", "pulsed.idler"),
+    *("lamp.out", "weak.out", "faint.out"),
 ]
-OPTICS = ["fibre", "module", "paddles", "tap.1", "tap.2", "split.2", "memory"]
+#: What may go to a station, with what it may meet there.
+OTHER = {
+    "weak.out": "faint.out",
+    "faint.out": "weak.out",
+    "pulsed.signal": "pulsed.idler",
+    "pulsed.idler": "pulsed.signal",
+}
+OPTICS = ["fibre", "module", "paddles", "air", "pass", "eve", "tap.1", "tap.2", "split.2", "memory"]
 
 
 @st.composite
@@ -416,13 +450,24 @@ def layouts(draw: st.DrawFn) -> dict[str, Any]:
             other = draw(st.sampled_from(paths))
             parted = next((j for j, token in enumerate(other) if "tap" in token), 1)
             path = [*other[:parted], *(["tap.1" if "tap.2" in other else "tap.2"])]
+        if "memory" in path and "pulsed.idler" in [*ports, *begin]:
+            path[0], ports = "pulsed.idler", [port for port in ports if port != "pulsed.idler"]
+        if draw(st.integers(0, 4)) == 3:  # or into a station
+            able = [port for port in OTHER if port in ports] or begin
+            path[0] = draw(st.sampled_from(able))
+            ports = [port for port in ports if port != path[0]]
+            path.append(draw(st.sampled_from(["station.left", "station.right"])))
+            paths.append(path)
+            continue
         if splits[n]:
             path.append(splits[n])
         count = {"analyzer": 4, "splitter": 2}.get(splits[n], 1)
         if draw(st.integers(0, 19)) == 7:
             count += 1
         path.append(f"snspd{n}")
-        elements[f"snspd{n}"] = {"kind": "snspd", "detectors": [DETECTOR] * count}
+        kind = draw(st.sampled_from(["snspd", "spad"]))
+        own = DETECTOR if kind == "snspd" else {"afterpulse": 0.02}
+        elements[f"snspd{n}"] = {"kind": kind, "detectors": [own] * count}
         if draw(st.booleans()):
             path.append(f"tagger.{inputs}")
             inputs += count
@@ -434,10 +479,19 @@ def layouts(draw: st.DrawFn) -> dict[str, Any]:
                 if f"{source}.{one}" in begun and f"{source}.{two}" not in begun:
                     paths.append([f"{source}.{two}", f"{source}_end"])
                     elements[f"{source}_end"] = {"kind": "snspd", "detectors": [DETECTOR]}
+    into = [path for path in paths if path[-1].startswith("station")]
+    if len(into) == 1:  # give it its other input
+        other = {"station.left": "station.right", "station.right": "station.left"}[into[0][-1]]
+        if OTHER.get(into[0][0]) in ports:
+            paths.append([OTHER[into[0][0]], other])
+    if into:
+        paths.append(["station", "middle"])
+        elements["middle"] = {"kind": "snspd", "detectors": [DETECTOR] * 4}
     names = {token.split(".")[0] for path in paths for t in path for token in t.split("+")}
     elements |= {name: POOL[name] for name in POOL if name in names}
     elements["pump"] = {"kind": "pump_laser"}
     elements["pulser"] = {"kind": "delay_generator"}
+    elements["pulses"] = {"kind": "pulse_sequencer"}
     return {"elements": elements, "paths": paths}
 
 
@@ -459,6 +513,10 @@ def test_any_layout_runs_or_is_refused(raw: dict[str, Any], seed: int) -> None:
             element.current_a, element.emitting = 0.1, True
         elif isinstance(element, DelayGenerator):
             element.source, element.rate_uhz = "internal", 10**12  # 1 MHz
+        elif isinstance(element, PulseSequencer):
+            digital = np.array([3, 0, 0], np.uint8)  # 1 MHz on both
+            steps = np.array([10, 990], np.int64)
+            element.play(Program(steps, digital, np.tile([1.0, 0.5], (3, 1))), 0)
         elif isinstance(element, SnspdArray):
             element.enabled, element.counting = True, True
             element.bias_a = [18e-6] * len(element.bias_a)
@@ -510,6 +568,7 @@ def test_any_paths_are_checked_without_a_crash(paths: list[list[str]]) -> None:
         **POOL,
         "pump": {"kind": "pump_laser"},
         "pulser": {"kind": "delay_generator"},
+        "pulses": {"kind": "pulse_sequencer"},
         "snspd0": {"kind": "snspd", "detectors": [DETECTOR] * 4},
     }
     model = WorldModel.model_validate({"elements": elements, "paths": paths})
