@@ -481,10 +481,14 @@ def _check_whole(model: WorldModel) -> Iterator[tuple[Location, str]]:
         if weak_path and len(paths) > 1 and any(isinstance(p.end, tuple) for p in paths):
             place = ("paths", paths[1].number, 0)
             yield place, f"{source} comes to a station: all of its light has to go there"
+        emitter = isinstance(model.elements[source], el.EmitterModel)
         for path in paths:
-            if pulsed and path.port in ports:
+            if (pulsed or emitter) and path.port in ports:
                 place = ("paths", path.number, 0)
                 yield place, f"{source} is pulsed: each of its arms takes one path"
+            if emitter and path.port == "readout" and isinstance(path.end, tuple):
+                place = ("paths", path.number, 0)
+                yield place, f"only {source}.out ends at a station; detectors read {source}.readout"
             ports.add(path.port)
             yield from _check_pulses(model, path, pulsed)
     fed: dict[tuple[str, str], int] = {}
@@ -516,6 +520,12 @@ def _check_whole(model: WorldModel) -> Iterator[tuple[Location, str]]:
             yield place, f"{' and '.join(network)} interfere: they need to be of one kind"
         if len({member.pulse_width for member in weak}) > 1:
             yield place, f"{' and '.join(network)} interfere: they need the same pulse_width"
+        emitters = [member for member in members if isinstance(member, el.EmitterModel)]
+        if emitters and len(emitters) < len(members):
+            yield place, f"{' and '.join(network)} interfere: they need to be of one kind"
+        for key in ("encoding", "lifetime"):
+            if len({getattr(member, key) for member in emitters}) > 1:
+                yield place, f"{' and '.join(network)} interfere: they need the same {key}"
         for key in ("schmidt_number", "pulse_width"):
             if len({getattr(c, key) for c in meeting if c.trigger is not None}) > 1:
                 yield place, f"{' and '.join(network)} interfere: they need the same {key}"
@@ -537,8 +547,8 @@ def _check_pulses(
         if crystal
         else f"a {element.kind} makes none; a crystal with a trigger does"
     )
-    weak = isinstance(element, el.WeakCoherentModel)
-    if at_station and not (pulsed or weak):
+    single = isinstance(element, (el.WeakCoherentModel, el.EmitterModel))
+    if at_station and not (pulsed or single):
         yield place, f"{path.source} meets another at a station, which takes pulses: {remedy}"
     for name, one in optics:
         key = ("pmd",) if isinstance(one, el.FibreModel) and one.pmd else ()

@@ -22,8 +22,18 @@ from . import elements as el
 from .arms import Arm
 from .coherent import CoherentLight, CoherentMeeting, CoherentSource
 from .continuous import ContinuousLight, ContinuousPair, Rates, Way
+from .emitting import EmitterNetwork, EmitterNode
 from .events import Calendar
-from .layout import STATION_OUTPUTS, Detection, Layout, LightPath, Wire, WorldModel, check_layout
+from .layout import (
+    SIDES,
+    STATION_OUTPUTS,
+    Detection,
+    Layout,
+    LightPath,
+    Wire,
+    WorldModel,
+    check_layout,
+)
 from .outlets import Outlet, cable_delays_s
 from .pulsed import PulsedNetwork, PulsedSource, Station
 from .saved import read_state, recall, remember, write_state
@@ -163,6 +173,10 @@ class World:
             tagger.end_block()
         self.now_ps = end
 
+    def unpowered(self, begin_ps: int) -> frozenset[str]:
+        """Elements whose instruments have no power in the block from ``begin_ps``."""
+        return self._calendar.unpowered(begin_ps)
+
     def save(self, path: Path) -> None:
         """Write what lasts to a file (:mod:`bellbench.sims.saved`)."""
         write_state(
@@ -259,6 +273,9 @@ class World:
                 continue
             if isinstance(models[0], el.WeakCoherentModel):
                 yield "+".join(sources), self._coherent(layout, sources)
+                continue
+            if isinstance(models[0], el.EmitterModel):
+                yield "+".join(sources), self._emitters(layout, sources)
                 continue
             [name], [model] = sources, models
             paths = [path for path in layout.light if path.source == name]
@@ -367,6 +384,30 @@ class World:
             outlet,
         )
 
+    def _emitters(self, layout: Layout, sources: tuple[str, ...]) -> EmitterNetwork:
+        made: dict[str, EmitterNode] = {}
+        station: tuple[el.BellStationModel, Outlet] | None = None
+        sides: dict[str, str] = {}
+        for name in sources:
+            model = cast(el.EmitterModel, self.model.elements[name])
+            ways: list[Arm | Way | None] = [None, None]
+            for path in layout.light:
+                if path.source != name:
+                    continue
+                if isinstance(path.end, Detection):
+                    ways[path.arm] = self._way(path)
+                    continue
+                at, sides[path.end[1]] = path.end[0], name
+                ways[path.arm] = Arm(self.model, self.elements, path.optics)
+                if station is None:
+                    outlet = self._outlet(layout.stations[at], len(STATION_OUTPUTS))
+                    station = cast(el.BellStationModel, self.model.elements[at]), outlet
+            sequencer = self._get(model.sequencer, el.DelayGenerator)
+            made[name] = EmitterNode(model, sequencer, ways[0], cast(Way | None, ways[1]))
+        if station is None:
+            return EmitterNetwork(list(made.values()))
+        return EmitterNetwork([made[sides[side]] for side in SIDES], *station)
+
     def _pump(self, crystal: el.CrystalModel) -> tuple[el.PumpLaser, el.Oven | None]:
         oven = None if crystal.oven is None else self._get(crystal.oven, el.Oven)
         return self._get(crystal.pump, el.PumpLaser), oven
@@ -386,7 +427,13 @@ class World:
     def _flight_ps(self, group: _Group) -> int:
         """Longest time from an emission to a click of a group."""
         cables = max((outlet.longest_ps for outlet in group.outlets), default=0)
-        always_on = (ContinuousPair, ContinuousLight, CoherentLight, CoherentMeeting)
+        always_on = (
+            ContinuousPair,
+            ContinuousLight,
+            CoherentLight,
+            CoherentMeeting,
+            EmitterNetwork,
+        )
         ways = [e.flight_ps for e in group.engines if isinstance(e, always_on)]
         return max(ways, default=0) + cables
 
@@ -396,7 +443,7 @@ class World:
         sigma = max((float(outlet.sigma_ps.max()) for outlet in outlets), default=0.0)
         pulsed = [engine for engine in self._engines.values() if isinstance(engine, PulsedNetwork)]
         early = max((engine.spread_ps for engine in pulsed), default=0)
-        spread_out = (ContinuousPair, CoherentLight, CoherentMeeting)
+        spread_out = (ContinuousPair, CoherentLight, CoherentMeeting, EmitterNetwork)
         pairs = [engine for engine in self._engines.values() if isinstance(engine, spread_out)]
         spread = max((engine.early_ps for engine in pairs), default=0.0)
         patch = max(_PATCH_PS, 8 * sigma + spread) + 2 * early

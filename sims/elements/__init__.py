@@ -30,6 +30,7 @@ from .delay_generator import (
 )
 from .detectors import DetectorModel, Diodes, SnspdArray, SnspdModel, SpadModel
 from .eavesdropper import Eavesdropper, EavesdropperModel
+from .emitter import EmitterModel
 from .fibre import Fibre, FibreModel
 from .free_space import FreeSpace, FreeSpaceModel, SatellitePass, SatellitePassModel
 from .memory import GasMemoryModel, MemoryModel, StorageModel, let_out
@@ -76,6 +77,7 @@ __all__ = [
     "EavesdropperModel",
     "Edges",
     "ElementModel",
+    "EmitterModel",
     "Fibre",
     "FibreModel",
     "FreeSpace",
@@ -124,6 +126,7 @@ ElementModel = Annotated[
     | PowerMeterModel
     | CrystalModel
     | WeakCoherentModel
+    | EmitterModel
     | LightModel
     | FibreModel
     | FreeSpaceModel
