@@ -1,5 +1,7 @@
 """A world whose fibre drifts, with squeezers: the lock follows it through blocks and rates."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from bellbench.instruments import Limits
@@ -112,3 +114,22 @@ def test_cells_in_the_world_take_their_time() -> None:
         assert seen[-1] == pytest.approx((1 - 0.98 * np.cos(phi)) / 2, abs=1e-3)
     assert max(seen) > 0.9  # swept past half a turn
     assert seen[-1] > 0.9
+
+
+def test_a_world_resumed_remembers_where_its_piezos_were(tmp_path: Path) -> None:
+    worlds = [make_world({"kind": "squeezers"}) for _ in range(2)]
+    first, second = worlds
+    for volts in (2.0, -1.0, 0.5):
+        element = first.elements["control"]
+        assert isinstance(element, Squeezers)
+        element.drive(1, volts)
+        for _ in range(30):
+            first.run_block()
+    first.save(tmp_path / "state.json")
+    second.resume(tmp_path / "state.json")
+    for world in worlds:
+        element = world.elements["control"]
+        assert isinstance(element, Squeezers)
+        element.drive(1, 0.8)
+        world.run_block()
+    assert qbers(second) == pytest.approx(qbers(first), abs=1e-9)
