@@ -84,6 +84,7 @@ class Outlet:
         self._silent = True
         #: Most that a detector bears, Hz, and which of them have seen more in this block.
         self.bears_hz: Real = np.array([d.blinding_rate for d in self._detectors])
+        self._bears_least_hz = float(self.bears_hz.min())
         self._blind = np.zeros(count, np.bool_)
         self._known: tuple[tuple[object, ...], _Knobs] | None = None
         #: Whether its clicks are nobody's: those of the block before somebody began to listen.
@@ -184,7 +185,7 @@ class Outlet:
         """
         # Where jitter comes last, photons are looked at that much ahead of it.
         ahead = 0 if self._maker is None else self._maker.early_ps
-        dark = rng.poisson(knobs.dark_rates * ((end_ps - begin_ps) * 1e-12))
+        dark = rng.poisson(self.bear(knobs.dark_rates) * ((end_ps - begin_ps) * 1e-12))
         times = begin_ps + ahead + rng.integers(0, end_ps - begin_ps, int(dark.sum()))
         packed = np.concatenate(
             [self._held, (times << 6) | np.repeat(np.arange(self.count), dark), *self._parts]
@@ -218,7 +219,7 @@ class Outlet:
 
     def _seen(self, come: Times, span_s: float) -> Times:
         """What comes to detectors that are not blind."""
-        if come.size > self.bears_hz.min() * span_s:
+        if come.size > self._bears_least_hz * span_s:
             counts = np.bincount(come & 63, minlength=self.count)
             self._blind |= counts > self.bears_hz * span_s
         if not self._blind.any():

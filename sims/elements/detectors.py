@@ -107,11 +107,16 @@ class DetectorModel(Model):
         return snspd.Curve(self.efficiency_form, self.half_bias, self.bias_width)
 
     @property
+    def retrapping_current(self) -> float:
+        """Bias below which a normal wire superconducts again, A."""
+        return self.retrapping * self.switching_current
+
+    @property
     def latching_current(self) -> float:
         """Bias from which on it ends up normal, A."""
         return snspd.latching_current(
             self.switching_current,
-            self.retrapping * self.switching_current,
+            self.retrapping_current,
             self.recovery_time,
             self.cooling_time,
         )
@@ -249,7 +254,7 @@ class SnspdArray:
         if knobs != self._state[: len(knobs)]:
             self._normal = tuple(
                 self.enabled
-                and abs(bias) >= (d.retrapping * d.switching_current if was else d.latching_current)
+                and bool(abs(bias) >= (d.retrapping_current if was else d.latching_current))
                 for was, bias, d in zip(self._normal, self.bias_a, self.detectors, strict=True)
             )
             self._state = (*knobs, *self._normal)

@@ -75,6 +75,8 @@ class ClickMaker:
         self.early_ps = math.ceil(float((_SIGMAS * self._sigma + tails).max()))
         self._responses: tuple[Response, ...] = ()
         self.forget()
+        none = np.empty(0, np.int64)  # compiles the pass before a paced world begins
+        self.run(tuple(responses), none, none.astype(np.uint64), 0, -self.early_ps)
 
     def forget(self) -> None:
         """Forget everything: all detectors are rested."""
@@ -254,7 +256,7 @@ def _kernel() -> Any:
                 tau = numbers[2, d]
                 since = t - wire[d]
                 if since < 40 * tau:
-                    height = 1 - np.exp(-since / tau)
+                    height = 1 - np.exp(-max(since, 0) / tau)
                     x = height * cells
                     k = min(int(x), cells - 1)
                     share = table[d, k] + (x - k) * (table[d, k + 1] - table[d, k])

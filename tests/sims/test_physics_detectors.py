@@ -198,6 +198,15 @@ def test_afterpulses_of_all_generations_and_when_they_come() -> None:
     assert soon.mean() == pytest.approx(life * 1e12, rel=0.03)
 
 
+def test_many_afterpulses_wait_at_once() -> None:
+    """Hundreds are on their way, and the pulses are half as many again as the photons."""
+    photons = poisson(1e7, 0.01)
+    times = pulses(Response(0.0, afterpulse=1 / 3, afterpulse_s=50e-6), photons)
+    n = photons[0].size
+    assert times.size / n == pytest.approx(1.5, abs=4 * math.sqrt((1 / 3) / (2 / 3) ** 3 / n))
+    assert (np.diff(times) >= 0).all()
+
+
 # -- the pass as a whole
 
 RESPONSES = (
