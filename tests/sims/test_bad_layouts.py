@@ -481,9 +481,9 @@ def layouts(draw: st.DrawFn) -> dict[str, Any]:
                     elements[f"{source}_end"] = {"kind": "snspd", "detectors": [DETECTOR]}
     into = [path for path in paths if path[-1].startswith("station")]
     if len(into) == 1:  # give it its other input
-        other = {"station.left": "station.right", "station.right": "station.left"}[into[0][-1]]
+        side = {"station.left": "station.right", "station.right": "station.left"}[into[0][-1]]
         if OTHER.get(into[0][0]) in ports:
-            paths.append([OTHER[into[0][0]], other])
+            paths.append([OTHER[into[0][0]], side])
     if into:
         paths.append(["station", "middle"])
         elements["middle"] = {"kind": "snspd", "detectors": [DETECTOR] * 4}
