@@ -272,6 +272,87 @@ def test_the_memory_does_what_its_sequencer_says(
         )
 
 
+def test_a_comb_without_control_pulses_does_not_heed_them() -> None:
+    bench = Bench(
+        memory_layout(spin_wave=False, echo_time=10e-6, efficiency=0.5, burn_time=1e-6, noise=0.1)
+    )
+    sequence(bench, C=33, D=34, E=53, F=54)  # photons that a transfer would hold
+    clicks = heralds_between(bench.run(50, "tags")["tags"], 24, 32)
+    heralds = int((clicks[1] == 1).sum())
+    mean = heralds * 0.5 * 0.8 * 10 ** (-0.2 * 24e-3 / 10)
+    delays = delays_after_the_herald(clicks)
+    assert peak(delays, 10) == pytest.approx(mean, abs=3 * math.sqrt(mean) + 4 * MEAN * mean)
+    bench.pump.emitting = False  # no recall, no noise
+    bench.run(1)
+    assert set(bench.run(10, "tags")["tags"][1].tolist()) == {4}
+
+
+GAS = {
+    "kind": "gas_memory",
+    "group_delay": 10e-6,
+    "efficiency": 0.5,
+    "absorption": 0.7,
+    "transparency": 0.9,
+    "spin_coherence_time": 20e-6,
+    "decay": "exponential",
+    "pump_time": 1e-6,
+    "pumped_lifetime": 1.0,
+}
+
+
+@pytest.mark.parametrize(
+    ("edges_us", "passed", "at_us", "share"),
+    [
+        pytest.param({"C": 23, "D": 60}, 0.3, 10, 0.5, id="control on: slow light"),
+        pytest.param({"C": 23, "D": 33, "E": 53, "F": 64}, 0.3, 30, 0.5 / math.e, id="stored"),
+        pytest.param({"G": 0, "H": 5, "C": 23, "D": 60}, 0.9, 10, 0.0, id="transparent"),
+    ],
+)
+def test_stopped_light_does_what_its_sequencer_says(
+    edges_us: dict[str, float], passed: float, at_us: float, share: float
+) -> None:
+    bench = Bench(memory_layout(**GAS))
+    sequence(bench, **edges_us)
+    clicks = heralds_between(bench.run(25, "tags")["tags"], 24, 31)
+    heralds = int((clicks[1] == 1).sum())
+    delays = delays_after_the_herald(clicks)
+    loss = 0.8 * 10 ** (-0.2 * 24e-3 / 10)
+    for at, expected in ((0, passed), (at_us, share)):
+        mean = heralds * expected * loss
+        assert peak(delays, at) == pytest.approx(
+            mean, abs=3 * math.sqrt(mean) + MEAN * (4 * mean + 2 * heralds) + 3
+        )
+
+
+def test_reading_a_gas_adds_noise_while_it_lasts() -> None:
+    bench = Bench(memory_layout(**GAS, noise=0.02, mode_duration=200e-9))
+    bench.pump.emitting = False
+    sequence(bench, C=23, D=33, E=53, F=66)
+    times, inputs = bench.run(50, "tags")["tags"]
+    starts, lights = times[inputs == 4], times[(inputs == 2) | (inputs == 3)]
+    after = lights - starts[np.searchsorted(starts, lights) - 1] - 4 * PS_PER_M
+    assert 53 * US <= after.min() < after.max() < 66 * US
+    expected = starts.size * 0.02 * 65 * 0.8 * 10 ** (-0.2 * 4e-3 / 10)
+    assert lights.size == pytest.approx(expected, abs=3 * math.sqrt(expected))
+
+
+@pytest.mark.parametrize("kind", ["memory", "gas_memory"])
+def test_a_narrow_memory_takes_a_share_of_a_short_pulse(kind: str) -> None:
+    """300 ps last as long as 1.47 GHz are wide."""
+    wide: dict[str, Any] = {"kind": kind, "efficiency": 0.7, "absorption": 0.7, "noise": 0.0}
+    gas = kind == "gas_memory"
+    wide |= {"group_delay" if gas else "echo_time": 10e-6, "bandwidth": 1e9}
+    bench = Bench(memory_layout(**wide))
+    sequence(bench, C=23, D=60) if gas else sequence(bench)
+    clicks = heralds_between(bench.run(50, "tags")["tags"], 24, 32)
+    ratio = 1e9 / (2 * math.log(2) / math.pi / 300e-12)
+    share = 1 / math.sqrt(1 + ratio**-2) if gas else math.erf(math.sqrt(math.log(2)) * ratio)
+    prepared = math.exp(-8e-6 / 10e-3) if gas else 1.0  # pumped 4 to 12 us before
+    mean = int((clicks[1] == 1).sum()) * 0.7 * share * prepared * 0.8 * 10 ** (-0.2 * 24e-3 / 10)
+    found = peak(delays_after_the_herald(clicks), 10)
+    assert found == pytest.approx(mean, abs=3 * math.sqrt(mean) + 4 * MEAN * mean)
+
+
 def test_recalls_add_noise_where_the_echo_comes() -> None:
     bench = Bench(memory_layout(noise=0.02, mode_duration=200e-9, echo_time=10e-6))
     bench.pump.emitting = False
@@ -354,12 +435,19 @@ def test_what_does_not_join_at_a_station_is_refused(change: Any, words: str) -> 
     assert any(words in message for _, message in issues), issues
 
 
+STOPS = {"kind": "gas_memory", "sequencer": "sequencer"}
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
         (lambda w: w["elements"]["memory"].update(sequencer="pump"), "is a pump_laser"),
         (lambda w: w["elements"]["memory"].update(recall="AB"), "cannot do two things"),
         (lambda w: w["elements"]["memory"].update(efficiency=0.95), "exceeds absorption"),
+        (lambda w: w["elements"]["memory"].update(spin_wave=False, pit="AB"), "two things"),
+        (lambda w: w["elements"].update(memory=STOPS | {"read": "CD"}), "output CD cannot do two"),
+        (lambda w: w["elements"].update(memory=STOPS | {"efficiency": 1.0}), "exceeds absorption"),
+        (lambda w: w["elements"].update(memory=STOPS | {"sequencer": "pulsr"}), "'pulser'"),
         (lambda w: w["paths"][0].__setitem__(1, "snspd"), "name the first to use: 'snspd.1'"),
         (lambda w: w["paths"][1].__setitem__(5, "snspd.3"), "the snspd has only 3"),
         (lambda w: w["paths"][0].__setitem__(2, "tags.3"), "input 3 of 'tags' is already"),
