@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import math
 import re
 import textwrap
 from pathlib import Path
@@ -67,6 +68,8 @@ def quantity(value: Any, unit: str) -> str:
         return f"[{', '.join(quantity(one, unit) for one in value)}]" if value else ""
     if not isinstance(value, (int, float)) or unit == "1":
         return f"{value:.5g}" if isinstance(value, (int, float)) else ""
+    if value == math.inf:
+        return "no end"
     if value and unit in ("s", "m", "A", "V", "Hz", "W"):
         power = max(p for p in PREFIXES if abs(value) >= 0.9999 * 10.0**p or p == -12)
         return f"{value / 10.0**power:.5g} {PREFIXES[power]}{unit}"
