@@ -38,7 +38,7 @@ def find(bench: Any, **options: Any) -> calibration.PolarizationResult:
 def test_squeezers_find_the_polarization_from_anywhere(make_bench: Any, seed: int) -> None:
     bench = bench_with_squeezers(make_bench, seed)
     before = bench.true_qber()
-    result = find(bench, max_sweeps=4)
+    result = find(bench, max_sweeps=2)
     assert before > 0.1
     assert result.ok, result.reason
     assert bench.true_qber() < 0.03

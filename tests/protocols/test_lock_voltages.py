@@ -175,7 +175,7 @@ def per_minute(qber: Real) -> Real:
     return found
 
 
-@pytest.mark.parametrize("both", [True, False])
+@pytest.mark.parametrize("both", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_squeezers_hold_a_link_that_walks_off(both: bool) -> None:
     ends = Piezos(np.random.default_rng(2), 5.0, both)
     qber, states = run(ends, 420, drift=walk(3600.0), seed=4)
@@ -201,7 +201,7 @@ def test_at_the_end_of_a_range_one_stage_is_unwound_while_the_others_hold() -> N
 
 
 def test_liquid_crystals_hold_it_by_their_measured_curve() -> None:
-    qber, states = run(Cells(), 600, drift=walk(3600.0), seed=6)
+    qber, states = run(Cells(), 300, drift=walk(3600.0), seed=6)
     assert qber.mean() < OPTIMUM + 0.008
     assert states.count(LockState.LOCKED) > 0.9 * len(states)
 
@@ -216,7 +216,7 @@ def test_a_pi_voltage_off_by_5_percent_does_not_matter() -> None:
             curve = tuple((v, 0.95 * r) for v, r in old.curve)
             return [RetarderStation(old.axes_deg, curve, old.limits, old.volts), NOBODY]
 
-    qber, _ = run(Off(np.random.default_rng(3), 5.0, both=False), 600, drift=walk(3600.0), seed=5)
+    qber, _ = run(Off(np.random.default_rng(3), 5.0, both=False), 300, drift=walk(3600.0), seed=5)
     assert qber.mean() < OPTIMUM + 0.012
 
 

@@ -68,7 +68,7 @@ def test_the_lock_brings_a_drifting_world_to_its_optimum_with_squeezers() -> Non
     lock = PolarizationLock((alice, Station((), (), ())), LockSettings(good=0.03))
     rng = np.random.default_rng(1)
     seen: list[float] = []
-    for k in range(60):
+    for k in range(44):
         for _ in range(50):
             world.run_block()
         rates = qbers(world)
