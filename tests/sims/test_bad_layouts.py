@@ -406,6 +406,11 @@ POOL: dict[str, dict[str, Any]] = {
     "fibre": {"kind": "fibre", "length": 1e4, "dispersion": 17e-6, "pmd": 1e-14},
     "module": {"kind": "fibre", "length": 10.0, "dispersion": -1e-2},
     "paddles": {"kind": "paddles", "retardance": [90.0, 180.0]},
+    "east": {"kind": "emitter", "sequencer": "pulser", "alpha": 0.1},
+    "west": {"kind": "emitter", "sequencer": "pulser", "alpha": 0.2},
+    "switch": {"kind": "switch", "outputs": 3, "selected": 2},
+    "attenuator": {"kind": "attenuator", "attenuation": 3.0},
+    "gas": {"kind": "gas_memory", "sequencer": "pulser"},
     "air": {"kind": "free_space", "length": 1e3, "turbulence": 1e-14},
     "pass": {"kind": "satellite_pass", "culmination": 1.0, "sky": "full_moon"},
     "eve": {"kind": "eavesdropper", "intercept": 0.3, "tap": 0.1, "light": 1e5},
@@ -419,16 +424,32 @@ POOL: dict[str, dict[str, Any]] = {
 }
 PORTS = [
     *("cw.signal", "cw.idler", "mux.s1", "mux.i1", "mux.i2", "pulsed.signal", "pulsed.idler"),
-    *("lamp.out", "weak.out", "faint.out"),
+    *("lamp.out", "weak.out", "faint.out", "east.out", "east.readout", "west.out"),
 ]
 #: What may go to a station, with what it may meet there.
 OTHER = {
     "weak.out": "faint.out",
     "faint.out": "weak.out",
+    "east.out": "west.out",
+    "west.out": "east.out",
     "pulsed.signal": "pulsed.idler",
     "pulsed.idler": "pulsed.signal",
 }
-OPTICS = ["fibre", "module", "paddles", "air", "pass", "eve", "tap.1", "tap.2", "split.2", "memory"]
+OPTICS = [
+    "fibre",
+    "module",
+    "paddles",
+    "air",
+    "pass",
+    "eve",
+    "tap.1",
+    "tap.2",
+    "split.2",
+    "memory",
+    "gas",
+    "switch.2",
+    "attenuator",
+]
 
 
 @st.composite
@@ -450,7 +471,7 @@ def layouts(draw: st.DrawFn) -> dict[str, Any]:
             other = draw(st.sampled_from(paths))
             parted = next((j for j, token in enumerate(other) if "tap" in token), 1)
             path = [*other[:parted], *(["tap.1" if "tap.2" in other else "tap.2"])]
-        if "memory" in path and "pulsed.idler" in [*ports, *begin]:
+        if {"memory", "gas"} & {*path} and "pulsed.idler" in [*ports, *begin]:
             path[0], ports = "pulsed.idler", [port for port in ports if port != "pulsed.idler"]
         if draw(st.integers(0, 4)) == 3:  # or into a station
             able = [port for port in OTHER if port in ports] or begin
