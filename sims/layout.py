@@ -294,6 +294,13 @@ def _check_elements(model: WorldModel) -> Iterator[tuple[Location, str]]:
         if isinstance(element, el.WeakCoherentModel):
             trigger = (*loc, "trigger")
             yield from _check_channel(model, trigger, element.trigger, "pulse_sequencer")
+        if isinstance(element, el.DLCZModel):
+            for key in ("prepare", "write", "read"):
+                token = getattr(element, key)
+                generators = ("delay_generator", "pulse_sequencer")
+                yield from _check_channel(model, (*loc, key), token, *generators)
+            if len({element.prepare, element.write, element.read}) < 3:
+                yield loc, "prepare, write and read need a channel each"
         if isinstance(element, el.StorageModel):
             for output, times in Counter(element.used).items():
                 if times > 1:
@@ -305,10 +312,10 @@ def _check_elements(model: WorldModel) -> Iterator[tuple[Location, str]]:
 
 
 def _check_channel(
-    model: WorldModel, loc: Location, token: str, kind: str = "delay_generator"
+    model: WorldModel, loc: Location, token: str, *kinds: str
 ) -> list[tuple[Location, str]]:
     name, _ = _split(token)
-    issues = _check_reference(model, loc, name, kind)
+    issues = _check_reference(model, loc, name, *(kinds or ("delay_generator",)))
     if not issues:
         issues += _check_output(model, loc, token)
     return issues

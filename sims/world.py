@@ -23,6 +23,7 @@ from .arms import Arm
 from .coherent import CoherentLight, CoherentMeeting, CoherentSource
 from .continuous import ContinuousLight, ContinuousPair, Rates, Way
 from .emitting import EmitterNetwork, EmitterNode
+from .ensembles import EnsembleLight
 from .events import Calendar
 from .layout import (
     SIDES,
@@ -134,7 +135,8 @@ class World:
         self._calendar = Calendar(model.events, self.elements)
         layout = Layout.of(model)
         self._wires = [
-            _Wired(w, self._edges(w), self._get(w.tagger, el.TaggerInputs)) for w in layout.wires
+            _Wired(w, self._edges(w.generator, w.channel), self._get(w.tagger, el.TaggerInputs))
+            for w in layout.wires
         ]
         self._outlets: dict[Detection, Outlet] = {}
         self._engines = dict(self._make_engines(layout))
@@ -251,16 +253,16 @@ class World:
         assert isinstance(element, kind)
         return element
 
-    def _edges(self, wire: Wire) -> Callable[[int, int], npt.NDArray[np.int64]]:
-        """What gives the edges that begin at one end of a wire in a block."""
-        element = self.elements[wire.generator]
+    def _edges(self, name: str, channel: str) -> Callable[[int, int], npt.NDArray[np.int64]]:
+        """What gives the edges in a block of a channel of a generator, sequencer or reference."""
+        element = self.elements[name]
         if isinstance(element, el.Reference):
             return element.edges
         if isinstance(element, el.PulseSequencer):
-            sequencer, output = element, int(wire.channel)
+            sequencer, output = element, int(channel)
             return lambda begin_ps, end_ps: sequencer.edges(output, begin_ps, end_ps)[0]
-        generator = self._get(wire.generator, el.DelayGenerator)
-        return lambda begin_ps, end_ps: generator.edges(begin_ps, end_ps).channel(wire.channel)
+        generator = self._get(name, el.DelayGenerator)
+        return lambda begin_ps, end_ps: generator.edges(begin_ps, end_ps).channel(channel)
 
     def _all(self, kind: type[_Element]) -> list[_Element]:
         return [element for element in self.elements.values() if isinstance(element, kind)]
@@ -292,6 +294,17 @@ class World:
                         label = name if channel == 0 else f"{name}.{channel + 1}"
                         pump, oven = self._pump(model)
                         yield label, ContinuousPair(model, share, pump, oven, (signal, idler))
+            elif isinstance(model, el.DLCZModel):
+                for mode in range(model.spatial_modes):
+                    here = [path for path in paths if path.channel == mode]
+                    write, read = (
+                        [self._way(path) for path in here if path.arm == arm] for arm in (0, 1)
+                    )
+                    if here:
+                        label = name if mode == 0 else f"{name}.{mode + 1}"
+                        tokens = (model.prepare, model.write, model.read)
+                        edges = [self._edges(*token.split(".")) for token in tokens]
+                        yield label, EnsembleLight(model, edges, (write, read))
 
     def _group(self) -> list[_Group]:
         """Put engines with common outlets together, and what no engine reaches alone."""
@@ -432,6 +445,7 @@ class World:
             ContinuousLight,
             CoherentLight,
             CoherentMeeting,
+            EnsembleLight,
             EmitterNetwork,
         )
         ways = [e.flight_ps for e in group.engines if isinstance(e, always_on)]
@@ -443,7 +457,13 @@ class World:
         sigma = max((float(outlet.sigma_ps.max()) for outlet in outlets), default=0.0)
         pulsed = [engine for engine in self._engines.values() if isinstance(engine, PulsedNetwork)]
         early = max((engine.spread_ps for engine in pulsed), default=0)
-        spread_out = (ContinuousPair, CoherentLight, CoherentMeeting, EmitterNetwork)
+        spread_out = (
+            ContinuousPair,
+            CoherentLight,
+            CoherentMeeting,
+            EnsembleLight,
+            EmitterNetwork,
+        )
         pairs = [engine for engine in self._engines.values() if isinstance(engine, spread_out)]
         spread = max((engine.early_ps for engine in pairs), default=0.0)
         patch = max(_PATCH_PS, 8 * sigma + spread) + 2 * early

@@ -33,7 +33,7 @@ from .eavesdropper import Eavesdropper, EavesdropperModel
 from .emitter import EmitterModel
 from .fibre import Fibre, FibreModel
 from .free_space import FreeSpace, FreeSpaceModel, SatellitePass, SatellitePassModel
-from .memory import GasMemoryModel, MemoryModel, StorageModel, let_out
+from .memory import DLCZModel, GasMemoryModel, MemoryModel, StorageModel, let_out
 from .reference import Reference, ReferenceModel
 from .sequencer import PulseSequencer, PulseSequencerModel
 from .sources import (
@@ -68,6 +68,7 @@ __all__ = [
     "Coupler",
     "CouplerModel",
     "CrystalModel",
+    "DLCZModel",
     "DelayGenerator",
     "DelayGeneratorModel",
     "DetectorModel",
@@ -143,6 +144,7 @@ ElementModel = Annotated[
     | BellStationModel
     | MemoryModel
     | GasMemoryModel
+    | DLCZModel
     | SnspdModel
     | SpadModel
     | TaggerModel

@@ -11,11 +11,22 @@ import numpy.typing as npt
 from pydantic import Field
 
 from ...instruments import Unit
-from ..physics.memory import NEVER, Comb, Cycles, Fates, Gas, GasCycles, fates, in_band, slow_fates
+from ..physics.memory import (
+    NEVER,
+    Comb,
+    Cycles,
+    Decay,
+    Fates,
+    Gas,
+    GasCycles,
+    fates,
+    in_band,
+    slow_fates,
+)
 from .base import Fraction, Model, Stage
 from .delay_generator import Train
 
-__all__ = ["GasMemoryModel", "MemoryModel", "Output", "StorageModel", "let_out"]
+__all__ = ["DLCZModel", "GasMemoryModel", "MemoryModel", "Output", "StorageModel", "let_out"]
 
 Output = Literal["AB", "CD", "EF", "GH"]
 Times = npt.NDArray[np.int64]
@@ -157,7 +168,7 @@ class GasMemoryModel(StorageModel):
     """Time that a photon takes through the gas under control light."""
     spin_coherence_time: Annotated[float, Unit("s"), Field(gt=0)] = 100e-6
     """T of the decay as a spin wave."""
-    decay: Literal["exponential", "gaussian"] = "gaussian"
+    decay: Decay = "gaussian"
     """exp(-(t/T)^2), as atoms that move and fields that vary give, or exp(-t/T), as loss does."""
     pump_time: Annotated[float, Unit("s"), Field(gt=0)] = 2e-6
     """1/e time in which the gas is pumped."""
@@ -229,3 +240,47 @@ def _pulse(train: Train, output: Output) -> tuple[Times, Times]:
     comes = train.answers(output[0]) & (fall > rise)
     starts = train.starts_ps
     return np.where(comes, starts + rise, NEVER), np.where(comes, starts + fall, NEVER)
+
+
+class DLCZModel(Model):
+    """Ensemble that writes photons and spin waves in pairs, and reads the spin waves (DLCZ).
+
+    All photons are horizontally polarized. What it does:
+    :mod:`bellbench.sims.physics.memory`, :mod:`bellbench.sims.ensembles`.
+    """
+
+    stage: ClassVar[Stage] = "source"
+    kind: Literal["dlcz"]
+    prepare: str
+    """Channel or output, such as ``sequencer.A``, whose rise begins the optical pumping, which
+    empties the memory."""
+    write: str
+    """Channel whose rise sends a write pulse: photons leave by the port ``write``."""
+    read: str
+    """Channel whose rise sends a read pulse: photons leave by the port ``read``."""
+    excitations: Annotated[float, Unit("1"), Field(gt=0, le=10)] = 0.01
+    """Mean number that a write pulse makes in each spatial mode."""
+    pumping_time: Annotated[float, Unit("s"), Field(ge=0)] = 1e-6
+    """Time that the pumping takes; write pulses before its end, or without it, make no pairs."""
+    efficiency: Fraction = 0.4
+    """Of retrieval at once: an excitation becomes a photon."""
+    lifetime: Annotated[float, Unit("s"), Field(gt=0, le=0.3)] = 100e-6
+    """T of the decay of the efficiency."""
+    decay: Decay = "gaussian"
+    """exp(-(t/T)^2), as atoms that move and fields that vary give, or exp(-t/T), as loss does."""
+    write_noise: Annotated[float, Unit("1"), Field(ge=0, le=10)] = 0.0
+    """Mean photons without partners that a write pulse adds in each spatial mode."""
+    read_noise: Annotated[float, Unit("1"), Field(ge=0, le=10)] = 1e-3
+    """The same of a read pulse."""
+    pulse_width: Annotated[float, Unit("s"), Field(gt=0, le=1e-3)] = 50e-9
+    """FWHM in time of the photons."""
+    spatial_modes: Annotated[int, Field(ge=1, le=64)] = 1
+    """Directions in which photons are collected, each a memory of its own; all are written and
+    read by the same pulses."""
+
+    def ports(self) -> dict[str, tuple[int, int]]:
+        """Where light leaves: by port, its spatial mode and whether it was read (1) or not (0)."""
+        if self.spatial_modes == 1:
+            return {"write": (0, 0), "read": (0, 1)}
+        modes = range(self.spatial_modes)
+        return {f"{arm}{n + 1}": (n, a) for n in modes for a, arm in enumerate(("write", "read"))}

@@ -30,6 +30,7 @@ __all__ = [
     "NEVER",
     "Comb",
     "Cycles",
+    "Decay",
     "Ensemble",
     "Fates",
     "Gas",
