@@ -315,7 +315,7 @@ class CoherentMeeting:
 
     def generate(self, what: _Met, rng: Rng, begin_ps: int, end_ps: int) -> None:
         """Make the photons of a block's meetings that are detected."""
-        counts = rng.poisson(what.stray * ((end_ps - begin_ps) * 1e-12))
+        counts = rng.poisson(self.outlets[0].bear(what.stray) * ((end_ps - begin_ps) * 1e-12))
         stray = rng.integers(begin_ps, end_ps, int(counts.sum()))
         self.outlets[0].add(stray, np.repeat(np.arange(counts.size), counts))
         if what.begin_ps != begin_ps:
