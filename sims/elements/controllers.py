@@ -6,12 +6,12 @@ from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ...instruments import Unit
 from ..physics import liquid_crystal as lc
 from ..physics import polarization as pol
-from ..physics.squeezers import Creep, Hysteresis
+from ..physics.squeezers import Creep, Hysteresis, loop_retardance_deg
 from .base import Degrees, Model, Passage, Seconds, Stage
 
 Real = npt.NDArray[np.float64]
@@ -27,7 +27,26 @@ class PaddlesModel(Model):
     stage: ClassVar[Stage] = "optic"
     kind: Literal["paddles"]
     retardance: Annotated[tuple[Degrees, ...], Field(min_length=1)] = (90.0, 180.0, 90.0)
+    turns: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)] | None = None
+    """Turns of fibre in each paddle, which make its retardance; instead of ``retardance``."""
+    loop_diameter: Annotated[float, Unit("m"), Field(gt=0)] = 18e-3
+    wavelength: Annotated[float, Unit("m"), Field(gt=0)] = 1550e-9
     loss: Decibels = 0.0
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> PaddlesModel:
+        if self.turns is not None and "retardance" in self.model_fields_set:
+            raise ValueError("give either retardance or turns: turns make the retardance")
+        return self
+
+    @property
+    def retardances_deg(self) -> tuple[float, ...]:
+        """Retardance of each paddle."""
+        if self.turns is None:
+            return self.retardance
+        return tuple(
+            loop_retardance_deg(n, self.loop_diameter, self.wavelength) for n in self.turns
+        )
 
 
 class Paddles:
@@ -35,7 +54,7 @@ class Paddles:
 
     def __init__(self, model: PaddlesModel) -> None:
         self.model = model
-        self.angles_deg: list[float] = [0.0] * len(model.retardance)
+        self.angles_deg: list[float] = [0.0] * len(model.retardances_deg)
         self._passage: tuple[tuple[float, ...], Passage] | None = None
 
     def power_off(self) -> None:
@@ -45,7 +64,7 @@ class Paddles:
         """What light meets now."""
         angles = tuple(self.angles_deg)
         if self._passage is None or self._passage[0] != angles:
-            jones = pol.retarders(self.model.retardance, angles)
+            jones = pol.retarders(self.model.retardances_deg, angles)
             self._passage = angles, Passage(_share(self.model.loss), jones)
         return self._passage[1]
 

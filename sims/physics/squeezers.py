@@ -31,7 +31,7 @@ def loop_retardance_deg(
     """Return the retardance of fibre wound into loops, degrees.
 
     ``phi = 2 pi^2 a N d^2 / (lambda D)`` with a = 0.133 for silica (Lefevre, Electron. Lett. 16,
-    778 (1980): delta n = a (r/R)^2 over the length N 2 pi R).
+    778 (1980): delta n = a (r/R)^2 over the length N 2 pi R; so in Thorlabs' manuals of paddles).
     """
     phi = 2 * math.pi**2 * _SILICA * turns * cladding_m**2 / (wavelength_m * loop_diameter_m)
     return math.degrees(phi)

@@ -143,6 +143,18 @@ def test_paddles_pass_light_as_they_stand() -> None:
     assert turned.transmission == pytest.approx(10**-0.1)
 
 
+def test_turns_of_fibre_make_the_retardance() -> None:
+    model = PaddlesModel(kind="paddles", turns=(2, 4, 2), wavelength=1550e-9)
+    # 84.2 degrees per turn of 18 mm
+    assert model.retardances_deg == pytest.approx((168.5, 336.9, 168.5), abs=0.1)
+    paddles = Paddles(model)
+    assert np.allclose(paddles.passage().jones, retarders(model.retardances_deg, (0, 0, 0)))
+    two = PaddlesModel(kind="paddles", turns=(1, 1))
+    assert Paddles(two).angles_deg == [0.0, 0.0]
+    with pytest.raises(ValueError, match="either retardance or turns"):
+        PaddlesModel(kind="paddles", turns=(1,), retardance=(90.0,))
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
