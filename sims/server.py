@@ -25,12 +25,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import numpy as np
-
 from ..instruments import ConfigError, TwinError
 from .devices import load_emulator
 from .devices.base import Emulator, Setting
-from .physics.snspd import filter_dead_time
+from .physics.snspd import load_kernels
 from .world import BLOCK_PS, World, WorldModel
 
 __all__ = ["TwinSpec", "serve"]
@@ -90,7 +88,7 @@ class _Server:
     async def run(self, announce: Callable[[dict[str, object]], None], *, port: int) -> None:
         control = None
         if self.factor:
-            _load_kernels()
+            load_kernels()  # in time: a reader does not wait long for late clicks
         try:
             for twin in self.twins:
                 emulator = _make(twin, self.world, self.host, lossless=self.factor is None)
@@ -290,12 +288,6 @@ def _ports(address: str) -> dict[str, int]:
     assert first is not None
     others = re.findall(r"[?&](\w+)=(?:[^&]*:)?(\d+)(?=&|$)", address)
     return {"port": int(first[1]), **{f"{key}_port": int(port) for key, port in others}}
-
-
-def _load_kernels() -> None:
-    # The first clicks would load numba, which takes longer than a reader waits for late ones.
-    none = np.empty(0, np.int64)
-    filter_dead_time(none, none.astype(np.int16), none, none)
 
 
 def _twin_seed(seed: int, name: str) -> int:

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 from bellbench.sims.physics import polarization as pol
+from bellbench.sims.physics import snspd
 from bellbench.sims.physics.laser import optical_power_w
 from bellbench.sims.physics.snspd import dark_rate_hz, efficiency, filter_dead_time
 from bellbench.sims.physics.spdc import pair_rate_hz, phase_matching
@@ -115,9 +116,10 @@ def test_snspd_curves_hit_the_operating_point_and_die_at_the_switching_current()
     assert (np.diff([dark_rate_hz(i, 18e-6, 22e-6, 75) for i in currents]) >= 0).all()
 
 
+@pytest.mark.parametrize("compiled", [False, True])
 @given(st.lists(st.tuples(st.integers(0, 300), st.integers(0, 2)), max_size=60), st.integers(0, 60))
 def test_dead_time_agrees_with_the_naive_rule_and_does_not_depend_on_the_split(
-    clicks: list[tuple[int, int]], cut: int
+    compiled: bool, clicks: list[tuple[int, int]], cut: int
 ) -> None:
     clicks = sorted(clicks)
     times = np.array([t for t, _ in clicks], np.int64)
@@ -130,8 +132,10 @@ def test_dead_time_agrees_with_the_naive_rule_and_does_not_depend_on_the_split(
         if alive:
             last[d] = t
     state = np.full(3, -1000, np.int64)
-    got = [
-        *filter_dead_time(times[:cut], detectors[:cut], dead, state),
-        *filter_dead_time(times[cut:], detectors[cut:], dead, state),
-    ]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(snspd, "_filtered", snspd._LOAD_AFTER if compiled else 0)
+        got = [
+            *filter_dead_time(times[:cut], detectors[:cut], dead, state),
+            *filter_dead_time(times[cut:], detectors[cut:], dead, state),
+        ]
     assert got == expected
