@@ -101,13 +101,58 @@ class CwLinkModel(Model):
         ]
         return CwLink(self.pair_rate, arms[0], arms[1], self.window, self.peak, self.error)
 
+    def told(self, metric: str) -> float | None:
+        """Return what the closed form says for a metric of ``link_characterization``."""
+        rates = self.link().rates()
+        told = {
+            "singles_hz.alice": rates.singles_a_hz,
+            "singles_hz.bob": rates.singles_b_hz,
+            "coincidences_hz": rates.coincidences_hz,
+            "true_hz": rates.true_hz,
+            "accidentals_hz": rates.accidental_hz,
+            "car": rates.car,
+            "qber": rates.qber,
+            "visibility": rates.visibility,
+            "key_rate_bps": rates.key_rate_bps(),
+        }
+        return float(told[metric]) if metric in told else None
+
+
+class PulsedLinkModel(Model):
+    """Inputs of :class:`~bellbench.protocols.qkd.link_model.PulsedLink`."""
+
+    kind: Literal["pulsed_link"]
+    pulse_rate: Rate
+    mean_pairs: Annotated[float, Unit("1"), Field(gt=0)]
+    efficiency: tuple[Fraction, Fraction]
+    background: tuple[Fraction, Fraction] = (0.0, 0.0)
+    """Clicks per pulse and party without light."""
+    error: Fraction
+    leak_efficiency: Annotated[float, Unit("1"), Field(ge=1)] = 1.1
+    sifting: Fraction = 0.5
+
+    def told(self, metric: str) -> float | None:
+        """Return what the closed form says for a metric of ``link_characterization``."""
+        from .protocols.qkd.link_model import PulsedArm, PulsedLink
+
+        arms = [PulsedArm(*each) for each in zip(self.efficiency, self.background, strict=True)]
+        rates = PulsedLink(self.mean_pairs, arms[0], arms[1], self.error).rates()
+        key = rates.key_per_pulse(f_ec=self.leak_efficiency, sifting=self.sifting)
+        told = {
+            "coincidences_hz": rates.gain * self.pulse_rate,
+            "qber": rates.qber,
+            "visibility": 1 - 2 * rates.qber,
+            "key_rate_bps": key * self.pulse_rate,
+        }
+        return float(told[metric]) if metric in told else None
+
 
 class RunModel(Model):
     """One run of an entry."""
 
     experiment: str
     """An experiment file beside this one."""
-    closed_form: CwLinkModel | None = None
+    closed_form: Annotated[CwLinkModel | PulsedLinkModel | None, Field(discriminator="kind")] = None
     """Inputs of a closed form, where that is what was published."""
     picture: str | None = None
     """What the page shows of the run folder, such as ``delays.png``."""
@@ -271,8 +316,8 @@ def load_entry(folder: Path) -> Entry:
             elif result.published == _CLOSED_FORM:
                 if run.closed_form is None:
                     report.add(("results", i, "published"), "its run has no closed_form")
-                elif _closed_form(run.closed_form, result.metric) is None:
-                    message = f"the closed form has none{nearest(result.metric, _FORMS)}"
+                elif run.closed_form.told(result.metric) is None:
+                    message = f"the closed form says nothing of {result.metric!r}"
                     report.add(("results", i, "metric"), message)
     report.check()
     assert file is not None
@@ -325,7 +370,7 @@ def compare(entry: Entry, metrics: Mapping[str, Mapping[str, Any]]) -> list[Comp
         if result.published == _CLOSED_FORM:
             form = entry.file.runs[result.run].closed_form
             assert form is not None  # checked with the file
-            value = _closed_form(form, result.metric)
+            value = form.told(result.metric)
             assert value is not None
             unit, factor = result.unit, _UNITS[result.unit]
         else:
@@ -377,25 +422,6 @@ def _measured(metrics: Mapping[str, Any], path: str) -> tuple[float | None, floa
     if isinstance(found, (int, float)) and not isinstance(found, bool):
         return float(found), 0.0
     return None, None
-
-
-#: Metrics of ``link_characterization`` that a closed form tells, too.
-_FORMS: dict[str, Callable[[CwLink], Any]] = {
-    "singles_hz.alice": lambda link: link.rates().singles_a_hz,
-    "singles_hz.bob": lambda link: link.rates().singles_b_hz,
-    "coincidences_hz": lambda link: link.rates().coincidences_hz,
-    "true_hz": lambda link: link.rates().true_hz,
-    "accidentals_hz": lambda link: link.rates().accidental_hz,
-    "car": lambda link: link.rates().car,
-    "qber": lambda link: link.rates().qber,
-    "visibility": lambda link: link.rates().visibility,
-    "key_rate_bps": lambda link: link.rates().key_rate_bps(),
-}
-
-
-def _closed_form(form: CwLinkModel, metric: str) -> float | None:
-    told = _FORMS.get(metric)
-    return None if told is None else float(told(form.link()))
 
 
 def tables(entries: Sequence[Entry], found: Sequence[Comparison]) -> list[RenderableType]:
@@ -477,7 +503,11 @@ def write_page(
     ]
     for entry in entries:
         lines += _section(entry, [each for each in found if each.entry == entry.name])
-        forms = {n: r.closed_form.link() for n, r in entry.file.runs.items() if r.closed_form}
+        forms = {
+            name: run.closed_form.link()
+            for name, run in entry.file.runs.items()
+            if isinstance(run.closed_form, CwLinkModel)
+        }
         keys = {
             each.run: each
             for each in found

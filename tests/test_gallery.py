@@ -41,6 +41,7 @@ bellbench: experiment/1
 protocol: link_characterization
 bench: metro
 duration: 1 s
+calibration: 0.2 s
 """
 
 
@@ -75,7 +76,7 @@ def test_an_unknown_entry_is_told_with_the_nearest() -> None:
         ("title:", "titel:", "2:1: titel: unknown key; did you mean 'title'"),
         ("4.5 %", "4.5 furlongs", "results.0.published"),
         ("unit: kcps", "unit: kcp", "unit 'kcp' is not known; did you mean 'kcps'"),
-        ("metric: true_hz", "metric: true_khz", "results.2.metric: the closed form has none"),
+        ("metric: true_hz", "metric: true_khz", "results.2.metric: the closed form says nothing"),
         ("{run: one, quantity: g2", "{run: two, quantity: g2", "results.3.run: no run 'two'"),
         ("origin: fitted", "origin: guessed", "'guessed' does not fit here"),
         ("loss: [10 dB, 10 dB]", "loss: [10 dB]", "loss"),
