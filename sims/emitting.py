@@ -8,6 +8,7 @@ Cost: about 0.2 us an attempt and 0.3 us a read-out; 5 ms where a setting of the
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -198,7 +199,11 @@ class _Optics:
         network = self._network
         units, coherence = self._units(gap_s), network.coherence
         made = [
-            None if alpha is None else emission.spin_photon_state(alpha, node.model.encoding)
+            None
+            if alpha is None
+            else emission.spin_photon_state(
+                alpha, node.model.encoding, node.model.double_excitation
+            )
             for alpha, node in zip(bright, network.nodes, strict=False)
         ]
         if len(made) == 2 and made[0] is not None and made[1] is not None:
@@ -458,19 +463,11 @@ def _cycles(train: el.Train, model: el.EmitterModel, bright: float) -> tuple[_At
     # A read-out before the excitation sees the spin as it was initialised.
     later = excited & (delays[3] > delays[0])
     code = turned_x * 1 + turned_y * 2
-    vectors = []
-    for begin in (delays[0], 0):
-        turns = []
-        for which in range(4):
-            pulses = [
-                (axis, (delay - begin) * 1e-12)
-                for bit, (axis, delay) in enumerate(zip("xy", delays[1:3], strict=True))
-                if which >> bit & 1 and begin <= delay < delays[3]
-            ]
-            pulses.sort(key=lambda pulse: pulse[1])
-            until = max(0, delays[3] - begin) * 1e-12
-            turns.append(emission.read_vector(pulses, until, model.coherence_time))
-        vectors.append(np.array(turns)[code])
+    turned = (delays[1], delays[2])
+    vectors = [
+        _vectors(begin, turned, delays[3], model.coherence_time or math.inf)[code]
+        for begin in (delays[0], 0)
+    ]
     reads, window = train.starts_ps + delays[3], np.full(code.size, widths[3])
     attempts = _Attempts(
         train.starts_ps + delays[0],
@@ -484,3 +481,19 @@ def _cycles(train: el.Train, model: el.EmitterModel, bright: float) -> tuple[_At
         attempts[np.flatnonzero(excited)],
         _Idle(reads[idle], window[idle], vectors[1][idle, 2]),
     )
+
+
+@functools.lru_cache(maxsize=64)
+def _vectors(begin: int, turned: tuple[int, int], read: int, coherence_time_s: float) -> Real:
+    """What is read of a spin made at ``begin``, by which of two pulses turn it, (4, 3); ps."""
+    found = []
+    for which in range(4):
+        pulses = [
+            (axis, (delay - begin) * 1e-12)
+            for bit, (axis, delay) in enumerate(zip("xy", turned, strict=True))
+            if which >> bit & 1 and begin <= delay < read
+        ]
+        pulses.sort(key=lambda pulse: pulse[1])
+        until = max(0, read - begin) * 1e-12
+        found.append(emission.read_vector(pulses, until, coherence_time_s))
+    return np.array(found)

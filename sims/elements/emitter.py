@@ -53,16 +53,18 @@ class EmitterModel(Model):
     given."""
     detuning: Annotated[float, Unit("Hz")] = 0.0
     """Of the line from that of other emitters."""
+    double_excitation: Fraction = 0.0
+    """Probability that a spin that emits does so twice; the photon too many is filtered out."""
     phase_noise: Degrees = 0.0
     """Rms phase of the way to the station, from attempt to attempt."""
-    coherence_time: _Time = math.inf
-    """T of the spin's dephasing exp(-t/T)."""
+    coherence_time: _Time | None = None
+    """T of the spin's dephasing exp(-t/T); it keeps its coherence unless given."""
     fluorescence: Rate = 1e6
     """Photons per second that leave by ``readout`` while |1> is read."""
     background: Rate = 0.0
     """Photons per second that leave by it while either state is read."""
-    pumping_time: _Time = math.inf
-    """Mean time of reading after which |1> is pumped into a dark state."""
+    pumping_time: _Time | None = None
+    """Mean time of reading after which |1> is pumped into a dark state; never unless given."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -90,7 +92,7 @@ class EmitterModel(Model):
     @property
     def light(self) -> Fluorescence:
         """What a read-out shines."""
-        return Fluorescence(self.fluorescence, self.background, self.pumping_time)
+        return Fluorescence(self.fluorescence, self.background, self.pumping_time or math.inf)
 
     def bright(self, volts: float) -> float:
         """Population of |1> at an amplitude of the excite output."""

@@ -62,23 +62,34 @@ class SpinPhoton:
     Attributes:
         amplitudes: Of spin 0 and 1, complex (2,).
         photons: Jones vector of the photon of either, complex (2, 2); zero where there is none.
+        unseen: What light that nobody sees leaves of the coherence between either spin and the
+            other, real (2, 2), 1 on the diagonal.
     """
 
     amplitudes: Complex
     photons: Complex
+    unseen: Real
 
 
-def spin_photon_state(bright: float, encoding: Encoding) -> SpinPhoton:
+def spin_photon_state(
+    bright: float, encoding: Encoding, double_excitation: float = 0.0
+) -> SpinPhoton:
     """Return ``sqrt(1 - alpha)|0> + sqrt(alpha)|1>`` with the photon of each.
 
     Args:
         bright: alpha, population of spin 1.
         encoding: ``number``: |1> emits, H, and |0> does not; ``polarization``: |0> emits H and
             |1> V.
+        double_excitation: Probability p that a spin that emits is excited again and emits another
+            photon. That one comes while the pulse lasts and is filtered out; what it knows of
+            the spin leaves ``sqrt(1 - p)`` of the coherence where |0> emits nothing, 1 - p where
+            it emits as well.
     """
     amplitudes = np.sqrt(np.array([1 - bright, bright], np.complex128))
     photons = np.array([[0, 0], [1, 0]] if encoding == "number" else np.eye(2), np.complex128)
-    return SpinPhoton(amplitudes, photons)
+    left = 1 - double_excitation
+    left = math.sqrt(left) if encoding == "number" else left
+    return SpinPhoton(amplitudes, photons, np.array([[1, left], [left, 1]]))
 
 
 def kept_spins(
@@ -114,7 +125,7 @@ def kept_spins(
         for mask in range(1 << count):
             if mask >> k & 1:
                 found[mask] = found[mask] - found[mask ^ 1 << k]
-    return found
+    return found * (left.unseen if right is None else np.kron(left.unseen, right.unseen))
 
 
 def pauli_table(kept: Complex) -> tuple[Real, Real]:

@@ -78,6 +78,26 @@ def test_two_clicks_of_polarization_are_barrett_and_kok() -> None:
         assert states.fidelity(rho / p, bell) == pytest.approx((1 + overlap) / 2)
 
 
+@pytest.mark.parametrize("encoding", ["number", "polarization"])
+def test_a_second_photon_that_nobody_sees_dephases(encoding: emission.Encoding) -> None:
+    """Against the same with the photon kept: a third qubit that is traced out."""
+    p, alpha = 0.2, 0.4
+    node = emission.spin_photon_state(alpha, encoding, p)
+    plain = emission.spin_photon_state(alpha, encoding)
+    units = np.array([np.diag([0.3, 0.1])], np.complex128)
+    kept = emission.kept_spins(units, node)
+    whole = emission.kept_spins(units, plain)
+    # environment: none, photon of |0>, photon of |1>
+    env = np.array([[1, 0, 0], [math.sqrt(1 - p), 0, math.sqrt(p)]])
+    if encoding == "polarization":
+        env[0] = [math.sqrt(1 - p), math.sqrt(p), 0]
+    np.testing.assert_allclose(kept, whole * (env @ env.T), atol=1e-12)
+    units = station(0.2, 0.2, 1.0)
+    both, once = (emission.kept_spins(units, n, n) for n in (node, plain))
+    left = 1 - p if encoding == "number" else (1 - p) ** 2
+    np.testing.assert_allclose(both[:, 1, 2], once[:, 1, 2] * left, atol=1e-12)
+
+
 def test_one_node_on_an_analyzer() -> None:
     units = np.array([np.diag([0.4, 0.0]), np.diag([0.0, 0.4])], np.complex128)
     node = emission.spin_photon_state(0.25, "polarization")
