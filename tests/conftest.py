@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,20 @@ def warm(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write("benches", bench, "^world: metro$", "world: world.yaml", f"{bench}.yaml")
         write("experiments", run, f"^bench: {bench}$", f"bench: {bench}.yaml", f"{run}.yaml")
     return folder
+
+
+@pytest.fixture
+def shorter() -> Callable[[str], str]:
+    """Makes an example's long recordings shorter: noisier figures, the same steps."""
+
+    def shorten(source: str) -> str:
+        def less(call: re.Match[str]) -> str:
+            seconds = float(call[2])
+            return f"{call[1]}({seconds if seconds < 0.8 else 0.4 * seconds:.1f}"
+
+        return re.sub(r"\b(count|record)\((\d+\.\d+)", less, source)
+
+    return shorten
 
 
 @pytest.fixture

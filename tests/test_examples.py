@@ -1,7 +1,8 @@
-"""Every script in examples/ runs as it stands, as a user would run it."""
+"""Every script in examples/ runs as a user would run it; with -m slow, as it stands."""
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,17 @@ SCRIPTS = sorted((Path(__file__).parent.parent / "examples").glob("*.py"))
 LIMIT_S = 120
 
 
+@pytest.mark.parametrize(
+    "whole", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["shorter", "whole"]
+)
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
-def test_a_script_runs(script: Path, tmp_path: Path) -> None:
+def test_a_script_runs(
+    script: Path, whole: bool, tmp_path: Path, shorter: Callable[[str], str]
+) -> None:
+    if not whole:
+        text = script.read_text(encoding="utf-8")
+        script = tmp_path / script.name
+        script.write_text(shorter(text), encoding="utf-8")
     done = subprocess.run(
         [sys.executable, "-W", "error", str(script), "--seed", "1"],
         cwd=tmp_path,

@@ -242,7 +242,7 @@ def _layout(brightness: float, changes: dict[str, Any]) -> dict[str, Any]:
     detector = {"efficiency": 0.8, "dark_rate": 75.0, "jitter": 60e-12, "dead_time": 30e-9}
     elements: dict[str, Any] = {
         "pump": {"kind": "pump_laser", "threshold": 0.04, "slope": 0.5},
-        "oven": {"kind": "oven", "start": 40.0, "time_constant": 0.25},
+        "oven": {"kind": "oven", "start": 40.0, "time_constant": 0.1},
         "crystal": {
             "kind": "spdc",
             "pump": "pump",
