@@ -103,6 +103,7 @@ def test_heralds_come_as_often_as_published(lab: Lab) -> None:
         assert found == pytest.approx(expected, abs=3 * math.sqrt(expected))
 
 
+@pytest.mark.slow
 def test_read_outs_show_the_heralded_state(lab: Lab) -> None:
     """Correlations, with the errors of the read-out as bright and dark counts give them."""
     found, expected = {}, {}

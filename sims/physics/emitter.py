@@ -18,7 +18,8 @@ photons that are pure and differ by a fixed mode, the most that a dip M allows: 
 from photon to photon lowers the mean overlap of amplitudes further and belongs into ``phase_rms``.
 Left out: double excitation, errors of the spin's preparation, gates and readout.
 
-For the twins of memory nodes; the world does not use it yet.
+The world draws its clicks from :mod:`.emission`, which has polarization, any detectors and double
+excitation, and which the tests hold against this.
 """
 
 from __future__ import annotations
