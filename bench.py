@@ -725,6 +725,8 @@ def _enter_world(
     config: BenchConfig, given: Mapping[str, str], seed: int | None, state: Path | None
 ) -> World | None:
     """Start, or join, the one world that the bench's twins live in."""
+    import secrets
+
     from . import twins
 
     free = [c for c in config.instruments.values() if c.name not in given and not c.is_composite]
@@ -744,6 +746,8 @@ def _enter_world(
         with tempfile.TemporaryDirectory(prefix="bellbench-") as folder:
             path = Path(folder) / config.path.name
             write(path, config.resolved())
+            if seed is None and state is None:  # a state has a seed of its own
+                seed = secrets.randbits(32)
             return twins.start_world(path, seed=seed, only=local, paced=bool(hardware), state=state)
     if hosts:
         return twins.join_world(*hosts.pop())

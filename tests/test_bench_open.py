@@ -172,7 +172,12 @@ def started(recorder: Recorder, monkeypatch: pytest.MonkeyPatch) -> list[tuple[A
     addresses = {"pump": "tcp://127.0.0.1:1", "oven": "tcp://127.0.0.1:2"}
 
     def start_world(
-        bench: Path, *, seed: int, only: Sequence[str] = (), paced: bool = False
+        bench: Path,
+        *,
+        seed: int,
+        only: Sequence[str] = (),
+        paced: bool = False,
+        state: Path | None = None,
     ) -> World:
         calls.append(("start", bench.name, seed, tuple(only), "paced" if paced else "stepped"))
         recorder.note("world start")

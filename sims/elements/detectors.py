@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, ClassVar, Literal, Protocol
+from typing import Annotated, ClassVar, Literal, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from ...instruments import Unit
 from ..physics import snspd
@@ -33,9 +33,15 @@ _Afterpulse = Annotated[float, Unit("1"), Field(ge=0, le=0.5)]
 _Blinding = Annotated[float, Unit("Hz"), Field(gt=0, le=1e9)]
 
 
-class DetectorModel(Model):
-    """One SNSPD."""
+_MOST = 64
+_Count = Annotated[int, Field(ge=1, le=_MOST)]
 
+
+class DetectorModel(Model):
+    """One SNSPD, or several alike."""
+
+    count: _Count = 1
+    """How many of these, one after the other."""
     efficiency: Fraction = 0.9
     """System detection efficiency at the operating bias, for the best polarization."""
     efficiency_form: Literal["erf", "logistic", "power"] = "erf"
@@ -137,10 +143,17 @@ class SnspdModel(Model):
     kind: Literal["snspd"]
     detectors: Annotated[tuple[DetectorModel, ...], Field(min_length=1, max_length=64)]
 
+    @field_validator("detectors")
+    @classmethod
+    def _one_by_one(cls, detectors: tuple[DetectorModel, ...]) -> tuple[DetectorModel, ...]:
+        return _each(detectors)
+
 
 class DiodeModel(Model):
-    """One avalanche diode (SPAD)."""
+    """One avalanche diode (SPAD), or several alike."""
 
+    count: _Count = 1
+    """How many of these, one after the other."""
     efficiency: Fraction = 0.6
     dark_rate: Rate = 100.0
     """Dark counts, the background light included, afterpulses not."""
@@ -176,6 +189,11 @@ class SpadModel(Model):
     stage: ClassVar[Stage] = "detect"
     kind: Literal["spad"]
     detectors: Annotated[tuple[DiodeModel, ...], Field(min_length=1, max_length=64)]
+
+    @field_validator("detectors")
+    @classmethod
+    def _one_by_one(cls, detectors: tuple[DiodeModel, ...]) -> tuple[DiodeModel, ...]:
+        return _each(detectors)
 
 
 class Photodetectors(Protocol):
@@ -355,6 +373,17 @@ class Diodes:
     def responses(self) -> tuple[Response, ...]:
         """How each answers what it absorbs."""
         return self._responses
+
+
+_Detector = TypeVar("_Detector", DetectorModel, DiodeModel)
+
+
+def _each(detectors: tuple[_Detector, ...]) -> tuple[_Detector, ...]:
+    """Write out those that stand for several."""
+    found = tuple(d.model_copy(update={"count": 1}) for d in detectors for _ in range(d.count))
+    if len(found) > _MOST:
+        raise ValueError(f"{len(found)} detectors; {_MOST} is what a box can have")
+    return found
 
 
 def _check_afterpulse(chance: float, time_s: float) -> None:

@@ -240,3 +240,15 @@ def test_a_layout_that_does_not_join_up_is_refused_with_its_place(
     assert any(words in message for _, message in issues), issues
     with pytest.raises(ConfigError):
         World(model, 1)
+
+
+def test_a_line_may_stand_for_several_detectors_alike() -> None:
+    several = {"kind": "snspd", "detectors": [{"count": 3, "efficiency": 0.5}, {"dark_rate": 7.0}]}
+    written = {"kind": "snspd", "detectors": [{"efficiency": 0.5}] * 3 + [{"dark_rate": 7.0}]}
+    one, two = (
+        WorldModel.model_validate(layout(alice_snspd=box)).elements["alice_snspd"]
+        for box in (several, written)
+    )
+    assert one == two
+    with pytest.raises(ValueError, match="65 detectors; 64 is what a box can have"):
+        WorldModel.model_validate(layout(alice_snspd={"detectors": [{"count": 64}, {}]}))
