@@ -338,7 +338,8 @@ def test_serial_number(lab):
 
 def run_pytest(folder: Path, *options: object) -> tuple[int, str]:
     command = [sys.executable, "-P", "-m", "pytest", "-p", "no:cacheprovider", "-W", "error"]
-    command += ["--strict-markers", "-rs", *map(str, options)]
+    # nothing here needs hypothesis, which takes a second to load
+    command += ["-p", "no:hypothesispytest", "--strict-markers", "-rs", *map(str, options)]
     done = subprocess.run(
         command, cwd=folder, capture_output=True, text=True, timeout=120, check=False
     )
@@ -400,5 +401,5 @@ def test_the_plugin_loads_nothing_heavy(tmp_path: Path) -> None:
         "    assert 'bellbench.pytest_plugin' in sys.modules\n"
         "    assert not heavy & set(sys.modules)\n"
     )
-    code, said = run_pytest(tmp_path, "-p", "no:hypothesispytest")
+    code, said = run_pytest(tmp_path)
     assert code == 0, said
