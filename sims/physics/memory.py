@@ -312,34 +312,48 @@ def slow_fates(arrivals_ps: Times, cycles: GasCycles, gas: Gas) -> Fates:
         The fate of each photon, in the order given.
     """
     t, need = arrivals_ps, gas.group_delay_ps
-    cycle = np.searchsorted(cycles.starts_ps, t, side="right") - 1
-    known = cycle >= 0
-    if not known.any():
-        return Fates(np.zeros(t.size), np.zeros(t.size), np.zeros(t.size, np.int64))
+    recalled, delays = np.zeros(t.size), np.zeros(t.size, np.int64)
     pumped = (cycles.pump_begin_ps < NEVER) & (cycles.pump_end_ps < NEVER)
-    length = np.where(pumped, cycles.pump_end_ps - cycles.pump_begin_ps, 0)
-    with np.errstate(under="ignore"):
-        full = -gas.efficiency * np.expm1(-length / gas.pump_time_ps)
-    ready = np.where(pumped, cycles.pump_end_ps, NEVER)[cycle]
-    open_ = known & (t >= ready)
-    pit = cycles.pit[cycle] & open_
-    (write, read), (stop, end) = cycles.on_ps[cycle].T, cycles.off_ps[cycle].T
-    writing = (write <= t) & (t < stop)
-    reading = (read <= t) & (t < end)
-    left = need - (stop - t)  # of the group delay, when the writing ends
-    at_once = (writing & (left <= 0)) | (reading & (t + need <= end))
-    kept = writing & (left > 0) & (read < NEVER)
-    kept &= left <= np.where(kept, end - read, 0)
+    ready = np.where(pumped, cycles.pump_end_ps, NEVER)
+    # Photons are sorted: those of each cycle are a range, and so are those under control light.
+    begins = np.searchsorted(t, cycles.starts_ps)
+    ends = np.append(begins[1:], t.size)[: begins.size]
+    opens = np.clip(np.searchsorted(t, ready), begins, ends)
+    through = np.where(cycles.pit, gas.transparency, 1.0 - gas.absorption)
+    early = begins[0] if begins.size else t.size
+    passed = np.concatenate(
+        [
+            np.zeros(early),
+            np.repeat(
+                np.stack([np.zeros(begins.size), through], 1).ravel(),
+                np.stack([opens - begins, ends - opens], 1).ravel(),
+            ),
+        ]
+    )
+    low, high = (
+        np.clip(np.searchsorted(t, at), opens[:, None], ends[:, None])
+        for at in (cycles.on_ps, cycles.off_ps)
+    )
+    counts = np.where(cycles.pit[:, None], 0, high - low)
+    pulse = np.repeat(np.arange(counts.size), counts.ravel())
+    row = np.arange(pulse.size) + (low.ravel() - np.cumsum(counts.ravel()) + counts.ravel())[pulse]
+    cycle, reading = pulse // 2, pulse % 2 == 1
+    at = t[row]
+    left = need - (cycles.off_ps.ravel()[pulse] - at)  # of the group delay, when the light ends
+    (_, read), (stop, end) = cycles.on_ps[cycle].T, cycles.off_ps[cycle].T
+    kept = (left > 0) & ~reading & (read < NEVER) & (left <= end - read)
     dark = np.where(kept, read - stop, 0)
     delay = need + dark
     next_start = np.append(cycles.starts_ps[1:], NEVER)[cycle]
-    out = open_ & ~pit & (at_once | kept) & (t + delay < next_start)
+    out = ((left <= 0) | kept) & (at + delay < next_start)
     with np.errstate(under="ignore"):
-        decay = np.exp(np.where(open_, t - ready, 0) / -gas.pumped_lifetime_ps)
-    recalled = full[cycle] * decay * out
-    recalled = recalled * retained(dark, 1.0, gas.spin_coherence_time_ps, gas.decay)
-    passed = np.where(pit, gas.transparency, np.where(open_, 1.0 - gas.absorption, 0.0))
-    return Fates(passed, recalled, np.where(recalled > 0, delay, 0))
+        length = np.where(pumped, cycles.pump_end_ps - cycles.pump_begin_ps, 0)
+        full = -gas.efficiency * np.expm1(-length / gas.pump_time_ps)
+        decay = np.exp(np.where(out, at - ready[cycle], 0) / -gas.pumped_lifetime_ps)
+    share = full[cycle] * decay * out
+    recalled[row] = share * retained(dark, 1.0, gas.spin_coherence_time_ps, gas.decay)
+    delays[row] = np.where(recalled[row] > 0, delay, 0)
+    return Fates(passed, recalled, delays)
 
 
 # --- write and read
