@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from bellbench.sims.elements import DelayGenerator, SnspdArray, TaggerInputs
-from bellbench.sims.physics import states
+from bellbench.sims.physics import emission, states
 from bellbench.sims.physics.emitter import Emitter, Station, one_click
 from bellbench.sims.world import BLOCK_PS, World, WorldModel, check_layout
 
@@ -220,3 +220,178 @@ def test_the_state_decays_while_it_is_stored() -> None:
         mean = float((spins[0] * spins[1])[heralds].mean())
         kept = whole * math.exp(-2 * stored * 1e-6 / time)
         assert mean == pytest.approx(kept, abs=4 / math.sqrt(heralds.sum()))
+
+
+def test_nodes_out_of_step_show_single_photons_and_no_correlation() -> None:
+    alpha, eta = 0.4, 0.8
+    layout = emitters({"alpha": alpha, "efficiency": eta})
+    bench, blocks = Bench(layout, 2), 8
+    seen, spins = correlations(bench, blocks, Cycle(window=800), Cycle(excite=500, window=800))
+    attempts = blocks * (BLOCK_PS // 2_000_000 - 1)
+    # Of either node's photon: alone it clicks with eta, at either port.
+    for detector in (0, 2):
+        mean = attempts * alpha * eta / 2 * 2
+        both = attempts * (alpha * eta / 2) ** 2  # two photons in one cycle
+        clicks = seen[detector].sum()
+        assert clicks == pytest.approx(mean, abs=4 * math.sqrt(mean + both))
+    bright = spins < 0
+    for spin in bright:
+        sigma = math.sqrt(alpha * (1 - alpha) / attempts)
+        assert spin.sum() / attempts == pytest.approx(alpha, abs=4 * sigma)
+    joint = (bright[0] & bright[1]).sum() / attempts
+    assert joint == pytest.approx(alpha**2, abs=4 * math.sqrt(alpha**2 / attempts))
+
+
+def alone(node: dict[str, Any], *optics: str, **more: Any) -> dict[str, Any]:
+    """One node on detectors of its own."""
+    whole = emitters(node)
+    elements = {name: whole["elements"][name] for name in ("alice_timing", "alice", "tagger")}
+    elements |= {"seen": {"kind": "snspd", "detectors": [DETECTOR] * (4 if optics else 1)}}
+    elements |= {"read": {"kind": "snspd", "detectors": [DETECTOR]}, **more}
+    paths = [["alice.out", *optics, "seen", "tagger.1"], ["alice.readout", "read", "tagger.5"]]
+    return {"elements": elements, "paths": paths}
+
+
+def test_one_node_steers_its_spin_by_the_photon_seen() -> None:
+    analyzer = {"kind": "analyzer", "z_fraction": 0.5, "extinction": 300.0}
+    layout = alone(
+        {"encoding": "polarization", "alpha": 0.5, "efficiency": 0.6},
+        "analyzer",
+        analyzer=analyzer,
+    )
+    for axis in ("z", "x"):
+        bench = Bench(layout, 4)
+        cycle = Cycle(pulse=axis, window=800)
+        bench.run("alice_timing", cycle)
+        clicks, patch = bench.clicks(5), bench.world.outlets[0].longest_ps
+        found = shots(clicks, patch + 100_000, (patch + 1_100_000,) * 2, 2_000_000)
+        spin = np.where(found[4] > 0, -1.0, 1.0)
+        assert found[:4].sum() == pytest.approx(0.6 * 5 * 4999, abs=4 * 80)
+        # H goes with |0>, V with |1>; D with |+>, A with |->.
+        for detector, expected in enumerate((1, -1, 0, 0) if axis == "z" else (0, 0, 1, -1)):
+            shown = spin[found[detector] > 0]
+            assert float(shown.mean()) == pytest.approx(expected, abs=4 / math.sqrt(shown.size))
+
+
+def test_photons_decay_with_the_lifetime_and_the_amplitude_makes_alpha() -> None:
+    layout = alone({"efficiency": 1.0, "lifetime": 30e-9})
+    layout["elements"]["alice"].pop("alpha")
+    layout["elements"]["alice"]["pi_voltage"] = 4.0
+    for volts in (1.0, 2.0, 4.0):
+        bench, cycle = Bench(layout, 6), Cycle(window=800)
+        generator = bench.world.elements["alice_timing"]
+        assert isinstance(generator, DelayGenerator)
+        generator.amplitudes_v[1] = volts
+        bench.run("alice_timing", cycle)
+        photons = bench.clicks(2)[0]
+        attempts, alpha = 2 * 4999, math.sin(math.pi / 8 * volts) ** 2
+        sigma = math.sqrt(attempts * alpha * (1 - alpha))
+        assert photons.size == pytest.approx(attempts * alpha, abs=4 * sigma + 1)
+        patch = bench.world.outlets[0].longest_ps
+        late = ((photons - patch) % BLOCK_PS) % 2_000_000 - 100_000
+        assert late.min() >= 0
+        assert late.mean() == pytest.approx(30_000, abs=4 * 30_000 / math.sqrt(photons.size))
+
+
+def test_read_outs_have_bright_and_dark_counts() -> None:
+    """Without an attempt the spin is |0>, dark; at alpha = 1 it is bright, until it is pumped."""
+    node = {
+        "alpha": 1.0,
+        "efficiency": 0.0,
+        "fluorescence": 10e6,
+        "background": 1e6,
+        "pumping_time": 300e-9,
+    }
+    for excited in (False, True):
+        bench = Bench(alone(node), 8)
+        bench.run("alice_timing", Cycle())
+        if not excited:
+            generator = bench.world.elements["alice_timing"]
+            assert isinstance(generator, DelayGenerator)
+            generator.delays_ps[1] = generator.delays_ps[0]
+        photons = bench.clicks(3)[4]
+        dark, bright = emission.mean_photons(emission.Fluorescence(10e6, 1e6, 300e-9), 500e-9)
+        mean = 3 * 4999 * (bright if excited else dark)
+        # Light that may be pumped away comes in bunches.
+        assert photons.size == pytest.approx(mean, rel=0.03)
+
+
+def test_what_a_block_shows_does_not_depend_on_who_listened_before() -> None:
+    late, whole = Bench(emitters(), 9), Bench(emitters(), 9)
+    late.tags.recording = False
+    for bench in (late, whole):
+        for name in ("alice_timing", "bob_timing"):
+            bench.run(name, Cycle(period=1999))
+        bench.clicks(3)
+        late.tags.recording = True
+    found = [bench.clicks(2) for bench in (late, whole)]
+    for one, two in zip(*found, strict=True):
+        np.testing.assert_array_equal(one, two)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"alice": {"alpha": 0.1, "pi_voltage": 5.0}}, "and not both"),
+        ({"alice": {"linewidth": 1e6}}, "leave it out"),
+        ({"alice": {"read": "AB"}}, "cannot do two things"),
+        ({"alice": {"encoding": "polarization"}}, "need the same encoding"),
+        ({"alice": {"lifetime": 1e-9}}, "need the same lifetime"),
+        ({"alice": {"sequencer": "tagger"}}, "a delay_generator is needed"),
+        (["alice.readout", "station.left"], "alice.out ends at a station"),
+        (["alice.light", "station.left"], "write alice.out or alice.readout"),
+    ],
+)
+def test_mistakes_are_told(change: Any, told: str) -> None:
+    layout = emitters()
+    if isinstance(change, dict):
+        layout["elements"]["alice"] |= change["alice"]
+    else:
+        layout["paths"][0] = change
+        layout["paths"][3] = ["alice.out", "read.1", "tagger.5"]
+    try:
+        mistakes = [message for _, message in check_layout(WorldModel.model_validate(layout))]
+    except ValueError as error:
+        mistakes = [str(error)]
+    assert any(told in mistake for mistake in mistakes), mistakes
+
+
+def test_photons_of_unequal_ways_meet_where_the_delays_say_so() -> None:
+    """Triggers that fall anywhere, across blocks: the later node excites ahead of the other."""
+    length = 2000.0
+    flight_ns = round(length * 1.468 / 299_792_458 * 1e9)
+    layout = emitters({"alpha": 0.1, "efficiency": 1.0})
+    layout["elements"]["fibre"] = {"kind": "fibre", "length": length, "attenuation": 0.0}
+    layout["paths"][0] = ["alice.out", "fibre", "station.left"]
+    cycle = Cycle(pulse="x", at=11_000, read=11_100, window=800, period=13_000)
+    for offset, overlap in ((0, 1.0), (8, math.exp(-8 / 12))):
+        bench = Bench(layout, 12)
+        bench.run("alice_timing", cycle)
+        bench.run("bob_timing", Cycle(**(vars(cycle) | {"excite": 100 + flight_ns + offset})))
+        for name in ("alice_timing", "bob_timing"):
+            generator = bench.world.elements[name]
+            assert isinstance(generator, DelayGenerator)
+            generator.burst, generator.rate_uhz = False, round(1e6 * 1e9 / 13_000)
+        clicks = bench.clicks(25)
+        first = bench.world.outlets[0].longest_ps
+        period = 13_000_000
+        # All folds on one grid: of the internal trigger's ticks.
+        grid = [
+            np.rint((times - first - begin) / period).astype(np.int64)
+            for times, begin in zip(
+                clicks,
+                [(100 + flight_ns) * 1000 + 15_000] * 4 + [11_500_000] * 2,
+                strict=True,
+            )
+        ]
+        cycles = max(int(g.max()) for g in grid if g.size)
+        lit = np.zeros((6, cycles + 1), np.bool_)
+        for row, found in enumerate(grid):
+            lit[row, found[found >= 0]] = True
+        heralds = lit[0] & ~lit[2]
+        assert 0.9 < heralds.sum() / (cycles * 0.095) < 1.1
+        spins = np.where(lit[4:], -1.0, 1.0)
+        mean = float((spins[0] * spins[1])[heralds].mean())
+        state = one_click(Emitter(0.1, 1.0), Emitter(0.1, 1.0), Station(overlap)).states[0]
+        expected = float(states.correlations(state)[0, 0])
+        assert mean == pytest.approx(expected, abs=4 / math.sqrt(heralds.sum()))
