@@ -142,6 +142,8 @@ def _operators(models: Sequence[object]) -> pol.Complex:
     for one in models:
         if isinstance(one, el.AnalyzerModel):
             return pol.analyzer_operators(one.z_fraction, one.extinction)
+        if isinstance(one, el.PolarizingSplitterModel):
+            return pol.polarizer_operators(one.angle, one.extinction)
         if isinstance(one, el.SplitterModel):
             shares = np.array([one.transmission, 1 - one.transmission])
             return cast(pol.Complex, shares[:, None, None] * np.eye(2, dtype=np.complex128))

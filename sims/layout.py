@@ -145,7 +145,7 @@ def outputs(model: WorldModel, path: list[str]) -> tuple[str, int]:
         kind = _kind(model, name)
         if kind == "analyzer":
             return "the analyzer", len(pol.OUTCOMES)
-        if kind == "splitter":
+        if kind in ("splitter", "polarizing_splitter"):
             return "the splitter", 2
         if kind == "bell_station":
             return "the station", len(STATION_OUTPUTS)

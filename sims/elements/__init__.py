@@ -52,6 +52,7 @@ from .splitting import (
     BellStationModel,
     Coupler,
     CouplerModel,
+    PolarizingSplitterModel,
     SplitterModel,
 )
 from .tagger import TaggerInputs, TaggerModel
@@ -96,6 +97,7 @@ __all__ = [
     "Paddles",
     "PaddlesModel",
     "Passage",
+    "PolarizingSplitterModel",
     "PowerMeterHead",
     "PowerMeterModel",
     "PulseSequencer",
@@ -140,6 +142,7 @@ ElementModel = Annotated[
     | SwitchModel
     | AnalyzerModel
     | SplitterModel
+    | PolarizingSplitterModel
     | CouplerModel
     | BellStationModel
     | MemoryModel

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from ...instruments import Unit
-from .base import Fraction, Model, Passage, Stage
+from .base import Degrees, Fraction, Model, Passage, Stage
 
 
 class AnalyzerModel(Model):
@@ -32,6 +32,22 @@ class SplitterModel(Model):
     kind: Literal["splitter"]
     transmission: Fraction = 0.5
     """Share of photons sent to the first output."""
+    loss: Annotated[float, Unit("dB"), Field(ge=0)] = 0.0
+
+
+class PolarizingSplitterModel(Model):
+    """Polarizing beam splitter with a detector at each output: one basis at a time.
+
+    With a controller before it (paddles, liquid crystals, squeezers) it is an analyzer whose basis
+    is chosen by what the controller does. Outputs, in this order: along its axis, across it.
+    """
+
+    stage: ClassVar[Stage] = "split"
+    kind: Literal["polarizing_splitter"]
+    angle: Degrees = 0.0
+    """Of its axis from horizontal: 45 deg takes D and A apart."""
+    extinction: Annotated[float, Unit("dB"), Field(gt=0)] = 60.0
+    """Polarization extinction of both outputs."""
     loss: Annotated[float, Unit("dB"), Field(ge=0)] = 0.0
 
 

@@ -19,6 +19,7 @@ __all__ = [
     "drift_step",
     "joint_probabilities",
     "pair_state",
+    "polarizer_operators",
     "retarder",
     "retarders",
     "rotation",
@@ -106,6 +107,18 @@ def analyzer_operators(z_fraction: float = 0.5, extinction_db: float = 60.0) -> 
         )
     ]
     return np.array(operators, dtype=np.complex128)
+
+
+def polarizer_operators(angle_deg: float = 0.0, extinction_db: float = 60.0) -> Complex:
+    """Return the measurement operators, shape (2, 2, 2), of a polarizing beam splitter.
+
+    Along its axis, which stands ``angle_deg`` from horizontal, and across it; they sum to the
+    identity. The extinction is that of :func:`analyzer_operators`.
+    """
+    th = np.radians(angle_deg)
+    turn = np.array([[np.cos(th), np.sin(th)], [-np.sin(th), np.cos(th)]])
+    operators: Complex = turn.T @ analyzer_operators(1.0, extinction_db)[:2] @ turn
+    return operators
 
 
 def joint_probabilities(

@@ -249,3 +249,29 @@ def test_a_line_may_stand_for_several_detectors_alike() -> None:
     assert one == two
     with pytest.raises(ValueError, match="65 detectors; 64 is what a box can have"):
         WorldModel.model_validate(layout(alice_snspd={"detectors": [{"count": 64}, {}]}))
+
+
+@pytest.mark.parametrize("turn", [0.0, 22.5, 45.0])
+def test_a_polarizing_splitter_correlates_as_cos_of_twice_the_angle(turn: float) -> None:
+    """E(a, b) = V cos 2(a - b) of |HH> + |VV>; with the extinction of the splitters."""
+    raw = layout()
+    box = {"kind": "snspd", "detectors": [{"count": 2}]}
+    for side, angle in (("alice", 10.0), ("bob", 10.0 + turn)):
+        raw["elements"][f"{side}_analyzer"] = {
+            "kind": "polarizing_splitter",
+            "angle": angle,
+            "extinction": 20.0,
+        }
+        raw["elements"][f"{side}_snspd"] = box
+    world = World(WorldModel.model_validate(raw), 1)
+    pump = world.elements["pump"]
+    assert isinstance(pump, PumpLaser)
+    pump.current_a, pump.emitting = 0.1, True
+    for side in ("alice", "bob"):
+        snspd = world.elements[f"{side}_snspd"]
+        assert isinstance(snspd, SnspdArray)
+        snspd.enabled, snspd.bias_a = True, [18e-6] * 2
+    both = world.mean_rates("crystal").both
+    found = (both[0, 0] + both[1, 1] - both[0, 1] - both[1, 0]) / both.sum()
+    kept = 1 - 2 / (1 + 10**2)
+    assert found == pytest.approx(0.98 * kept**2 * math.cos(math.radians(2 * turn)), abs=1e-9)
