@@ -22,7 +22,7 @@ source: {citation: A. Nobody, url: "https://doi.org/10.1000/1", checked: all of 
 inputs: {paper: [loss]}
 runs:
   one:
-    experiment: link_metro.yaml
+    experiment: link.yaml
     closed_form:
       {kind: cw_link, pair_rate: 1 MHz, loss: [10 dB, 10 dB], dark_rate: [0 Hz, 0 Hz],
        window: 1 ns, peak: 0.1 ns, error: 1 %}
@@ -39,7 +39,6 @@ results:
 EXPERIMENT = """\
 bellbench: experiment/1
 protocol: link_characterization
-bench: metro
 duration: 1 s
 calibration: 0.2 s
 """
@@ -50,7 +49,8 @@ def folder(tmp_path: Path) -> Path:
     found = tmp_path / "a_link"
     found.mkdir()
     (found / "published.yaml").write_text(PUBLISHED, encoding="utf-8")
-    (found / "link_metro.yaml").write_text(EXPERIMENT, encoding="utf-8")
+    bench = gallery_entries()["wengerowsky_2018_mesh"] / "bench_alice_bob.yaml"
+    (found / "link.yaml").write_text(EXPERIMENT + f"bench: {bench}\n", encoding="utf-8")
     return found
 
 
@@ -122,11 +122,12 @@ def test_the_command_prints_a_table_and_writes_a_page(
     monkeypatch.setattr(gallery, "gallery_entries", lambda: {"a_link": folder})
     runner = CliRunner()
     out = tmp_path / "docs"
-    arguments = ["gallery", "--entry", "a_link", "--duration", "1 s", "--out", str(out)]
+    arguments = ["gallery", "--entry", "a_link", "--duration", "0.6 s", "--out", str(out)]
     result = runner.invoke(app, arguments, env={"COLUMNS": "200"})
     assert result.exit_code == 0, result.output
     (row,) = [line for line in result.output.splitlines() if " QBER " in line]
-    assert row.split()[:3] == ["a_link", "one", "QBER"]
+    assert "a_link: A link" in result.output
+    assert row.split()[:2] == ["one", "QBER"]
     assert row.split()[-2:] == ["predicted", "misses"]
     assert "0 agree, 1 miss; seed 1" in result.output
     page = (out / "gallery.md").read_text(encoding="utf-8")
