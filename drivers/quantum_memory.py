@@ -305,7 +305,7 @@ class EnsembleMemory(Driver):
                 hint="prepare(), store() and retrieve() first; after opening, read state",
             )
         begin = self._info.window_s[0]
-        end = begin + self._info.modes * self._info.mode_duration_s
+        end = round(begin + self._info.modes * self._info.mode_duration_s, 12)
         if not begin <= arrival_s < end:
             raise self._endpoint.error(
                 f"a photon that comes in at {_show(arrival_s)} misses the modes, {_show(begin)}"

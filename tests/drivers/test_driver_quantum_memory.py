@@ -280,6 +280,7 @@ def in_memory(
         {"protocol": "afc", "window": 10e-6, "cycle": 33e-6},
         {"protocol": "eit"},
         {"protocol": "eit", "cycle": 31.7e-6},
+        {"protocol": "eit", "window": 2e-6, "echo_time": 2.5e-6, "mode_duration": 500e-9},
     ],
 )
 def test_it_keeps_the_promise_of_its_role(clock: Any, wanted: Any) -> None:
