@@ -102,7 +102,7 @@ def run(
 def check(
     file: Annotated[str, typer.Argument(help="Bundled name or YAML file.")],
 ) -> None:
-    """Check a bench, experiment or world file; every mistake with its place."""
+    """Check a bench, experiment, world or gallery file; every mistake with its place."""
     from .experiments import check_file
 
     errors = check_file(file)

@@ -138,12 +138,17 @@ def _lasting(file: ExperimentFile, duration: float) -> ExperimentFile:
 
 
 def check_file(name: str | Path) -> list[ConfigError]:
-    """Return every mistake of a bench, experiment or world file and the files it names."""
+    """Return every mistake of a bench, experiment, world or gallery file and what it names."""
     try:
         path = find_config(name, "benches", "experiments", "worlds")
         kind = str(read(path).data.get("bellbench", "")).partition("/")[0]
         if kind == "experiment":
             load_experiment(path)
+            return []
+        if kind == "gallery":
+            from ..gallery import load_entry
+
+            load_entry(path.parent)
             return []
     except ConfigErrors as errors:
         return errors.errors

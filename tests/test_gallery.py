@@ -9,6 +9,7 @@ import pytest
 from bellbench import gallery
 from bellbench.cli import app
 from bellbench.configs import gallery_entries
+from bellbench.experiments import check_file
 from bellbench.gallery import Comparison, compare, load_entry, load_gallery
 from bellbench.instruments import ConfigError
 from typer.testing import CliRunner
@@ -91,6 +92,8 @@ def test_a_mistake_is_named_with_its_place(folder: Path, old: str, new: str, exp
         load_entry(folder)
     assert expected in str(caught.value)
     assert "published.yaml:" in str(caught.value)
+    told = "\n".join(map(str, check_file(folder / "published.yaml")))
+    assert told == str(caught.value)
 
 
 def test_verdicts_leave_room_for_tolerance_and_counting_only(folder: Path) -> None:
