@@ -24,24 +24,30 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def warm(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The bundled metro files in a folder, their oven at its set point from the beginning.
+    """Bundled benches in a folder, oven and laser diode at their set points from the beginning.
 
-    Twenty seconds of bench time less at each opening, for tests of something else than that.
+    Up to twenty seconds of bench time less at each opening, for tests of something else than that.
     """
     folder = tmp_path_factory.mktemp("warm")
 
-    def write(kind: str, name: str, pattern: str, new: str, to: str) -> None:
-        text, found = re.subn(
-            pattern, new, bundled(kind)[name].read_text(encoding="utf-8"), flags=re.MULTILINE
-        )
-        assert found == 1, (name, pattern)
+    def write(kind: str, name: str, to: str, *changes: tuple[str, str]) -> None:
+        text = bundled(kind)[name].read_text(encoding="utf-8")
+        for pattern, new in changes:
+            text, found = re.subn(pattern, new, text, flags=re.MULTILINE)
+            assert found == 1, (name, pattern)
         (folder / to).write_text(text, encoding="utf-8")
 
-    write("worlds", "metro", r"start: \S+ degC", "start: 40 degC", "world.yaml")
+    oven = (r"start: \S+ degC", "start: 40 degC")
+    diode = ("^    kind: pump_laser$", r"\g<0>\n    tec_time_constant: 0.1 s")
+    write("worlds", "metro", "world.yaml", oven, diode)
     for bench in ("metro", "metro_tdc1"):
         run = f"bbm92_{bench}"
-        write("benches", bench, "^world: metro$", "world: world.yaml", f"{bench}.yaml")
-        write("experiments", run, f"^bench: {bench}$", f"bench: {bench}.yaml", f"{run}.yaml")
+        write("benches", bench, f"{bench}.yaml", ("^world: metro$", "world: world.yaml"))
+        write("experiments", run, f"{run}.yaml", (f"^bench: {bench}$", f"bench: {bench}.yaml"))
+    for name in ("swap", "memory", "memory_link"):
+        write("worlds", name, f"{name}_world.yaml", oven, diode)
+        to = f"world: {name}_world.yaml"
+        write("benches", name, f"{name}.yaml", (f"^world: {name}$", to))
     return folder
 
 
@@ -52,9 +58,10 @@ def shorter() -> Callable[[str], str]:
     def shorten(source: str) -> str:
         def less(call: re.Match[str]) -> str:
             seconds = float(call[2])
-            return f"{call[1]}({seconds if seconds < 0.8 else 0.4 * seconds:.1f}"
+            share = 0.7 if call[1] == "follow" else 0.4 if seconds >= 0.8 else 1.0
+            return f"{call[1]}({share * seconds:.1f}"
 
-        return re.sub(r"\b(count|record)\((\d+\.\d+)", less, source)
+        return re.sub(r"\b(count|record|follow)\((\d+\.\d+)", less, source)
 
     return shorten
 
