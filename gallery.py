@@ -256,7 +256,7 @@ class Comparison:
 
         if self.uncertainty:
             return f"{Estimate(self.published, self.uncertainty)} {self.unit}".strip()
-        return f"{self.published:,.4g} {self.unit}".strip()
+        return f"{_plain(self.published)} {self.unit}".strip()
 
     @property
     def ours_text(self) -> str:
@@ -266,7 +266,7 @@ class Comparison:
         if self.ours is None or self.sigma is None:
             return "-"
         if not self.sigma:
-            return f"{self.ours:,.4g} {self.unit}".strip()
+            return f"{_plain(self.ours)} {self.unit}".strip()
         return f"{Estimate(self.ours, self.sigma)} {self.unit}".strip()
 
     @property
@@ -394,6 +394,11 @@ def compare(entry: Entry, metrics: Mapping[str, Mapping[str, Any]]) -> list[Comp
             )
         )
     return found
+
+
+def _plain(value: float) -> str:
+    """To four digits, without powers of ten for large numbers."""
+    return f"{value:,.0f}" if abs(value) >= 1e4 else f"{value:,.4g}"
 
 
 def _number(text: str | float) -> tuple[float, str]:
