@@ -7,7 +7,6 @@ from typing import Any
 
 import bellbench
 import pytest
-from bellbench import testing
 from bellbench.configs import bundled
 from bellbench.experiments import load_experiment, run_experiment
 
@@ -15,11 +14,13 @@ from bellbench.experiments import load_experiment, run_experiment
 def test_the_gas_memory_on_its_twin() -> None:
     with bellbench.open_bench("memory_eit", seed=1, bring_up=False) as lab:
         assert lab.memory.info.kind == "EIT"
-        testing.check_quantum_memory(lab.memory, lab.clock)
         lab.memory.prepare()
         lab.memory.store()
-        lab.memory.retrieve(lab.memory.info.max_storage_s)
+        longest = lab.memory.info.max_storage_s
+        lab.memory.retrieve(longest)
         lab.clock.sleep(0.1)
+        assert lab.memory.state.get() == "retrieving"
+        assert lab.memory.storage_time.get() == pytest.approx(longest, abs=5e-12)
         assert lab.sequencer.events() == ("triggered", "cycle ended")  # no trigger was ignored
 
 

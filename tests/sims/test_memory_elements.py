@@ -158,3 +158,8 @@ def test_a_band_takes_in_what_of_the_spectrum_it_covers(ratio: float) -> None:
     square = spectrum[np.abs(f) < band / 2].sum() / spectrum.sum()
     assert in_band(1e-9, band, "square") == pytest.approx(square, abs=0.02)
     assert in_band(1e-9, math.inf, "gaussian") == in_band(1e-9, math.inf, "square") == 1
+    comb = MemoryModel(kind="memory", sequencer="s", efficiency=0.5, bandwidth=band)
+    assert comb.medium(1e-9).efficiency == 0.5 * in_band(1e-9, band, "square")
+    assert comb.medium().efficiency == 0.5
+    gas = GAS.model_copy(update={"bandwidth": band})
+    assert gas.medium(1e-9).efficiency == 0.5 * in_band(1e-9, band, "gaussian")
