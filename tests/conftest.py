@@ -44,7 +44,7 @@ def warm(tmp_path_factory: pytest.TempPathFactory) -> Path:
         run = f"bbm92_{bench}"
         write("benches", bench, f"{bench}.yaml", ("^world: metro$", "world: world.yaml"))
         write("experiments", run, f"{run}.yaml", (f"^bench: {bench}$", f"bench: {bench}.yaml"))
-    for name in ("swap", "memory", "memory_link"):
+    for name in ("swap", "memory_link"):
         write("worlds", name, f"{name}_world.yaml", oven, diode)
         to = f"world: {name}_world.yaml"
         write("benches", name, f"{name}.yaml", (f"^world: {name}$", to))
