@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from .gallery import Comparison
     from .protocols.calibration import BiasResult, PhaseMatchingResult, PolarizationResult
+    from .protocols.estimates import Estimate
     from .protocols.heralding import DecayFit
     from .protocols.qkd.link_model import CwLink
     from .protocols.swapping import HomDip
@@ -34,6 +35,7 @@ __all__ = [
     "plot_polarization",
     "plot_pump",
     "plot_qber",
+    "plot_spin_correlations",
     "plot_swap_correlations",
 ]
 
@@ -413,6 +415,36 @@ def plot_swap_correlations(
     axes.set_ylim(-1.2, 1.2)
     axes.set_xlabel("bases of Alice and Bob")
     axes.set_ylabel("correlation")
+    axes.legend(frameon=False, fontsize=9, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    axes.set_title(title, loc="left", fontsize=10)
+    figure.savefig(path)
+
+
+def plot_spin_correlations(
+    path: Path, found: Mapping[str, Mapping[str, Estimate]], *, title: str
+) -> None:
+    """Correlations of two spins along Z, X and Y, by heralded Bell state.
+
+    Args:
+        path: PNG to write.
+        found: By state, ``psi+`` and ``psi-``, then by axis.
+        title: What it is of.
+    """
+    figure, axes = _figure(6.0, 3.6)
+    ideal = {"Z": (-1, -1), "X": (1, -1), "Y": (1, -1)}
+    for k, (label, by_axis) in enumerate(found.items()):
+        for n, (axis, seen) in enumerate(by_axis.items()):
+            x = n + (k - 0.5) * 0.36
+            if seen.n:
+                axes.bar(
+                    x, seen.value, 0.34, yerr=seen.sigma, color=f"C{k}", ecolor="0.2", capsize=2,
+                    label=None if n else _ket(label),
+                )  # fmt: skip
+            axes.plot([x - 0.17, x + 0.17], [ideal[axis][k]] * 2, color="k", linewidth=1.2)
+    axes.set_xticks(range(len(ideal)), [2 * axis for axis in ideal])
+    axes.axhline(0, color="0.6", linewidth=0.8)
+    axes.set_ylim(-1.2, 1.2)
+    axes.set_ylabel("correlation; lines: ideal")
     axes.legend(frameon=False, fontsize=9, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     axes.set_title(title, loc="left", fontsize=10)
     figure.savefig(path)

@@ -37,7 +37,15 @@ from ..configs import ConfigErrors, Report, find_config, nearest, read, read_con
 from ..instruments import ConfigError
 from ..live import Progress
 from ..runs import RunFolder, versions
-from . import bbm92, bbm92_drift, link_characterization, memory_link, memory_storage, swap_spdc
+from . import (
+    bbm92,
+    bbm92_drift,
+    emitter_link,
+    link_characterization,
+    memory_link,
+    memory_storage,
+    swap_spdc,
+)
 from .contract import LONGEST_S, Experiment, ExperimentFile, Run
 
 if TYPE_CHECKING:
@@ -56,6 +64,7 @@ __all__ = [
 _PROTOCOLS: dict[str, Experiment[Any]] = {
     "bbm92": bbm92.EXPERIMENT,
     "bbm92_drift": bbm92_drift.EXPERIMENT,
+    "emitter_link": emitter_link.EXPERIMENT,
     "link_characterization": link_characterization.EXPERIMENT,
     "swap_spdc": swap_spdc.EXPERIMENT,
     "memory_link": memory_link.EXPERIMENT,

@@ -12,7 +12,7 @@ from bellbench.sims.physics import states
 from bellbench.sims.physics.emitter import Emitter, Station, one_click
 
 ATTEMPTS, PERIOD_PS, TRAIN_PS = 1800, 5_500_000, 10_000_000_000
-EFFICIENCY = 7e-4 * 10**-0.13 * 0.8
+EFFICIENCY = 6.75e-4 * 10**-0.13 * 0.8
 WINDOW_PS = 60_000
 READ_PS = 3_600_000
 CABLES_PS = np.array([0, 12_400, 12_900, 11_800, 12_200])
@@ -60,16 +60,16 @@ def attempts(lab: Lab, seconds: float) -> tuple[Bits, Bits]:
     seen = np.zeros((4, trains * ATTEMPTS), np.bool_)
     bright = np.zeros((2, trains * ATTEMPTS), np.bool_)
     times = station[0] - CABLES_PS[station[1]]
-    phase = np.bincount((times - begin) % TRAIN_PS % PERIOD_PS // 10_000, minlength=550)
-    first = 10_000 * int(np.argmax(phase)) - 10_000
-    for channel in range(4):
-        seen[channel, sort(times[station[1] == channel + 1], first, WINDOW_PS)] = True
-    for end, (times, channel) in enumerate(ends):
-        clicks = times[channel == 1]
+    fold = np.bincount((times - begin) % TRAIN_PS % PERIOD_PS // 10_000, minlength=550)
+    first = 10_000 * int(np.argmax(fold)) - 10_000
+    for n in range(4):
+        seen[n, sort(times[station[1] == n + 1], first, WINDOW_PS)] = True
+    for end, (stamps, channel) in enumerate(ends):
+        clicks = stamps[channel == 1]
         fold = np.bincount((clicks - begin) % TRAIN_PS % PERIOD_PS // 10_000, minlength=550)
         # Fluorescence begins with the window: the first bin that is not dark.
-        first = 10_000 * int(np.flatnonzero(fold > 0.5 * fold.max())[0]) - 10_000
-        bright[end, sort(clicks, first, READ_PS)] = True
+        opens = 10_000 * int(np.flatnonzero(fold > 0.5 * fold.max())[0]) - 10_000
+        bright[end, sort(clicks, opens, READ_PS)] = True
     return seen, bright
 
 
