@@ -156,7 +156,7 @@ class MemoryModel(StorageModel):
 
 
 class GasMemoryModel(StorageModel):
-    """Atomic gas with electromagnetically induced transparency: slow light, stopped on demand."""
+    """Atomic gas that keeps light as a spin wave: stopped by transparency, or in a gradient."""
 
     kind: Literal["gas_memory"]
     write: Output = "CD"
@@ -164,8 +164,11 @@ class GasMemoryModel(StorageModel):
     there as a spin wave."""
     read: Output = "EF"
     """Output that lets control light in again: what was kept goes on."""
+    scheme: Literal["eit", "gem"] = "eit"
+    """Electromagnetically induced transparency: slow light stands still in the dark, first in,
+    first out. Or a gradient echo: the gradient is turned round for reading, last in, first out."""
     group_delay: Annotated[float, Unit("s"), Field(gt=0, le=1)] = 2e-6
-    """Time that a photon takes through the gas under control light."""
+    """Time that a photon takes through the gas under control light (eit)."""
     spin_coherence_time: Annotated[float, Unit("s"), Field(gt=0)] = 100e-6
     """T of the decay as a spin wave."""
     decay: Decay = "gaussian"
@@ -195,10 +198,12 @@ class GasMemoryModel(StorageModel):
             decay=self.decay,
             pump_time_ps=self.pump_time * 1e12,
             pumped_lifetime_ps=self.pumped_lifetime * 1e12,
+            gradient_echo=self.scheme == "gem",
         )
         if self.bandwidth is None or not pulse_width_s:
             return gas
-        share = in_band(pulse_width_s, self.bandwidth, "gaussian")
+        window: Literal["gaussian", "square"] = "square" if self.scheme == "gem" else "gaussian"
+        share = in_band(pulse_width_s, self.bandwidth, window)
         return replace(gas, efficiency=gas.efficiency * share)
 
     def no_cycles(self) -> GasCycles:

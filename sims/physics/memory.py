@@ -1,4 +1,4 @@
-"""Ensemble memories: combs (AFC), slow light that is stopped (EIT), write and read (DLCZ).
+"""Ensemble memories: combs (AFC), gases (EIT, GEM), write and read (DLCZ).
 
 What becomes of a photon, cycle by cycle of the sequencer:
 
@@ -7,6 +7,8 @@ What becomes of a photon, cycle by cycle of the sequencer:
   052329 (2009); ``shared`` physics sheet, sec. 8).
 - EIT: the gas is pumped once per cycle; while control light is on a photon crosses it slowly, while
   it is off the photon stands still as a spin wave (Fleischhauer and Lukin, PRL 84, 5094 (2000)).
+- GEM: the same gas in a gradient, turned round for reading: last in, first out (Hosseini et al.,
+  Nature 461, 241 (2009)).
 - DLCZ: a write pulse makes photons and spin-wave excitations in pairs; a read pulse turns what is
   left of them into photons (Duan, Lukin, Cirac and Zoller, Nature 414, 413 (2001)).
 
@@ -226,11 +228,13 @@ class Gas:
             again, not counting its time as a spin wave; at most ``absorption``.
         absorption: Probability, 0..1, that the gas takes a photon in; the rest passes at once.
         transparency: Transmission, 0..1, when pumped to the other ground state instead.
-        group_delay_ps: Time under control light from in to out, ps.
+        group_delay_ps: Time under control light from in to out, ps; of no use to a gradient echo.
         spin_coherence_time_ps: 1/e time of the efficiency as a spin wave, ps; may be infinite.
         decay: Its law (:func:`retained`).
         pump_time_ps: 1/e time of the approach of the efficiency to its full value in pumping, ps.
         pumped_lifetime_ps: 1/e time of its decay after the pumping, ps; may be infinite.
+        gradient_echo: Whether it stands in a gradient that is turned round for reading, in place
+            of transparency.
     """
 
     efficiency: float
@@ -241,6 +245,7 @@ class Gas:
     decay: Decay
     pump_time_ps: float
     pumped_lifetime_ps: float
+    gradient_echo: bool = False
 
     def __post_init__(self) -> None:
         _check_shares(self.efficiency, self.absorption, self.transparency)
@@ -250,8 +255,8 @@ class Gas:
 
     @property
     def echo_time_ps(self) -> int:
-        """From in to out without storage."""
-        return self.group_delay_ps
+        """From in to out without storage; 0 where nothing comes out by itself."""
+        return 0 if self.gradient_echo else self.group_delay_ps
 
 
 @dataclass(frozen=True)
@@ -284,7 +289,7 @@ class GasCycles:
 
 
 def slow_fates(arrivals_ps: Times, cycles: GasCycles, gas: Gas) -> Fates:
-    """Tell how each photon leaves a gas with electromagnetically induced transparency.
+    """Tell how each photon leaves a gas under control light.
 
     A photon belongs to the last cycle that began at or before it. It is lost before any cycle and
     until the pumping of its cycle has ended. After that a gas pumped to the other state lets it
@@ -298,6 +303,11 @@ def slow_fates(arrivals_ps: Times, cycles: GasCycles, gas: Gas) -> Fates:
     - while the control stays on it comes out after the group delay;
     - lost if the control does not stay on long enough, or if it would come out at the next T0 or
       later.
+
+    In a gradient it becomes a spin wave at once, whose atoms get out of phase while the writing
+    lasts, and into phase while the reading does (Hetet et al., PRL 100, 023601 (2008)): it comes
+    out as long after ``on_ps[1]`` as it came in before ``off_ps[0]``, last in, first out. Without
+    a reading it does not come out; its decay is that of all its time in the gas.
 
     The efficiency is that of :class:`Gas` times ``1 - exp(-pumping/pump_time)``, the decay from the
     end of the pumping to the arrival, and that in the dark (:func:`retained`).
@@ -339,11 +349,12 @@ def slow_fates(arrivals_ps: Times, cycles: GasCycles, gas: Gas) -> Fates:
     row = np.arange(pulse.size) + (low.ravel() - np.cumsum(counts.ravel()) + counts.ravel())[pulse]
     cycle, reading = pulse // 2, pulse % 2 == 1
     at = t[row]
-    left = need - (cycles.off_ps.ravel()[pulse] - at)  # of the group delay, when the light ends
+    lit = cycles.off_ps.ravel()[pulse] - at  # how long it is under this light
+    left = lit if gas.gradient_echo else need - lit  # and has to be under the next one
     (_, read), (stop, end) = cycles.on_ps[cycle].T, cycles.off_ps[cycle].T
     kept = (left > 0) & ~reading & (read < NEVER) & (left <= end - read)
     dark = np.where(kept, read - stop, 0)
-    delay = need + dark
+    delay = np.where(kept, lit + dark + left, need)
     next_start = np.append(cycles.starts_ps[1:], NEVER)[cycle]
     out = ((left <= 0) | kept) & (at + delay < next_start)
     with np.errstate(under="ignore"):
@@ -351,7 +362,8 @@ def slow_fates(arrivals_ps: Times, cycles: GasCycles, gas: Gas) -> Fates:
         full = -gas.efficiency * np.expm1(-length / gas.pump_time_ps)
         decay = np.exp(np.where(out, at - ready[cycle], 0) / -gas.pumped_lifetime_ps)
     share = full[cycle] * decay * out
-    recalled[row] = share * retained(dark, 1.0, gas.spin_coherence_time_ps, gas.decay)
+    waited = delay if gas.gradient_echo else dark
+    recalled[row] = share * retained(waited, 1.0, gas.spin_coherence_time_ps, gas.decay)
     delays[row] = np.where(recalled[row] > 0, delay, 0)
     return Fates(passed, recalled, delays)
 

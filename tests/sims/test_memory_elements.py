@@ -81,6 +81,30 @@ def test_control_light_stops_light_and_lets_it_go(
     assert delay == pytest.approx(delay_us)
 
 
+@pytest.mark.parametrize(
+    ("at_us", "edges_us", "delay_us"),
+    [
+        pytest.param(25, {"C": 23, "D": 33, "E": 43, "F": 54}, 26, id="first in, last out"),
+        pytest.param(32, {"C": 23, "D": 33, "E": 43, "F": 54}, 12, id="last in, first out"),
+        pytest.param(25, {"C": 23, "D": 33, "E": 43, "F": 51}, 26, id="in time"),
+        pytest.param(24, {"C": 23, "D": 33, "E": 43, "F": 51}, 0, id="read too short"),
+        pytest.param(25, {"C": 23, "D": 99}, 0, id="never turned round"),
+        pytest.param(25, {"C": 23, "D": 33, "E": 30, "F": 54}, 0, id="turned round too early"),
+        pytest.param(44, {"C": 23, "D": 33, "E": 43, "F": 99}, 0, id="comes with the read"),
+        pytest.param(22, {"C": 23, "D": 33, "E": 43, "F": 54}, 0, id="comes in the dark"),
+    ],
+)
+def test_a_gradient_echo_is_reversed_in_time(
+    at_us: float, edges_us: dict[str, float], delay_us: float
+) -> None:
+    gradient = GAS.model_copy(update={"scheme": "gem"})
+    ((passed, found, delay),) = sequenced(gradient, at_us, **edges_us)
+    assert passed == pytest.approx(0.3)
+    assert delay == pytest.approx(delay_us)
+    decay = math.exp(-delay_us / 20 - (at_us - 20) / 1000) if delay_us else 0.0
+    assert found == pytest.approx(0.5 * PUMPED * decay)
+
+
 def test_pumping_prepares_or_makes_transparent() -> None:
     control = {"C": 23.0, "D": 60.0}
     assert sequenced(GAS, 19.0, **control) == [(0, 0, 0)]
