@@ -224,8 +224,8 @@ MISTAKES: dict[str, tuple[list[str], int, list[str]]] = {
         ["check", "loose.yaml"],
         2,
         [
-            r"^loose_world.yaml:53:5: elements.alice_tagger: no path ends at 'alice_tagger'; name it"
-            r" in one, or leave it out$"
+            r"^loose_world.yaml:53:5: elements.alice_tagger: no path ends at 'alice_tagger'; name"
+            r" it in one, or leave it out$"
         ],
     ),
     "a bench without its world": (
