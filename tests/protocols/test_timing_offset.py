@@ -180,9 +180,9 @@ def test_clicks_inside_losses_are_left_out() -> None:
 
 
 def test_a_faint_link_is_found_where_its_offset_is_nearly_known() -> None:
-    """40 dB per arm: 9 pairs/s among 8e4 clicks/s; 2.3 sigma in bins of 100 ns, 22 of 1 ns."""
+    """40 dB per arm: 9 pairs/s among 8e4 clicks/s; 1.4 sigma in bins of 100 ns, 14 of 1 ns."""
     rng = np.random.default_rng(5)
-    seconds, singles, pairs, offset = 40.0, 8e4, 9.0, 49_123_456
+    seconds, singles, pairs, offset = 16.0, 8e4, 9.0, 49_123_456
     streams: list[np.ndarray[tuple[int], np.dtype[np.int64]]] = []
     at = rng.uniform(0, seconds * 1e12, rng.poisson(pairs * seconds))
     for late in (0, offset):
@@ -193,7 +193,7 @@ def test_a_faint_link_is_found_where_its_offset_is_nearly_known() -> None:
     near = timing.find_offset(*streams, search_ps=60_000_000)
     assert near.found
     assert near.offset_ps == pytest.approx(offset, abs=4 * near.sigma_ps + 1)
-    assert near.sigma_ps < 20
+    assert near.sigma_ps < 40
     # four detectors per party: too few coincidences for each, enough for all
     rng = np.random.default_rng(6)
     batches = [
