@@ -554,6 +554,8 @@ def _check_pulses(
         if crystal
         else f"a {element.kind} makes none; a crystal with a trigger does"
     )
+    if isinstance(element, (el.WeakCoherentModel, el.EmitterModel, el.DLCZModel)):
+        remedy = f"those of a {element.kind} are not modelled there; a crystal's with a trigger are"
     single = isinstance(element, (el.WeakCoherentModel, el.EmitterModel))
     if at_station and not (pulsed or single):
         yield place, f"{path.source} meets another at a station, which takes pulses: {remedy}"

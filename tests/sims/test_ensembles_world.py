@@ -250,6 +250,9 @@ def test_each_excitation_meets_the_first_pulse_after_it(
             assert (row, waited) == (-1 if read is None and clean is None else -2, 0)
 
 
+MEMORY = {"kind": "memory", "sequencer": "sequencer"}
+
+
 @pytest.mark.parametrize(
     ("change", "place", "words"),
     [
@@ -259,6 +262,11 @@ def test_each_excitation_meets_the_first_pulse_after_it(
         (lambda w: w["elements"]["atoms"].update(read="sequencer.C"), "atoms", "a channel each"),
         (lambda w: w["paths"][0].__setitem__(0, "atoms"), 0, "write atoms.write or atoms.read"),
         (lambda w: w["elements"]["atoms"].update(spatial_modes=2), 0, "up to atoms.read2"),
+        (
+            lambda w: w["elements"].update(mem=MEMORY) or w["paths"][1].insert(1, "mem"),
+            0,
+            "those of a dlcz are not",
+        ),
     ],
 )
 def test_what_does_not_join_at_an_ensemble_is_refused(change: Any, place: Any, words: str) -> None:
