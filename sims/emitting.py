@@ -3,8 +3,8 @@
 Every attempt shows one pattern of clicks, with its exact probability, and leaves its spins in the
 state that belongs to it (:mod:`.physics.emission`). What the read-outs show is drawn from that
 state, as long as the spins have waited. Attempts under the same settings share their probabilities.
-Cost: about 1.5 us an attempt of a node, with its read-out and clicks up to the tagger; some ms where a
-setting of the light changes.
+Cost: about 1.5 us an attempt of a node, with its read-out and clicks up to the tagger; some ms
+where a setting of the light changes.
 """
 
 from __future__ import annotations
