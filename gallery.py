@@ -539,7 +539,8 @@ def _section(entry: Entry, found: Sequence[Comparison]) -> list[str]:
     lines = [
         f"## {file.title}",
         "",
-        f"[{file.source.citation}]({file.source.url})  ",
+        f"[{file.source.citation}]({file.source.url})",
+        "",
         f"Files: [`configs/gallery/{entry.name}`](../configs/gallery/{entry.name})",
         "",
         "| run | quantity | published | ours | tolerance | | verdict |",

@@ -773,7 +773,9 @@ def plot_gallery(path: Path, found: Sequence[Comparison]) -> None:
     )
     axes.set_ylim(len(shown) - 0.4, -0.6)
     axes.set_xlim(low, high)
-    axes.set_xlabel("ours / published; ● predicted, □ fitted; grey: tolerance; bars: 1 sigma")
+    axes.set_xlabel(
+        "ours / published; ● predicted, □ fitted; grey: tolerance; bars: 1 sigma", fontsize=8
+    )
     figure.savefig(path)
 
 
