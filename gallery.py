@@ -501,7 +501,8 @@ def write_page(
         " file from the parameters of a paper, run through the same drivers and wires as on a"
         " table. A result agrees where it lies within the tolerance plus three standard errors of"
         " counting. *Predicted*: nothing was set to make it come out. *Fitted*: an input was, so"
-        " that agreement shows consistency only. Misses are left as they are.",
+        " that agreement shows consistency only. Misses are left as they are. Where the"
+        " error bar is wider than the tolerance, agreement says little: look at both.",
         "",
         "![Ours over published, with the tolerances](img/gallery/ratios.png)",
         "",
