@@ -569,6 +569,12 @@ def _check_pulses(
                 ("elements", name, "dispersion"),
                 f"is not modelled between {path.source} and a station: leave it out",
             )
+        if at_station and isinstance(one, el.SatellitePassModel):
+            yield (
+                ("elements", name),
+                f"is not modelled between {path.source} and a station, where pulses have to meet:"
+                " take a free_space",
+            )
         if at_station and isinstance(element, el.WeakCoherentModel):
             key = ("pmd",) if isinstance(one, el.FibreModel) and one.pmd else ()
             if key or isinstance(one, el.EavesdropperModel):

@@ -310,13 +310,15 @@ class PulsedNetwork:
     def generate(self, block: _Block, rng: np.random.Generator, begin_ps: int, end_ps: int) -> None:
         """Make the clicks of the block's pulses, and deliver what arrives in it."""
         for pulses in block.pulses:
-            self._click(block, pulses, rng)
+            self._click(block, pulses, rng, begin_ps)
         for key, reads in block.reads_ps.items():
             self._add_noise(key, reads, block.optics, rng)
         for (s, a), place in self.places.items():
             self._add_light(block.optics, s, a, place, rng, begin_ps, end_ps)
 
-    def _click(self, block: _Block, pulses: _Pulses, rng: np.random.Generator) -> None:
+    def _click(
+        self, block: _Block, pulses: _Pulses, rng: np.random.Generator, begin_ps: int
+    ) -> None:
         """Add the clicks of pulses."""
         masks, rows = self._patterns(block, pulses, rng)
         emission = {
@@ -333,7 +335,11 @@ class PulsedNetwork:
                 times = self._at_station(unit.outlet, emission, hit, rng)
             else:
                 assert unit.arm is not None
-                times = emission[unit.source][hit] + self._flight_ps(unit.source, unit.arm)
+                times = emission[unit.source][hit]
+                slew = self.sources[unit.source].arms[unit.arm].passed().delay_rate
+                times += self._flight_ps(unit.source, unit.arm)
+                if slew:
+                    times += np.rint(slew * (times - begin_ps)).astype(np.int64)
                 if unit.recalled:
                     times += pulses.fates[unit.source, unit.arm].delay_ps[rows[hit]]
                 if detuning.size:

@@ -8,7 +8,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from bellbench.sims.elements import DelayGenerator, PumpLaser, SnspdArray, TaggerInputs
+from bellbench.sims.elements import (
+    DelayGenerator,
+    Fibre,
+    Passage,
+    PumpLaser,
+    SnspdArray,
+    TaggerInputs,
+)
 from bellbench.sims.world import BLOCK_PS, World, WorldModel, check_layout
 
 PS_PER_M = 1.468 / 299_792_458 * 1e12
@@ -457,3 +464,30 @@ def test_what_does_not_join_at_a_memory_is_refused(change: Any, words: str) -> N
     change(raw)
     issues = check_layout(WorldModel.model_validate(raw))
     assert any(words in message for _, message in issues), issues
+
+
+def test_an_arm_that_becomes_longer_makes_pulses_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    """20 us/s, as of a satellite: pulses of 200 ns come 200 ns and 4 ps apart."""
+    layout = memory_layout()
+    del layout["elements"]["memory"], layout["elements"]["sequencer"]
+    del layout["elements"]["before"]
+    layout["paths"] = layout["paths"][:2]
+    layout["paths"][1][1:3] = []
+    here = Passage(delay_s=1e-6, delay_rate=2e-5)
+    monkeypatch.setattr(Fibre, "passage", lambda fibre: here)
+    bench = Bench(layout)
+    times = bench.run(1, "tags")["tags"][0]
+    inputs = bench.get("tags", TaggerInputs).inputs
+    for channels, slew in (((1,), 0.0), ((2, 3), 2e-5)):
+        seen = times[np.isin(inputs, channels)]
+        phase = (seen - seen[0]) / (1 + slew)
+        off = phase - np.rint(phase / 200_000) * 200_000
+        assert abs(np.polyfit(phase, off, 1)[0]) < 1e-7  # pulses of 300 ps, 10 ms
+
+
+def test_a_satellite_before_a_station_is_refused() -> None:
+    layout = station_layout()
+    layout["elements"]["west_link"] = {"kind": "satellite_pass"}
+    [(loc, message)] = check_layout(WorldModel.model_validate(layout))
+    assert loc == ("elements", "west_link")
+    assert "take a free_space" in message
