@@ -93,6 +93,7 @@ def heralds(seen: Bits) -> tuple[Bits, Bits]:
     return alone & seen[0], alone & seen[2]
 
 
+@pytest.mark.slow  # test_emitter_link.py sees the same bench, for a shorter time
 def test_heralds_come_as_often_as_published(lab: Lab) -> None:
     """``2 alpha p_det`` per attempt, Humphreys et al., Nature 558, 268 (2018)."""
     for volts, seconds in ((0.72, 2.5), (1.85, 1.5)):
