@@ -33,7 +33,6 @@ class Passed:
         delay_to_memory_s: The part of it before the memory.
         dispersion: Group delay per wavelength, s/m.
         pmd_s: PMD vector (S1, S2, S3) of all fibres at the end, s.
-        linear: Whether it is a rotation and a loss, as light of two sources that meet has to have.
         lights: What the optics add themselves: photons per second, and the transmission and the
             map of Stokes vectors of the optics behind.
     """
@@ -47,7 +46,6 @@ class Passed:
     delay_to_memory_s: float
     dispersion: float
     pmd_s: Real
-    linear: bool
     lights: tuple[tuple[float, float, Real], ...]
 
 
@@ -118,7 +116,6 @@ class Arm:
             sum(p.delay_s for p in before),
             sum(p.dispersion for p in passages),
             pmd,
-            all(p.stokes is None for p in passages) and not pmd.any(),
             tuple(lights),
         )
 

@@ -16,11 +16,12 @@ import numpy.typing as npt
 
 from . import elements as el
 from .arms import Arm
-from .continuous import Way, _blur, _Seen, _Side
 from .elements.sequencer import Program, Span
 from .outlets import Outlet
 from .physics.coherent import sample_photons, temporal_overlap
 from .physics.fibre import angular_width
+from .physics.pulses import meetings
+from .ways import Seen, Side, Way, blur
 
 __all__ = ["CoherentLight", "CoherentMeeting", "CoherentSource"]
 
@@ -114,7 +115,7 @@ class _Emitted:
     spans: list[Span]
     lone: Times
     lone_ps: Times
-    seen: _Seen
+    seen: Seen
     means: Real
     upto: Real
 
@@ -129,9 +130,9 @@ class CoherentLight:
 
     def __init__(self, source: CoherentSource, ways: Sequence[Way]) -> None:
         self._source = source
-        self._side = _Side(ways)
+        self._side = Side(ways)
         self.outlets = list(dict.fromkeys(way.outlet for way in ways))
-        self._known: tuple[_Kinds, _Seen, Real, Real] | None = None
+        self._known: tuple[_Kinds, Seen, Real, Real] | None = None
 
     @property
     def early_ps(self) -> float:
@@ -163,7 +164,7 @@ class CoherentLight:
             )
             model = source.model
             width = angular_width(model.bandwidth, model.wavelength)
-            ends = [end @ _blur(pmd, width) @ turn @ stokes for end, turn, pmd in seen.ends]
+            ends = [end @ blur(pmd, width) @ turn @ stokes for end, turn, pmd in seen.ends]
             means = np.maximum(np.concatenate(ends), 0.0).T
             upto = np.concatenate([[0.0], np.cumsum(means.sum(1)[kinds.of_edge])])
             known = self._known = kinds, seen, means, upto
@@ -284,22 +285,16 @@ class CoherentMeeting:
         soonest = min(arm.passed().delay_s for arm in self._arms)
         known_ps = end_ps + math.floor(soonest * 1e12) - self._window_ps
         left, right = (each.times_ps for each in coming)
-        rows = _pair(left, right, self._window_ps)
-        alone = [_others(left.size, rows[0]), _others(right.size, rows[1])]
-        at = np.concatenate([rows[0], alone[0], np.full(alone[1].size, -1)])
-        other = np.concatenate([rows[1], np.full(alone[0].size, -1), alone[1]])
-        times = np.stack([np.append(left, 0)[at], np.append(right, 0)[other]])
-        times[0] = np.where(at < 0, times[1], times[0])
-        times[1] = np.where(other < 0, times[0], times[1])
+        rows, times = meetings(left, right, self._window_ps)
         now = times.max(0) < known_ps
-        for side, row in enumerate((at, other)):
+        for side, row in enumerate(rows):
             late = row[~now]
             late = np.sort(late[late >= 0])
             of = coming[side]
             self._waiting[side] = _Coming(
                 of.times_ps[late], of.light[of.kind[late]], np.arange(late.size)
             )
-        at, other, times = at[now], other[now], times[:, now]
+        (at, other), times = rows[:, now], times[:, now]
         dark = np.zeros((1, 2), np.complex128)
         light = [np.concatenate([of.light, dark]) for of in coming]
         kind = [np.append(of.kind, len(of.light)) for of in coming]
@@ -355,19 +350,3 @@ class CoherentMeeting:
         light = np.concatenate([waiting.light, kinds.light @ turn.T])
         kind = np.append(waiting.kind, kinds.of_step[steps] + len(waiting.light))
         return _Coming(arrival, light, kind)
-
-
-def _others(count: int, rows: Times) -> Times:
-    free = np.ones(count, np.bool_)
-    free[rows] = False
-    return np.flatnonzero(free)
-
-
-def _pair(left: Times, right: Times, window_ps: int) -> tuple[Times, Times]:
-    """Rows of pulses that meet: each left one with the first right one within the window."""
-    if not (left.size and right.size):
-        return np.empty(0, np.int64), np.empty(0, np.int64)
-    other = np.searchsorted(right, left - window_ps)
-    near = np.append(right, 1 << 62)[other] <= left + window_ps
-    near[1:] &= ~near[:-1] | (np.diff(other) > 0)  # who comes first has it
-    return np.flatnonzero(near), other[near]

@@ -14,17 +14,15 @@ import numpy as np
 import numpy.typing as npt
 
 from . import elements as el
-from .arms import Arm, Passed
-from .outlets import Outlet
 from .physics import polarization as pol
-from .physics.fibre import angular_width, pmd_map, pmd_pair
+from .physics.fibre import angular_width, pmd_pair
 from .physics.spdc import pair_rate_hz
+from .ways import Seen, Side, Way, blur
 
 __all__ = [
     "ContinuousLight",
     "ContinuousPair",
     "Rates",
-    "Way",
     "crystal_temperature_c",
     "phase_deg",
 ]
@@ -36,132 +34,6 @@ Rng = np.random.Generator
 _FWHM = 2 * math.sqrt(2 * math.log(2))
 #: No draw of a normal distribution lies farther out.
 _SIGMAS = 10
-
-
-@dataclass(frozen=True)
-class Way:
-    """One way of the light from a port of a source to detectors.
-
-    Attributes:
-        arm: Its optics.
-        outlet: The detectors.
-        adds_light: Whether the light that the optics add is counted here, and not with another
-            port whose light goes the same way.
-    """
-
-    arm: Arm
-    outlet: Outlet
-    adds_light: bool = True
-
-
-@dataclass(frozen=True)
-class _Seen:
-    """What the detectors at the ends of a port's ways see, as the knobs stand, per unit.
-
-    A unit is a detector at the end of a way.
-
-    Attributes:
-        operators: Probability of a click for a photon of Stokes vector S is ``operators @ S``,
-            shape (n, 4).
-        ends: Of each way: the same for a Stokes vector at its end, (k, 4), the map of Stokes
-            vectors from its beginning, (4, 4), and its PMD vector, s, (3,).
-        stray: Clicks of light that the optics add, Hz, (n,).
-        delay_ps: Flight time at the beginning of the block, int64 (n,).
-        delay_rate: Its change, s/s, (n,).
-        walk: By how much a detuned photon is later, ps per metre of wavelength, (n,).
-    """
-
-    operators: Real
-    ends: tuple[tuple[Real, Real, Real], ...]
-    stray: Real
-    delay_ps: Times
-    delay_rate: Real
-    walk: Real
-
-
-class _Side:
-    """The ways that start at one port."""
-
-    def __init__(self, ways: Sequence[Way]) -> None:
-        self.ways = tuple(ways)
-        #: Of each unit: its way, and its detector there.
-        self.way = np.repeat(np.arange(len(ways)), [way.outlet.count for way in ways])
-        self.detector = np.concatenate(
-            [np.empty(0, np.int64), *(np.arange(way.outlet.count) for way in ways)]
-        )
-        self._bears_hz = np.concatenate([np.empty(0), *(way.outlet.bears_hz for way in ways)])
-        self._rows = [pol.stokes_operators(way.arm.operators) for way in ways]
-        self._known: tuple[tuple[object, ...], tuple[Passed, ...], _Seen] | None = None
-
-    @property
-    def flight_ps(self) -> int:
-        """Longest flight time as the optics stand."""
-        return int(self.seen().delay_ps.max(initial=0))
-
-    def seen(self) -> _Seen:
-        """What the detectors see now: the same object as long as nothing changes."""
-        key = tuple(way.outlet.key() for way in self.ways)
-        passed = tuple(way.arm.passed() for way in self.ways)
-        known = self._known
-        if (
-            known is None
-            or known[0] != key
-            or any(a is not b for a, b in zip(passed, known[1], strict=True))
-        ):
-            known = self._known = key, passed, self._see(passed)
-        return known[2]
-
-    def _see(self, passed: tuple[Passed, ...]) -> _Seen:
-        operators, stray = [np.empty((0, 4))], [np.empty(0)]
-        ends: list[tuple[Real, Real, Real]] = []
-        for rows, way, optics in zip(self._rows, self.ways, passed, strict=True):
-            seen = rows * way.outlet.efficiencies()[:, None]
-            end = seen * optics.transmission
-            operators.append(end @ optics.stokes)
-            ends.append((end, optics.stokes, optics.pmd_s))
-            light = np.zeros(len(rows))
-            for hz, transmission, stokes in optics.lights if way.adds_light else ():
-                light += hz * transmission * (seen @ stokes)[:, 0]
-            stray.append(light)
-        per_way = np.array(
-            [(p.delay_s, p.delay_rate, p.dispersion) for p in passed] or np.empty((0, 3))
-        )
-        delay, rate, walk = per_way[self.way].T
-        return _Seen(
-            np.concatenate(operators),
-            tuple(ends),
-            np.concatenate(stray),
-            np.rint(delay * 1e12).astype(np.int64),
-            rate,
-            walk * 1e12,
-        )
-
-    def add(
-        self, seen: _Seen, begin_ps: int, emitted: Real, unit: Times, rng: Rng | None = None
-    ) -> None:
-        """Hand photons on: emitted so long after the beginning of the block, ps, each to a unit."""
-        times = np.rint(emitted).astype(np.int64)
-        times += seen.delay_ps[unit] + begin_ps
-        if seen.delay_rate.any():
-            times += np.rint(emitted * seen.delay_rate[unit]).astype(np.int64)
-        if len(self.ways) == 1:
-            self.ways[0].outlet.add(times, unit, rng)
-            return
-        for w, way in enumerate(self.ways):
-            here = np.flatnonzero(self.way[unit] == w)
-            if here.size:
-                way.outlet.add(times[here], self.detector[unit[here]], rng)
-
-    def add_singles(self, seen: _Seen, rates: Real, rng: Rng, begin_ps: int, end_ps: int) -> None:
-        """Add photons without partners, at a rate per unit, Hz."""
-        span = end_ps - begin_ps
-        if (rates > self._bears_hz).any():
-            rates = np.concatenate(
-                [way.outlet.bear(rates[self.way == w]) for w, way in enumerate(self.ways)]
-            )
-        counts = rng.poisson(rates * (span * 1e-12))
-        emitted = rng.random(int(counts.sum())) * span
-        self.add(seen, begin_ps, emitted, np.repeat(np.arange(counts.size), counts))
 
 
 @dataclass(frozen=True)
@@ -177,7 +49,7 @@ class Rates:
     both: Real
     only: tuple[Real, Real]
     stray: tuple[Real, Real]
-    _seen: tuple[_Seen, _Seen]
+    _seen: tuple[Seen, Seen]
 
 
 class ContinuousPair:
@@ -203,7 +75,7 @@ class ContinuousPair:
         self._share = share
         self._pump = pump
         self._oven = oven
-        self._sides = _Side(ways[0]), _Side(ways[1])
+        self._sides = Side(ways[0]), Side(ways[1])
         self.outlets = list(dict.fromkeys(way.outlet for side in ways for way in side))
         self._known: tuple[tuple[float, float], Rates] | None = None
 
@@ -275,7 +147,7 @@ class ContinuousPair:
                 found[i] = walk if before is None else before + walk
         return found[0], found[1]
 
-    def _compute(self, power: float, temperature: float, seen: tuple[_Seen, _Seen]) -> Rates:
+    def _compute(self, power: float, temperature: float, seen: tuple[Seen, Seen]) -> Rates:
         model = self._model
         rate = self._share * pair_rate_hz(
             power, model.pair_rate, temperature, model.phase_matching, model.phase_matching_fwhm
@@ -288,7 +160,7 @@ class ContinuousPair:
         empty = np.zeros((seen[0].stray.size, seen[1].stray.size))
         both = np.maximum(rate * np.block(tables), 0.0) if empty.size else empty
         alone = [
-            [end @ _blur(pmd, width) @ turn @ which for end, turn, pmd in one.ends]
+            [end @ blur(pmd, width) @ turn @ which for end, turn, pmd in one.ends]
             for one, which in zip(seen, (state[:, 0], state[0]), strict=True)
         ]
         only = [
@@ -317,12 +189,6 @@ def _table(
     return table
 
 
-def _blur(pmd_s: Real, width_rad_s: float) -> Real:
-    """What PMD does to a photon that is looked at alone, (4, 4)."""
-    dgd = float(np.linalg.norm(pmd_s))
-    return pmd_map(dgd, pmd_s / dgd, width_rad_s) if dgd > 0 else np.eye(4)
-
-
 class ContinuousLight:
     """A lamp, or a laser far below one photon per resolved time.
 
@@ -333,7 +199,7 @@ class ContinuousLight:
 
     def __init__(self, light: el.Light, ways: Sequence[Way]) -> None:
         self._light = light
-        self._side = _Side(ways)
+        self._side = Side(ways)
         self._stokes = np.array([1.0, *light.model.polarization])
         self.outlets = list(dict.fromkeys(way.outlet for way in ways))
 
@@ -342,13 +208,13 @@ class ContinuousLight:
         """Longest flight time as the optics stand."""
         return self._side.flight_ps
 
-    def take(self, begin_ps: int, end_ps: int) -> tuple[Real, _Seen]:
+    def take(self, begin_ps: int, end_ps: int) -> tuple[Real, Seen]:
         """Clicks per second of each unit in the block that begins."""
         seen = self._side.seen()
         rates = self._light.rate_hz * (seen.operators @ self._stokes) + seen.stray
         return np.maximum(rates, 0.0), seen
 
-    def generate(self, what: tuple[Real, _Seen], rng: Rng, begin_ps: int, end_ps: int) -> None:
+    def generate(self, what: tuple[Real, Seen], rng: Rng, begin_ps: int, end_ps: int) -> None:
         """Make the photons emitted in a block that are detected."""
         rates, seen = what
         self._side.add_singles(seen, rates, rng, begin_ps, end_ps)

@@ -20,13 +20,12 @@ import numpy.typing as npt
 
 from . import elements as el
 from .arms import Arm
-from .coherent import _others, _pair
-from .continuous import Way, _Seen, _Side
 from .outlets import Outlet
 from .physics import emission
 from .physics.memory import NEVER
 from .physics.pulsed_pairs import bell_station_units
-from .pulsed import _classes
+from .physics.pulses import equal_rows, meetings
+from .ways import Seen, Side, Way
 
 __all__ = ["EmitterNetwork", "EmitterNode"]
 
@@ -67,8 +66,8 @@ class EmitterNode:
         self.model = model
         self.sequencer = sequencer
         self.to_station = out if isinstance(out, Arm) else None
-        self.own = _Side([out] if isinstance(out, Way) else [])
-        self.readout = _Side([readout] if readout is not None else [])
+        self.own = Side([out] if isinstance(out, Way) else [])
+        self.readout = Side([readout] if readout is not None else [])
 
     @property
     def flight_ps(self) -> int:
@@ -152,7 +151,7 @@ class _Block:
     meets: Times
     come_ps: Times
     optics: _Optics
-    seen: list[tuple[_Seen, _Seen]]
+    seen: list[tuple[Seen, Seen]]
 
 
 class _Optics:
@@ -352,7 +351,7 @@ class EmitterNetwork:
         gaps = np.rint(np.abs(gaps) / self._grain_ps).astype(np.int64)
         tables = np.zeros((count, 4, 4))
         patterns = np.zeros(count, np.int64)
-        for (one, two, gap), rows in _classes([*alphas, gaps], count):
+        for (one, two, gap), rows in equal_rows([*alphas, gaps], count):
             bright = (None if one < 0 else float(one), None if two < 0 else float(two))
             upto, shows = what.optics.table(bright, float(gap) * self._grain_ps * 1e-12)
             pattern = np.searchsorted(upto, rng.random(rows.size), "right")
@@ -377,7 +376,7 @@ class EmitterNetwork:
     def _shine(
         self,
         node: EmitterNode,
-        seen: _Seen,
+        seen: Seen,
         begin: Times,
         window: Times,
         bright: npt.NDArray[np.bool_],
@@ -405,9 +404,8 @@ class EmitterNetwork:
         What is left of ``attempts`` in ``self._waiting`` is looked at again.
         """
         if self.station is None:
-            rows = np.arange(attempts[0].excited_ps.size)
-            come = attempts[0].excited_ps
-            return rows[None], np.stack([come, come])
+            excited = attempts[0].excited_ps
+            return np.arange(excited.size)[None], np.stack([excited, excited])
         come_to: list[Times] = []
         soonest = math.inf
         for node, made in zip(self.nodes, attempts, strict=True):
@@ -418,18 +416,12 @@ class EmitterNetwork:
             come_to.append(made.excited_ps + np.rint(delays * 1e12).astype(np.int64))
         left, right = come_to
         known_ps = end_ps + math.floor(soonest * 1e12) - self._reach_ps
-        first, second = _pair(left, right, self._reach_ps)
-        alone = _others(left.size, first), _others(right.size, second)
-        at = np.concatenate([first, alone[0], np.full(alone[1].size, -1)])
-        other = np.concatenate([second, np.full(alone[0].size, -1), alone[1]])
-        come = np.stack([np.append(left, 0)[at], np.append(right, 0)[other]])
-        come[0] = np.where(at < 0, come[1], come[0])
-        come[1] = np.where(other < 0, come[0], come[1])
+        rows, come = meetings(left, right, self._reach_ps)
         now = come.max(0) < known_ps
-        for side, rows in enumerate((at, other)):
-            late = rows[~now]
+        for side, row in enumerate(rows):
+            late = row[~now]
             self._waiting[side] = attempts[side][np.sort(late[late >= 0])]
-        return np.stack([at, other])[:, now], come[:, now]
+        return rows[:, now], come[:, now]
 
     def _optics_now(self) -> _Optics:
         arms = [node.to_station.passed() for node in self.nodes if node.to_station is not None]

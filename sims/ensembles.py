@@ -15,9 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from . import elements as el
-from .continuous import Way, _Seen, _Side
 from .physics.memory import readouts, retained
 from .physics.pair_statistics import sample_numbers
+from .ways import Seen, Side, Way
 
 __all__ = ["EnsembleLight"]
 
@@ -50,7 +50,7 @@ class _Pulsed:
     writes_ps: Times
     made: npt.NDArray[np.bool_]
     reads_ps: Times
-    seen: tuple[_Seen, _Seen]
+    seen: tuple[Seen, Seen]
 
 
 class EnsembleLight:
@@ -75,7 +75,7 @@ class EnsembleLight:
     ) -> None:
         self._model = model
         self._edges = tuple(edges)
-        self._sides = _Side(ways[0]), _Side(ways[1])
+        self._sides = Side(ways[0]), Side(ways[1])
         self.outlets = list(dict.fromkeys(way.outlet for both in ways for way in both))
         self._sigma_ps = model.pulse_width / _FWHM * 1e12
         lifetimes = -math.log(_LEAST)

@@ -29,6 +29,7 @@ from .physics.pulsed_pairs import (
     bell_station_units,
     mode_overlap,
 )
+from .physics.pulses import equal_rows
 from .physics.spdc import pair_rate_hz
 
 __all__ = ["PulsedNetwork", "PulsedSource", "Station"]
@@ -434,7 +435,7 @@ class PulsedNetwork:
             columns += [np.rint(share / _GRAIN) for share in (fate.passed, fate.recalled)]
         masks: list[npt.NDArray[np.uint64]] = [np.empty(0, np.uint64)]
         rows: list[npt.NDArray[np.int64]] = [np.empty(0, np.int64)]
-        for values, members in _classes(columns, pulses.means[present[0]].size):
+        for values, members in equal_rows(columns, pulses.means[present[0]].size):
             means = [0.0] * len(self.sources)
             for s, mean in zip(present, values, strict=False):
                 means[s] = float(mean)
@@ -534,27 +535,3 @@ def _extend(known: _Cycles, edges: el.Edges, model: el.StorageModel, keep_ps: in
         for f in fields(known)
     )
     return type(known)(*columns)
-
-
-def _classes(
-    columns: list[npt.NDArray[Any]], n: int
-) -> list[tuple[list[Any], npt.NDArray[np.int64]]]:
-    """Group n rows by equal values in all columns: the values, and the rows of each group."""
-    if not n:
-        return []
-    code = np.zeros(n, np.int64)
-    varied = False
-    for column in columns:
-        if column[0] == column[-1] and (column == column[0]).all():
-            continue
-        values, inverse = np.unique(column, return_inverse=True)
-        code = code * values.size + inverse
-        varied = True
-    if not varied:
-        return [([column[0] for column in columns], np.arange(n))]
-    order = np.argsort(code, kind="stable")
-    borders = np.flatnonzero(np.diff(code[order])) + 1
-    return [
-        ([column[members[0]] for column in columns], members)
-        for members in np.split(order, borders)
-    ]

@@ -21,7 +21,7 @@ from ..instruments import ConfigError
 from . import elements as el
 from .arms import Arm
 from .coherent import CoherentLight, CoherentMeeting, CoherentSource
-from .continuous import ContinuousLight, ContinuousPair, Rates, Way
+from .continuous import ContinuousLight, ContinuousPair, Rates
 from .emitting import EmitterNetwork, EmitterNode
 from .ensembles import EnsembleLight
 from .events import Calendar
@@ -38,6 +38,7 @@ from .layout import (
 from .outlets import Outlet, cable_delays_s
 from .pulsed import PulsedNetwork, PulsedSource, Station
 from .saved import read_state, recall, remember, write_state
+from .ways import Way
 
 __all__ = ["BLOCK_PS", "World", "WorldModel", "check_layout"]
 

@@ -9,10 +9,10 @@ import bellbench.sims.world
 import numpy as np
 import numpy.typing as npt
 import pytest
-from bellbench.sims.coherent import _pair
 from bellbench.sims.elements import Fibre, PulseSequencer, PumpLaser, SnspdArray, TaggerInputs
 from bellbench.sims.elements.sequencer import Program, hold
 from bellbench.sims.physics.coherent import click_patterns, station_means
+from bellbench.sims.physics.pulses import meetings
 from bellbench.sims.world import BLOCK_PS, World, WorldModel, check_layout
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -326,8 +326,13 @@ def test_light_of_a_fibre_comes_through_the_station() -> None:
 )
 def test_who_meets_whom(left: list[int], right: list[int], window: int) -> None:
     a, b = np.sort(np.array(left, np.int64)), np.sort(np.array(right, np.int64))
-    rows = _pair(a, b, window)
-    found = dict(zip(*(row.tolist() for row in rows), strict=True))
+    rows, times = meetings(a, b, window)
+    both = (rows >= 0).all(0)
+    found = dict(zip(*(row.tolist() for row in rows[:, both]), strict=True))
+    for row, own, other in ((rows[0], a, times[0]), (rows[1], b, times[1])):
+        assert sorted(row[row >= 0]) == list(range(own.size))  # each once, met or alone
+        assert (own[row[row >= 0]] == other[row >= 0]).all()
+    assert (times[0] == times[1])[~both].all()
     expected: dict[int, int] = {}
     for i, time in enumerate(a):
         close = np.flatnonzero(np.abs(b - time) <= window)
