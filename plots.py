@@ -755,6 +755,7 @@ def plot_gallery(path: Path, found: Sequence[Comparison]) -> None:
             capsize=2,
             color=color,
             markerfacecolor=color if each.origin == "predicted" else "white",
+            clip_on=at == ratio,  # an arrow stands on the edge
         )
         if at != ratio:
             axes.annotate(
@@ -773,8 +774,9 @@ def plot_gallery(path: Path, found: Sequence[Comparison]) -> None:
     )
     axes.set_ylim(len(shown) - 0.4, -0.6)
     axes.set_xlim(low, high)
+    # Long names leave the axes narrow; the layout does not keep room for a label wider than they.
     axes.set_xlabel(
-        "ours / published; ● predicted, □ fitted; grey: tolerance; bars: 1 sigma", fontsize=8
+        "ours / published\n● predicted, □ fitted; grey: tolerance; bars: 1 sigma", fontsize=8
     )
     figure.savefig(path)
 
