@@ -13,10 +13,12 @@ from ..instruments import BellbenchError, Clock, ConfigError, Deadline, Instrume
 from .signal import ReadOnlySignal
 from .transports import Endpoint
 from .transports.recording import SCHEME, Recorder, ReplayClock
+from .transports.serial_port import SerialPort
 
 __all__ = [
     "Driver",
     "DriverSettings",
+    "SerialDriver",
     "attempt_all",
     "check_parts",
     "closed_on_error",
@@ -107,6 +109,60 @@ def closed_on_error(*links: _Closable) -> Iterator[None]:
         for link in links:
             link.close()
         raise
+
+
+class SerialDriver(Driver):
+    """An instrument on a serial port; :meth:`_greet` is what is said first on it."""
+
+    def __init__(
+        self,
+        name: str,
+        address: str,
+        settings: DriverSettings,
+        clock: Clock,
+        *,
+        baudrate: int = 115200,
+        rtscts: bool = False,
+    ) -> None:
+        super().__init__(name, address, clock)
+        self._port = SerialPort(self._endpoint, settings.timeout, baudrate=baudrate, rtscts=rtscts)
+        self._stale = False
+
+    def open(self) -> None:
+        """Open the port and see who answers; the instrument stays as it is."""
+        with self._port.lock:
+            if self._port.is_open:
+                return
+            self._port.open()
+            with closed_on_error(self._port):
+                self._greet()
+
+    def close(self) -> None:
+        """Close the port, leaving the instrument as it is."""
+        self._port.close()
+
+    def _greet(self) -> None:
+        raise NotImplementedError
+
+    @contextlib.contextmanager
+    def _answer_to(self, sent: bytes) -> Iterator[None]:
+        """Send bytes and hold the port while their answer is read.
+
+        Where reading fails or is interrupted (Ctrl-C), the rest of that answer is thrown away
+        before the next bytes are sent.
+        """
+        with self._port.lock:
+            if self._stale:
+                self._port.discard()
+            self._stale = True  # until the answer is complete
+            self._port.write(sent)
+            yield
+            self._stale = False
+
+    def _line(self, command: str) -> str:
+        """A line of an answer, without its CR LF."""
+        raw = self._port.read_until(b"\r\n", command=command)
+        return raw.decode("ascii", errors="replace").strip()
 
 
 def wait_until(

@@ -12,9 +12,8 @@ import numpy as np
 from pydantic import Field
 
 from ...instruments import Clock, Identity
-from ..base import Driver, DriverSettings, closed_on_error
+from ..base import DriverSettings, SerialDriver
 from ..signal import ReadOnlySignal, Signal
-from ..transports.serial_port import SerialPort
 
 __all__ = ["AgiltronSwitch", "AgiltronSwitchSettings"]
 
@@ -33,7 +32,7 @@ class AgiltronSwitchSettings(DriverSettings):
     """The output that is joined to the input, from 1."""
 
 
-class AgiltronSwitch(Driver):
+class AgiltronSwitch(SerialDriver):
     """A switch from one fibre to one of several; it latches.
 
     Args:
@@ -49,10 +48,8 @@ class AgiltronSwitch(Driver):
     def __init__(
         self, name: str, address: str, settings: AgiltronSwitchSettings, clock: Clock
     ) -> None:
-        super().__init__(name, address, clock)
+        super().__init__(name, address, settings, clock, baudrate=9600)
         self._settings = settings
-        self._port = SerialPort(self._endpoint, settings.timeout, baudrate=9600)
-        self._stale = False
         self.output: Signal[int] = Signal(
             "output", "", self._output, self._set_output, label="Output that is joined to the input"
         )
@@ -66,20 +63,6 @@ class AgiltronSwitch(Driver):
     def signals(self) -> tuple[ReadOnlySignal[object], ...]:
         """Every signal of the switch."""
         return (self.output,)
-
-    def open(self) -> None:
-        """Open the port; the switch stays as it is."""
-        with self._port.lock:
-            if self._port.is_open:
-                return
-            self._port.open()
-            with closed_on_error(self._port):
-                self._stale = False
-                self._output()
-
-    def close(self) -> None:
-        """Close the port, leaving the switch as it is."""
-        self._port.close()
 
     def identify(self) -> Identity:
         """Say what answers: it has no command for that."""
@@ -101,6 +84,9 @@ class AgiltronSwitch(Driver):
 
     def safe(self) -> None:
         """Nothing: which output is the safe one, the bench knows."""
+
+    def _greet(self) -> None:
+        self._output()
 
     def _output(self) -> int:
         reply = self._exchange(_ASK)
@@ -131,12 +117,5 @@ class AgiltronSwitch(Driver):
             )
 
     def _exchange(self, frame: bytes) -> bytes:
-        command = frame.hex(" ")
-        with self._port.lock:
-            if self._stale:
-                self._port.discard()
-            self._stale = True  # until the answer is complete
-            self._port.write(frame)
-            reply = self._port.read_exactly(_FRAME, command=command)
-            self._stale = False
-            return reply
+        with self._answer_to(frame):
+            return self._port.read_exactly(_FRAME, command=frame.hex(" "))

@@ -12,13 +12,11 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 
 from ...instruments import Clock, Identity, Limits, Unit
-from ..base import Driver, DriverSettings, closed_on_error
+from ..base import DriverSettings, SerialDriver
 from ..signal import LimitedSignal, ReadOnlySignal
-from ..transports.serial_port import SerialPort
 
 __all__ = ["DD100MCSettings", "OzOpticsDD100MC"]
 
-_END = b"\r\n"
 _LINES = 64  # longest answer
 _ARRIVED_DB = 0.02
 _NUMBER = r"([+-]?\d+(?:\.\d+)?)"
@@ -41,7 +39,7 @@ class DD100MCSettings(DriverSettings):
     """Most that this unit is calibrated for: its label says it, dB."""
 
 
-class OzOpticsDD100MC(Driver):
+class OzOpticsDD100MC(SerialDriver):
     """A variable attenuator.
 
     Args:
@@ -55,10 +53,8 @@ class OzOpticsDD100MC(Driver):
     Settings: ClassVar[type[DD100MCSettings]] = DD100MCSettings
 
     def __init__(self, name: str, address: str, settings: DD100MCSettings, clock: Clock) -> None:
-        super().__init__(name, address, clock)
+        super().__init__(name, address, settings, clock, baudrate=9600)
         self._settings = settings
-        self._port = SerialPort(self._endpoint, settings.timeout, baudrate=9600)
-        self._stale = False
         self._target: float | None = None
         self.attenuation = LimitedSignal(
             "attenuation",
@@ -77,21 +73,6 @@ class OzOpticsDD100MC(Driver):
     def signals(self) -> tuple[ReadOnlySignal[object], ...]:
         """Every signal of the attenuator."""
         return (self.attenuation, self.steps)
-
-    def open(self) -> None:
-        """Open the port; the attenuator stays where it is."""
-        with self._port.lock:
-            if self._port.is_open:
-                return
-            self._port.open()
-            with closed_on_error(self._port):
-                self._stale = False
-                self._target = None
-                self._position()
-
-    def close(self) -> None:
-        """Close the port, leaving the attenuator as it is."""
-        self._port.close()
 
     def identify(self) -> Identity:
         """Say what answers: how it tells its serial number is not known."""
@@ -115,6 +96,10 @@ class OzOpticsDD100MC(Driver):
         """Attenuate most, so that no detector behind it sees too much light."""
         self.open()
         self.attenuation.set(self._settings.largest)
+
+    def _greet(self) -> None:
+        self._target = None
+        self._position()
 
     def _set_attenuation(self, decibels: float) -> None:
         command = f"A{decibels:.2f}"
@@ -140,11 +125,7 @@ class OzOpticsDD100MC(Driver):
 
     def _ask(self, command: str) -> list[str]:
         """Send a command and return the lines that answer it."""
-        with self._port.lock:
-            if self._stale:
-                self._port.discard()
-            self._stale = True  # until the answer is complete
-            self._port.write(command.encode("ascii") + b"\r")
+        with self._answer_to(command.encode("ascii") + b"\r"):
             answer: list[str] = []
             while (line := self._line(command)) != "Done":
                 if line.startswith("Error"):
@@ -156,9 +137,4 @@ class OzOpticsDD100MC(Driver):
                     )
                 answer.append(line)
             self._line(command)  # an empty one
-            self._stale = False
             return [line for line in answer if line]
-
-    def _line(self, command: str) -> str:
-        raw = self._port.read_until(_END, command=command)
-        return raw.decode("ascii", errors="replace").strip()

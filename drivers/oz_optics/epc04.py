@@ -12,16 +12,14 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from ...instruments import Clock, Identity, Limits, Unit
-from ..base import Driver, DriverSettings, closed_on_error
+from ..base import DriverSettings, SerialDriver
 from ..signal import LimitedSignal, ReadOnlySignal, Signal, Switch
-from ..transports.serial_port import SerialPort
 
 __all__ = ["EPC04Settings", "OzOpticsEPC04"]
 
 _VOLTS = Limits(-5.0, 5.0)
 _HERTZ = Limits(0.0, 100.0)
 _CHANNELS = (1, 2, 3, 4)
-_END = b"\r\n"
 _VOLTAGE = re.compile(r"Set CH(\d) DC Voltage at: ([+-]?\d+)mV")
 _VOLTAGES = re.compile(r"Voltage\(mV\):" + r" +CH\d ([+-]?\d+)" * 4)
 _FREQUENCIES = re.compile(r"Frequency\(Hz\):" + r" +CH\d (\d+)" * 4)
@@ -45,7 +43,7 @@ class EPC04Settings(DriverSettings):
     """Form of the swing."""
 
 
-class OzOpticsEPC04(Driver):
+class OzOpticsEPC04(SerialDriver):
     """A fibre polarization controller with four squeezers.
 
     A squeezer follows within 50 us, so :meth:`ready` says only whether the voltages stand.
@@ -61,10 +59,8 @@ class OzOpticsEPC04(Driver):
     Settings: ClassVar[type[EPC04Settings]] = EPC04Settings
 
     def __init__(self, name: str, address: str, settings: EPC04Settings, clock: Clock) -> None:
-        super().__init__(name, address, clock)
+        super().__init__(name, address, settings, clock, baudrate=9600)
         self._settings = settings
-        self._port = SerialPort(self._endpoint, settings.timeout, baudrate=9600)
-        self._stale = False
         self.actuators: tuple[LimitedSignal, ...] = tuple(
             LimitedSignal(
                 f"squeezer_{n}",
@@ -111,20 +107,6 @@ class OzOpticsEPC04(Driver):
         """Every signal of the squeezers."""
         return (*self.actuators, self.scrambling, *self.frequencies, self.waveform)
 
-    def open(self) -> None:
-        """Open the port; the voltages stay as they are."""
-        with self._port.lock:
-            if self._port.is_open:
-                return
-            self._port.open()
-            with closed_on_error(self._port):
-                self._stale = False
-                self._voltages()
-
-    def close(self) -> None:
-        """Close the port, leaving the voltages as they are."""
-        self._port.close()
-
     def identify(self) -> Identity:
         """Say what answers: it has no command for that, and tells no serial number."""
         self._voltages()
@@ -155,6 +137,9 @@ class OzOpticsEPC04(Driver):
     def save(self) -> None:
         """Write voltages, frequencies and mode to its flash, for the next power-up."""
         self._set("SAVE", "Write Setting to Flash memory")
+
+    def _greet(self) -> None:
+        self._voltages()
 
     def _voltage(self, channel: int) -> float:
         return self._voltages()[channel - 1]
@@ -192,17 +177,12 @@ class OzOpticsEPC04(Driver):
 
     def _ask(self, command: str, form: re.Pattern[str]) -> re.Match[str]:
         """Send a command and return its content line."""
-        with self._port.lock:
-            if self._stale:
-                self._port.discard()
-            self._stale = True  # until the answer is complete
-            self._port.write(command.encode("ascii") + _END)
+        with self._answer_to(command.encode("ascii") + b"\r\n"):
             content = self._line(command)
             end = content if content == "Error!" else self._line(command)
             if end != "Done":
                 words = "refused" if end == "Error!" else "the answer does not end with Done"
                 raise self._endpoint.error(words, command=command, reply=f"{content}; {end}")
-            self._stale = False
         found = form.fullmatch(content)
         if found is None:
             raise self._endpoint.error(
@@ -212,7 +192,3 @@ class OzOpticsEPC04(Driver):
                 hint="is this port an EPC-DRIVER-04, at 9600 baud?",
             )
         return found
-
-    def _line(self, command: str) -> str:
-        raw = self._port.read_until(_END, command=command)
-        return raw.decode("ascii", errors="replace").strip()

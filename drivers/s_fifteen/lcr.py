@@ -11,16 +11,14 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 
 from ...instruments import Clock, Deadline, Identity, Limits, Unit
-from ..base import Driver, DriverSettings, closed_on_error
+from ..base import DriverSettings, SerialDriver
 from ..signal import LimitedSignal, ReadOnlySignal
-from ..transports.serial_port import SerialPort
 
 __all__ = ["LCRSettings", "SFifteenLCR"]
 
 _NAME = "LCD cell driver"
 _VOLTS = Limits(0.0, 9.999)  # below 10 V
 _CHANNELS = (1, 2, 3, 4)
-_END = b"\r\n"
 _GRID_V = 0.02  # an amplitude read back may be off by so much
 
 Volts = Annotated[float, Field(ge=_VOLTS.low, le=_VOLTS.high), Unit("V")]
@@ -41,7 +39,7 @@ class LCRSettings(DriverSettings):
     """How long the cells take to follow, bench time: :meth:`SFifteenLCR.ready` waits for it."""
 
 
-class SFifteenLCR(Driver):
+class SFifteenLCR(SerialDriver):
     """A polarization controller of four liquid-crystal cells.
 
     Args:
@@ -55,10 +53,8 @@ class SFifteenLCR(Driver):
     Settings: ClassVar[type[LCRSettings]] = LCRSettings
 
     def __init__(self, name: str, address: str, settings: LCRSettings, clock: Clock) -> None:
-        super().__init__(name, address, clock)
+        super().__init__(name, address, settings, clock)
         self._settings = settings
-        self._port = SerialPort(self._endpoint, settings.timeout)
-        self._stale = False
         self._settled: Deadline | None = None
         self.actuators: tuple[LimitedSignal, ...] = tuple(
             LimitedSignal(
@@ -77,21 +73,6 @@ class SFifteenLCR(Driver):
     def signals(self) -> tuple[ReadOnlySignal[object], ...]:
         """Every signal of the cells."""
         return self.actuators
-
-    def open(self) -> None:
-        """Open the port; the cells stay as they are."""
-        with self._port.lock:
-            if self._port.is_open:
-                return
-            self._port.open()
-            with closed_on_error(self._port):
-                self._stale = False
-                self._settled = None
-                self._identity()
-
-    def close(self) -> None:
-        """Close the port, leaving the cells as they are."""
-        self._port.close()
 
     def identify(self) -> Identity:
         """Ask who it is."""
@@ -121,6 +102,10 @@ class SFifteenLCR(Driver):
 
     def safe(self) -> None:
         """Nothing: no amplitude within its range harms a cell."""
+
+    def _greet(self) -> None:
+        self._settled = None
+        self._identity()
 
     def _settle(self) -> None:
         self._settled = Deadline(self._clock, self._settings.settling)
@@ -164,13 +149,11 @@ class SFifteenLCR(Driver):
 
     def _ask(self, *commands: str) -> str:
         """Send commands, of which the last is a question, and return its answer."""
+        sent = b"".join(command.encode("ascii") + b"\r\n" for command in commands)
         with self._port.lock:
-            if self._stale:
-                self._port.discard()
-            self._stale = True  # until the line is complete, and what was told was not refused
-            self._port.write(b"".join(command.encode("ascii") + _END for command in commands))
-            line = self._port.read_until(_END, command="; ".join(commands))
-            reply = line.decode("ascii", errors="replace").strip()
+            with self._answer_to(sent):
+                reply = self._line("; ".join(commands))
+            # the answer is still to come where this line refuses what was told before
             self._stale = len(commands) > 1 and not _is_number(reply)
             return reply
 

@@ -23,7 +23,7 @@ from ...instruments import (
     Unit,
 )
 from ...instruments.formats import Tdc1Decoder
-from ..base import Driver, DriverSettings, closed_on_error
+from ..base import DriverSettings, SerialDriver
 from ..signal import LimitedSignal, ReadOnlySignal, Signal
 from ..transports.serial_port import SerialPort
 
@@ -61,7 +61,7 @@ class TDC1Settings(DriverSettings):
         return self
 
 
-class SFifteenTDC1(Driver):
+class SFifteenTDC1(SerialDriver):
     """A four-input time tagger.
 
     While it records, the port carries words only: signals cannot be read or set.
@@ -77,11 +77,9 @@ class SFifteenTDC1(Driver):
     Settings: ClassVar[type[TDC1Settings]] = TDC1Settings
 
     def __init__(self, name: str, address: str, settings: TDC1Settings, clock: Clock) -> None:
-        super().__init__(name, address, clock)
+        super().__init__(name, address, settings, clock)
         self._settings = settings
-        self._port = SerialPort(self._endpoint, settings.timeout)
         self._lock = threading.RLock()
-        self._stale = False
         self._reader: _WordReader | None = None
         self._start_s = 0.0
         self._start_unix_ns = 0
@@ -119,16 +117,7 @@ class SFifteenTDC1(Driver):
     def open(self) -> None:
         """Open the port; a recording that another program left running is ended."""
         with self._lock:
-            if self._port.is_open:
-                return
-            self._port.open()
-            with closed_on_error(self._port):
-                self._abort()
-                reply = self._ask("*IDN?")
-                if "TDC1" not in reply:
-                    raise self._endpoint.error(
-                        "is no TDC1", command="*IDN?", reply=reply, hint="check the port"
-                    )
+            super().open()
 
     def close(self) -> None:
         """Stop recording and close the port."""
@@ -218,6 +207,14 @@ class SFifteenTDC1(Driver):
                 if self._port.is_open:  # else the connection broke, and was said to
                     self._abort()
 
+    def _greet(self) -> None:
+        self._abort()
+        reply = self._ask("*IDN?")
+        if "TDC1" not in reply:
+            raise self._endpoint.error(
+                "is no TDC1", command="*IDN?", reply=reply, hint="check the port"
+            )
+
     def _cut(self, begin: int, end: int) -> TagBatch:
         """Give out what was decoded, up to ``end``."""
         times = np.concatenate([np.empty(0, np.int64), *(b.times_ps for b in self._decoded)])
@@ -270,13 +267,8 @@ class SFifteenTDC1(Driver):
     def _ask(self, command: str) -> str:
         with self._lock:
             self._idle()
-            if self._stale:
-                self._port.discard()
-            self._stale = True  # until the line is complete
-            self._port.write(command.encode("ascii") + b"\r\n")
-            line = self._port.read_until(b"\r\n", command=command)
-            self._stale = False
-            return line.decode("ascii", errors="replace").strip()
+            with self._answer_to(command.encode("ascii") + b"\r\n"):
+                return self._line(command)
 
     def _tell(self, command: str, *, mode: str | None = None) -> None:
         """Send a setting. It has no reply, so the mode is asked behind it."""

@@ -10,9 +10,8 @@ from typing import Annotated, Any, ClassVar
 from pydantic import Field
 
 from ...instruments import Clock, Identity, InstrumentError, Limits, Unit
-from ..base import Driver, DriverSettings, attempt_all, closed_on_error
+from ..base import DriverSettings, SerialDriver, attempt_all
 from ..signal import LimitedSignal, ReadOnlySignal, Switch
-from ..transports.serial_port import SerialPort
 from . import apt
 from .apt import Id, Message, Status
 
@@ -54,7 +53,7 @@ class MPC320Settings(DriverSettings):
     """Speed as a fraction of the largest, 400 deg/s."""
 
 
-class ThorlabsMPC320(Driver):
+class ThorlabsMPC320(SerialDriver):
     """A fibre polarization controller with three paddles.
 
     Setting a paddle starts its move; :meth:`ready` tells when all have arrived.
@@ -70,11 +69,9 @@ class ThorlabsMPC320(Driver):
     Settings: ClassVar[type[MPC320Settings]] = MPC320Settings
 
     def __init__(self, name: str, address: str, settings: MPC320Settings, clock: Clock) -> None:
-        super().__init__(name, address, clock)
+        super().__init__(name, address, settings, clock, rtscts=True)
         self._settings = settings
-        self._port = SerialPort(self._endpoint, settings.timeout, rtscts=True)
         self._targets: dict[int, int] = {}  # channel -> counts it is on the way to
-        self._stale = False
         self.actuators: tuple[LimitedSignal, ...] = tuple(
             LimitedSignal(
                 f"paddle_{i + 1}",
@@ -108,24 +105,6 @@ class ThorlabsMPC320(Driver):
     def signals(self) -> tuple[ReadOnlySignal[object], ...]:
         """Every signal of the paddles."""
         return (*self.actuators, self.velocity, self.enabled)
-
-    def open(self) -> None:
-        """Open the port; the paddles stay where they are."""
-        with self._port.lock:
-            if self._port.is_open:
-                return
-            self._port.open()
-            with closed_on_error(self._port):
-                self._port.purge()
-                self._targets.clear()
-                self._send(apt.short(Id.HW_NO_FLASH_PROGRAMMING))
-                self._send(apt.short(Id.HW_STOP_UPDATEMSGS))
-                for channel in _CHANNELS:
-                    self._status(channel)
-
-    def close(self) -> None:
-        """Close the port, leaving the paddles as they are."""
-        self._port.close()
 
     def identify(self) -> Identity:
         """Ask who it is."""
@@ -191,6 +170,14 @@ class ThorlabsMPC320(Driver):
         stops: list[Callable[[], None]] = [partial(self._stop, channel) for channel in _CHANNELS]
         attempt_all(self._endpoint, "stopping", *stops)
 
+    def _greet(self) -> None:
+        self._port.purge()
+        self._targets.clear()
+        self._send(apt.short(Id.HW_NO_FLASH_PROGRAMMING))
+        self._send(apt.short(Id.HW_STOP_UPDATEMSGS))
+        for channel in _CHANNELS:
+            self._status(channel)
+
     def _angle(self, channel: int) -> float:
         return self._status(channel)[0] / _COUNTS_PER_DEG
 
@@ -243,8 +230,7 @@ class ThorlabsMPC320(Driver):
         self, message: bytes, wanted: Id, channel: int | None = None, about: bytes = b""
     ) -> Message:
         """Send and return the reply of id ``wanted``; others in between are unasked for."""
-        with self._port.lock:
-            self._send(message)
+        with self._answer_to(message):
             for _ in range(_STRAY_MESSAGES):
                 reply = self._receive(message)
                 if reply.id in (Id.HW_RESPONSE, Id.HW_RICHRESPONSE):
@@ -252,13 +238,13 @@ class ThorlabsMPC320(Driver):
                 if reply.id != wanted:
                     continue  # 0464 MOVE_COMPLETED and the like: the status bits say the same
                 if channel is None or reply.data[:2] == channel.to_bytes(2, "little"):
-                    self._stale = False
                     return reply
-        raise self._endpoint.error(
-            f"{_STRAY_MESSAGES} messages and no answer among them", command=message.hex(" ")
-        )
+            raise self._endpoint.error(
+                f"{_STRAY_MESSAGES} messages and no answer among them", command=message.hex(" ")
+            )
 
     def _send(self, message: bytes) -> None:
+        """Send what has no reply."""
         if self._stale:
             self._port.discard()
             self._stale = False
@@ -266,7 +252,6 @@ class ThorlabsMPC320(Driver):
 
     def _receive(self, sent: bytes) -> Message:
         command = sent.hex(" ")
-        self._stale = True  # until the answer has been found
         header = self._port.read_exactly(apt.HEADER, command=command)
         try:
             size = apt.data_length(header)

@@ -11,9 +11,8 @@ from typing import Annotated, ClassVar, Self
 from pydantic import Field, model_validator
 
 from ...instruments import Clock, Identity, InstrumentError, Limits, Unit
-from ..base import Driver, DriverSettings, closed_on_error
+from ..base import DriverSettings, SerialDriver
 from ..signal import LimitedSignal, ReadOnlySignal, Switch
-from ..transports.serial_port import SerialPort
 
 __all__ = ["TC200Settings", "ThorlabsTC200"]
 
@@ -65,7 +64,7 @@ class TC200Settings(DriverSettings):
         return self
 
 
-class ThorlabsTC200(Driver):
+class ThorlabsTC200(SerialDriver):
     """A crystal oven on a TC200.
 
     Args:
@@ -79,10 +78,8 @@ class ThorlabsTC200(Driver):
     Settings: ClassVar[type[TC200Settings]] = TC200Settings
 
     def __init__(self, name: str, address: str, settings: TC200Settings, clock: Clock) -> None:
-        super().__init__(name, address, clock)
+        super().__init__(name, address, settings, clock)
         self._settings = settings
-        self._port = SerialPort(self._endpoint, settings.timeout)
-        self._stale = False
         self.temperature = LimitedSignal(
             "temperature",
             "degC",
@@ -131,20 +128,6 @@ class ThorlabsTC200(Driver):
             self.max_temperature,
             self.sensor_alarm,
         )
-
-    def open(self) -> None:
-        """Open the port; heater and set point stay as they are."""
-        with self._port.lock:
-            if self._port.is_open:
-                return
-            self._port.open()
-            with closed_on_error(self._port):
-                if self._status() & _UNIT != _CELSIUS:
-                    self._set("unit=c")  # the unit of its replies, no physical state
-
-    def close(self) -> None:
-        """Close the port, leaving the oven as it is."""
-        self._port.close()
 
     def identify(self) -> Identity:
         """Ask who it is."""
@@ -198,6 +181,10 @@ class ThorlabsTC200(Driver):
         self.open()
         self.heating.set(False)
 
+    def _greet(self) -> None:
+        if self._status() & _UNIT != _CELSIUS:
+            self._set("unit=c")  # the unit of its replies, no physical state
+
     def _set_heating(self, on: bool) -> None:
         with self._port.lock:
             if bool(self._status() & _ENABLED) == on:
@@ -249,11 +236,7 @@ class ThorlabsTC200(Driver):
 
     def _exchange(self, command: str, prompt: bytes) -> str:
         sent = command.encode("ascii") + b"\r"
-        with self._port.lock:
-            if self._stale:
-                self._port.discard()
-            self._stale = True  # until the answer is complete
-            self._port.write(sent)
+        with self._answer_to(sent):
             raw = self._port.read_until(prompt, command=command)
             if not raw.startswith(sent):
                 raise self._endpoint.error(
@@ -262,7 +245,6 @@ class ThorlabsTC200(Driver):
                     reply=raw,
                     hint="is another program on this port? is the baud rate 115200?",
                 )
-            self._stale = False
         body = raw[len(sent) : -len(prompt)]
         reply = body.decode("ascii", errors="replace").replace("\r", "\n").strip()
         if "Command error" in reply:
