@@ -11,14 +11,14 @@ from typing import ClassVar
 
 from ..elements import OpticalSwitch
 from .base import Setting
-from .wire import DeviceSettings, Link, Port, chaos_generator, reachable
+from .wire import DeviceSettings, Link, SerialEmulator
 
 __all__ = ["AgiltronSwitchEmulator"]
 
 _FRAME = 4
 
 
-class AgiltronSwitchEmulator:
+class AgiltronSwitchEmulator(SerialEmulator):
     """The drive of one switch."""
 
     ELEMENT: ClassVar[type[OpticalSwitch]] = OpticalSwitch
@@ -28,29 +28,13 @@ class AgiltronSwitchEmulator:
         """Nothing but the port."""
 
     def __init__(self, setting: Setting, element: OpticalSwitch, settings: Settings) -> None:
-        self._setting = setting
+        super().__init__(setting, settings)
         self._switch = element
-        self._settings = settings
         self._output = element.selected
-        self._port = Port(
-            setting, self._serve, clients=1, chaos=chaos_generator(setting, settings.chaos)
-        )
-
-    async def open(self) -> str:
-        """Bind the port; return the pyserial URL."""
-        port = await self._port.open(self._settings.port)
-        return f"socket://{reachable(self._setting.host)}:{port}"
 
     def begin_block(self, begin_ps: int, end_ps: int) -> None:
         """Join the output that was asked for."""
         self._switch.selected = self._output
-
-    def end_block(self, begin_ps: int, end_ps: int) -> None:
-        """Nothing is pushed."""
-
-    async def close(self) -> None:
-        """Close the connection and the port."""
-        await self._port.close()
 
     async def _serve(self, link: Link) -> None:
         buffer = bytearray()

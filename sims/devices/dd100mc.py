@@ -16,7 +16,7 @@ from pydantic import Field
 from ...instruments import Unit
 from ..elements import Attenuator
 from .base import Setting
-from .wire import DeviceSettings, Link, Port, Splitter, chaos_generator, reachable
+from .wire import DeviceSettings, Link, SerialEmulator, Splitter
 
 __all__ = ["DD100MCEmulator"]
 
@@ -29,7 +29,7 @@ class _RefusedError(Exception):
     """The line that answers a refused command."""
 
 
-class DD100MCEmulator:
+class DD100MCEmulator(SerialEmulator):
     """A motor that turns one attenuator."""
 
     ELEMENT: ClassVar[type[Attenuator]] = Attenuator
@@ -45,19 +45,11 @@ class DD100MCEmulator:
         """How long the motor takes for a dB; a plausible speed."""
 
     def __init__(self, setting: Setting, element: Attenuator, settings: Settings) -> None:
-        self._setting = setting
+        super().__init__(setting, settings)
         self._attenuator = element
         self._settings = settings
         self._now = element.attenuation_db * _STEPS_PER_DB
         self._target = round(self._now)
-        self._port = Port(
-            setting, self._serve, clients=1, chaos=chaos_generator(setting, settings.chaos)
-        )
-
-    async def open(self) -> str:
-        """Bind the port; return the pyserial URL."""
-        port = await self._port.open(self._settings.port)
-        return f"socket://{reachable(self._setting.host)}:{port}"
 
     def begin_block(self, begin_ps: int, end_ps: int) -> None:
         """Turn the motor for one block, and set the world's attenuation to its middle."""
@@ -65,13 +57,6 @@ class DD100MCEmulator:
         most = (end_ps - begin_ps) * 1e-12 / pace * _STEPS_PER_DB if pace > 0 else float("inf")
         self._now += min(max(self._target - before, -most), most)
         self._attenuator.attenuation_db = (before + self._now) / 2 / _STEPS_PER_DB
-
-    def end_block(self, begin_ps: int, end_ps: int) -> None:
-        """Nothing is pushed."""
-
-    async def close(self) -> None:
-        """Close the connection and the port."""
-        await self._port.close()
 
     async def _serve(self, link: Link) -> None:
         splitter = Splitter(b"\r\n")

@@ -18,7 +18,7 @@ from pydantic import Field
 from ...instruments import ConfigError, Unit
 from ..elements import Squeezers
 from .base import Setting
-from .wire import DeviceSettings, Link, Port, Splitter, chaos_generator, reachable
+from .wire import DeviceSettings, Link, SerialEmulator, Splitter
 
 __all__ = ["EPC04Emulator"]
 
@@ -35,7 +35,7 @@ class _RefusedError(Exception):
     """Answered by ``Error!``."""
 
 
-class EPC04Emulator:
+class EPC04Emulator(SerialEmulator):
     """The drive of up to four squeezers; voltages beyond those drive nothing."""
 
     ELEMENT: ClassVar[type[Squeezers]] = Squeezers
@@ -53,7 +53,7 @@ class EPC04Emulator:
                 f"twin {setting.name!r}: an EPC-DRIVER-04 drives four squeezers, the element has"
                 f" {len(element.volts)} axes"
             )
-        self._setting = setting
+        super().__init__(setting, settings)
         self._squeezers = element
         self._settings = settings
         self._millivolts = [0] * _CHANNELS
@@ -66,14 +66,6 @@ class EPC04Emulator:
         self._way: list[tuple[int, int]] = []
         for i, volts in enumerate(settings.start):
             self._set_voltage(i, round(1000 * volts))
-        self._port = Port(
-            setting, self._serve, clients=1, chaos=chaos_generator(setting, settings.chaos)
-        )
-
-    async def open(self) -> str:
-        """Bind the port; return the pyserial URL."""
-        port = await self._port.open(self._settings.port)
-        return f"socket://{reachable(self._setting.host)}:{port}"
 
     def begin_block(self, begin_ps: int, end_ps: int) -> None:
         """Drive the squeezers through the voltages set, or swing them."""
@@ -83,13 +75,6 @@ class EPC04Emulator:
                 self._squeezers.drive(i, millivolts / 1000)
         self._way.clear()
         self._squeezers.sweep(self._swing(begin_ps, end_ps, count) if self._swinging else None)
-
-    def end_block(self, begin_ps: int, end_ps: int) -> None:
-        """Nothing is pushed."""
-
-    async def close(self) -> None:
-        """Close the connection and the port."""
-        await self._port.close()
 
     def _swing(self, begin_ps: int, end_ps: int, count: int) -> npt.NDArray[np.float64]:
         """Voltages at evenly spaced times of a block, shape (times, squeezers)."""

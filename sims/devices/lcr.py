@@ -14,7 +14,7 @@ from typing import ClassVar
 from ...instruments import ConfigError
 from ..elements import LiquidCrystals
 from .base import Setting
-from .wire import DeviceSettings, Link, Port, Splitter, chaos_generator, reachable
+from .wire import DeviceSettings, Link, SerialEmulator, Splitter
 
 __all__ = ["LCREmulator"]
 
@@ -30,7 +30,7 @@ class _RefusedError(Exception):
     """The line that answers a refused command."""
 
 
-class LCREmulator:
+class LCREmulator(SerialEmulator):
     """The drive of up to four cells; outputs beyond those drive nothing."""
 
     ELEMENT: ClassVar[type[LiquidCrystals]] = LiquidCrystals
@@ -47,32 +47,17 @@ class LCREmulator:
             raise ConfigError(
                 f"twin {setting.name!r}: an LCR drives four cells, the element has {count} axes"
             )
-        self._setting = setting
+        super().__init__(setting, settings)
         self._cells = element
         self._settings = settings
         self._millivolts = [0] * _CHANNELS
         self._on = False
-        self._port = Port(
-            setting, self._serve, clients=1, chaos=chaos_generator(setting, settings.chaos)
-        )
-
-    async def open(self) -> str:
-        """Bind the port; return the pyserial URL."""
-        port = await self._port.open(self._settings.port)
-        return f"socket://{reachable(self._setting.host)}:{port}"
 
     def begin_block(self, begin_ps: int, end_ps: int) -> None:
         """Drive the cells."""
         for i in range(len(self._cells.amplitudes_v)):
             self._cells.amplitudes_v[i] = self._millivolts[i] / 1000
         self._cells.driven = self._on
-
-    def end_block(self, begin_ps: int, end_ps: int) -> None:
-        """Nothing is pushed."""
-
-    async def close(self) -> None:
-        """Close the connection and the port."""
-        await self._port.close()
 
     async def _serve(self, link: Link) -> None:
         splitter = Splitter(b";\r\n")

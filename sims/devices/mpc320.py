@@ -15,7 +15,7 @@ from pydantic import Field
 from ...instruments import Unit
 from ..elements import Paddles
 from .base import Setting
-from .wire import DeviceSettings, Link, Port, chaos_generator, reachable
+from .wire import DeviceSettings, Link, SerialEmulator
 
 __all__ = ["MPC320Emulator"]
 
@@ -72,7 +72,7 @@ class _Channel:
     stored_relative: int = 0
 
 
-class MPC320Emulator:
+class MPC320Emulator(SerialEmulator):
     """A controller with three paddles; channels are the bits 1, 2 and 4."""
 
     ELEMENT: ClassVar[type[Paddles]] = Paddles
@@ -88,7 +88,7 @@ class MPC320Emulator:
         """Angle of each paddle at power-up, deg."""
 
     def __init__(self, setting: Setting, element: Paddles, settings: Settings) -> None:
-        self._setting = setting
+        super().__init__(setting, settings)
         self._paddles = element
         self._settings = settings
         positions = [_counts(angle) for angle in settings.start]
@@ -99,14 +99,6 @@ class MPC320Emulator:
         self._updating = False
         self._now_ps = 0
         self._next_update_ps = 0
-        self._port = Port(
-            setting, self._serve, clients=1, chaos=chaos_generator(setting, settings.chaos)
-        )
-
-    async def open(self) -> str:
-        """Bind the port; return the pyserial URL."""
-        port = await self._port.open(self._settings.port)
-        return f"socket://{reachable(self._setting.host)}:{port}"
 
     def begin_block(self, begin_ps: int, end_ps: int) -> None:
         """Turn the paddles for one block and set the world's angles to their middle positions."""
@@ -134,10 +126,6 @@ class MPC320Emulator:
             self._next_update_ps = end_ps + _STATUS_PERIOD_PS
             for channel in self._channels:
                 self._push(f"status{channel.bit}", self._completed(_GET_DC_STATUS, channel))
-
-    async def close(self) -> None:
-        """Close the connection and the port."""
-        await self._port.close()
 
     def _push(self, key: str, message: bytes) -> None:
         for link in self._port.links:

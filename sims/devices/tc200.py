@@ -10,7 +10,7 @@ from typing import ClassVar, Literal
 
 from ..elements import Oven
 from .base import Setting
-from .wire import DeviceSettings, Link, Port, Splitter, chaos_generator, reachable
+from .wire import DeviceSettings, Link, SerialEmulator, Splitter
 
 __all__ = ["TC200Emulator"]
 
@@ -37,7 +37,7 @@ _UNKNOWN = "CMD_NOT_DEFINED"
 _RANGE = "CMD_ARG_RANGE_ERR"
 
 
-class TC200Emulator:
+class TC200Emulator(SerialEmulator):
     """A TC200 that heats one crystal oven."""
 
     ELEMENT: ClassVar[type[Oven]] = Oven
@@ -53,7 +53,7 @@ class TC200Emulator:
         """Answer ``mode=normal`` with a range error although it worked, as some units do."""
 
     def __init__(self, setting: Setting, element: Oven, settings: Settings) -> None:
-        self._setting = setting
+        super().__init__(setting, settings)
         self._oven = element
         self._settings = settings
         self._enabled = False
@@ -62,26 +62,11 @@ class TC200Emulator:
         self._sensor = "ptc100"
         self._setpoint_c = _LOW_C
         self._numbers = {name: default for name, (default, _, _) in _NUMBERS.items()}
-        self._port = Port(
-            setting, self._serve, clients=1, chaos=chaos_generator(setting, settings.chaos)
-        )
-
-    async def open(self) -> str:
-        """Bind the port; return the pyserial URL."""
-        port = await self._port.open(self._settings.port)
-        return f"socket://{reachable(self._setting.host)}:{port}"
 
     def begin_block(self, begin_ps: int, end_ps: int) -> None:
         """Turn the oven's knobs."""
         self._oven.setpoint_c = self._setpoint_c
         self._oven.heating = self._enabled
-
-    def end_block(self, begin_ps: int, end_ps: int) -> None:
-        """Nothing is pushed."""
-
-    async def close(self) -> None:
-        """Close the connection and the port."""
-        await self._port.close()
 
     async def _serve(self, link: Link) -> None:
         splitter = Splitter(b"\r")

@@ -25,7 +25,7 @@ from pydantic import Field
 from ...instruments import Unit
 from ..elements import TaggerInputs
 from .base import Setting
-from .wire import DeviceSettings, Link, OverlongError, Port, Splitter, chaos_generator, reachable
+from .wire import DeviceSettings, Link, OverlongError, SerialEmulator, Splitter
 
 __all__ = ["TDC1Emulator"]
 
@@ -97,7 +97,7 @@ class _Run:
     inputs: Inputs = field(default_factory=_no_inputs)
 
 
-class TDC1Emulator:
+class TDC1Emulator(SerialEmulator):
     """A TDC1 on the inputs of one tagger."""
 
     ELEMENT: ClassVar[type[TaggerInputs]] = TaggerInputs
@@ -116,7 +116,7 @@ class TDC1Emulator:
         """Whether a reference clock is plugged in."""
 
     def __init__(self, setting: Setting, element: TaggerInputs, settings: Settings) -> None:
-        self._setting = setting
+        super().__init__(setting, settings)
         self._element = element
         self._settings = settings
         self._registers = _Registers()
@@ -124,14 +124,6 @@ class TDC1Emulator:
         self._run: _Run | None = None
         self._queue: deque[str] = deque()
         self._in_block = False
-        self._port = Port(
-            setting, self._serve, clients=1, chaos=chaos_generator(setting, settings.chaos)
-        )
-
-    async def open(self) -> str:
-        """Bind the port; return the pyserial URL."""
-        port = await self._port.open(self._settings.port)
-        return f"socket://{reachable(self._setting.host)}:{port}"
 
     def begin_block(self, begin_ps: int, end_ps: int) -> None:
         """Begin what was asked for; turn the tagger's knob."""
@@ -160,10 +152,6 @@ class TDC1Emulator:
             if self._run is run and (over or run.aborted):
                 self._finish(run.link)
         self._in_block = False
-
-    async def close(self) -> None:
-        """Close the connection and the port."""
-        await self._port.close()
 
     # -- commands ---------------------------------------------------------------------------------
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import random
 import re
-from collections.abc import Awaitable, Callable
-from typing import Annotated
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -19,6 +19,7 @@ __all__ = [
     "Link",
     "OverlongError",
     "Port",
+    "SerialEmulator",
     "Splitter",
     "TcpPort",
     "chaos_generator",
@@ -301,3 +302,33 @@ class Port:
         finally:
             self.links.remove(link)
             link.finish()
+
+
+class SerialEmulator:
+    """A twin on one serial port, for which a socket of one client stands.
+
+    It speaks in :meth:`_serve`, and pushes nothing unless it has an ``end_block`` of its own.
+    """
+
+    def __init__(self, setting: Setting, settings: DeviceSettings) -> None:
+        self._setting = setting
+        self._wanted_port = settings.port
+        self._port = Port(
+            setting, self._serve, clients=1, chaos=chaos_generator(setting, settings.chaos)
+        )
+
+    async def open(self) -> str:
+        """Bind the port; return the pyserial URL."""
+        port = await self._port.open(self._wanted_port)
+        return f"socket://{reachable(self._setting.host)}:{port}"
+
+    def end_block(self, begin_ps: int, end_ps: int) -> Coroutine[Any, Any, None] | None:
+        """Nothing is pushed."""
+        return None
+
+    async def close(self) -> None:
+        """Close the connection and the port."""
+        await self._port.close()
+
+    async def _serve(self, link: Link) -> None:
+        raise NotImplementedError
