@@ -224,18 +224,8 @@ class WeakCoherentSource(Driver):
     ) -> npt.NDArray[np.int64]:
         """Play a pattern of pulses; the one playing ends. Emission is not touched.
 
-        Args:
-            intensities: Index into ``info.intensities`` of each pulse, int (pulses,).
-            states: Index into ``info.states`` of each pulse, int (pulses,).
-            rate_hz: Pulses per second; the period is a whole number of the sequencer's steps.
-            runs: How often the pattern is played; until :meth:`stop` where None.
-
-        Returns:
-            When each pulse leaves, after the beginning of a run, ps, int64 (pulses,). The sync
-            output rises with the first. The next run begins ``pulses / rate_hz`` later.
-
-        Raises:
-            InstrumentError: for what cannot be played; nothing has changed then.
+        See :meth:`bellbench.instruments.WeakCoherentSource.play`. The period is a whole number of
+        the sequencer's steps; the sync output rises with the first pulse.
         """
         wanted, of = self._settings, self._sequencer.info
         which = self._indices("intensities", intensities, len(wanted.intensities))

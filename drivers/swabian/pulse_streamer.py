@@ -207,13 +207,7 @@ class SwabianPulseStreamer82(Driver):
     ) -> None:
         """Hand over a sequence, which starts as ``trigger_source`` says; one playing ends.
 
-        Args:
-            sequence: What to play.
-            runs: How often; until it is stopped where None.
-            final: What the outputs show after the last run; all low and 0 V where None.
-
-        Raises:
-            InstrumentError: for what it cannot play; nothing has changed then.
+        See :meth:`bellbench.instruments.PulseSequencer.stream`.
         """
         pulses = self._pulses(sequence)
         state = self._levels(final or Levels())
