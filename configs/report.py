@@ -142,7 +142,10 @@ class Report:
             limit = next((context[k] for k in ("gt", "ge", "lt", "le") if k in context), None)
             if limit:  # pydantic writes 0.000000000001, and knows no unit
                 words = f"{words.rpartition(' ')[0]} {limit:g}{_unit_at(model, steps)}"
-            self.add(loc, f"{words[0].lower()}{words[1:]}, got {describe(value)}")
+            hint = ""
+            if context.get("le") == 1 and type(value) in (int, float) and 2 <= value <= 100:
+                hint = f"; did you mean '{value:g} %'?"
+            self.add(loc, f"{words[0].lower()}{words[1:]}, got {describe(value)}{hint}")
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:

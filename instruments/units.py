@@ -36,6 +36,7 @@ SPELLINGS: dict[str, dict[str, float]] = {
         "MHz": 1e6,
         "GHz": 1e9,
         "THz": 1e12,
+        "/s": 1.0,
         "cps": 1.0,
         "kcps": 1e3,
         "Mcps": 1e6,
@@ -53,9 +54,8 @@ SPELLINGS: dict[str, dict[str, float]] = {
     },
     "dB": {"dB": 1.0},
     "dB/km": {"dB/km": 1.0},
-    "s/m^2": {"ps/nm/km": 1e-6, "s/m^2": 1.0},
     "dBm": {"dBm": 1.0},
-    "s/m2": {"s/m2": 1.0, "ps/nm/km": 1e-6},
+    "s/m2": {"s/m2": 1.0, "ps/nm/km": 1e-6, "ps/(nm*km)": 1e-6, "ps/(nm·km)": 1e-6},
     "s/sqrt(m)": {"s/sqrt(m)": 1.0, "ps/sqrt(km)": 1e-12 / math.sqrt(1e3)},
     "s/m/K": {"s/m/K": 1.0, "ps/km/K": 1e-15},
     "1/m2": {"/m2": 1.0, "/km/nm": 1e6},
@@ -91,7 +91,9 @@ def parse_quantity(value: object, unit: str) -> float:
         raise ValueError(f"{_show(value)} is not a finite number")
     if spelling not in table:
         if not spelling:
-            raise ValueError(f"{value!r} has no unit; write for example '{number:g} {example[2:]}'")
+            others = f" ({accepted})" if len(set(table.values())) > 1 else ""
+            example = f"{number:g} {example[2:]}"
+            raise ValueError(f"{value!r} has no unit; write for example '{example}'{others}")
         near = difflib.get_close_matches(spelling, [s for s in table if s], n=1, cutoff=0.5)
         nearest = f"; did you mean '{number:g} {near[0]}'?" if near else ""
         raise ValueError(f"unit {spelling!r} does not fit here; use {accepted}{nearest}")

@@ -196,7 +196,7 @@ def check_events(
                 yield loc, f"no element {name!r}{hint}"
             elif kinds[name] not in event.CAN:
                 can = " or ".join(event.CAN)
-                yield loc, f"{name!r} is a {kinds[name]}; a {event.event} happens to a {can}"
+                yield loc, f"{name!r} is a {kinds[name]}; what {event.event} happens to is: {can}"
 
 
 class Calendar:

@@ -610,6 +610,12 @@ def _check_detectors(model: WorldModel) -> Iterator[tuple[Location, str]]:
                 used |= {(end.array, end.detector + n) for n in range(count)}
     for name, element in model.elements.items():
         if isinstance(element, (el.SnspdModel, el.SpadModel)):
+            if all((name, n) not in used for n in range(len(element.detectors))):
+                yield (
+                    ("elements", name),
+                    f"no path ends at {name!r}; name it in one, or leave it out",
+                )
+                continue
             for n in range(len(element.detectors)):
                 if (name, n) not in used:
                     yield (

@@ -199,7 +199,8 @@ def test_mistakes_in_a_world_are_told_like_any_other() -> None:
         "f.yaml:9:21: elements.snspd.detectors.1.dark_rate: should be greater than or equal to 0,"
         " got '-75 Hz'",
         "f.yaml:10:30: elements.fibre.loss: should be greater than or equal to 0, got '-3 dB'",
-        "f.yaml:10:45: elements.fibre.length: 10 has no unit; write for example '10 m'",
+        "f.yaml:10:45: elements.fibre.length: 10 has no unit; write for example '10 m'"
+        " (m, km, cm, mm, um, µm, nm)",
         "f.yaml:11:3: elements.crystal: key 'pair_rate' is missing",
         "f.yaml:12:8: paths: needs 1 or more items, has 0",
     ]

@@ -54,8 +54,8 @@ def test_radians_become_degrees() -> None:
 @pytest.mark.parametrize(
     ("value", "unit", "message"),
     [
-        (0.12, "A", "0.12 has no unit; write for example '0.12 A'"),
-        ("120", "A", "'120' has no unit; write for example '120 A'"),
+        (0.12, "A", "0.12 has no unit; write for example '0.12 A' (A, mA, uA, µA, nA)"),
+        ("120", "A", "'120' has no unit; write for example '120 A' (A, mA, uA, µA, nA)"),
         (
             "120 mW",
             "A",

@@ -113,7 +113,7 @@ def test_a_bump_turns_the_polarization_for_good() -> None:
     ("event", "words"),
     [
         ({"event": "bend", "to": "alice_fibr", "loss": 1.0}, "did you mean 'alice_fibre'"),
-        ({"event": "bend", "to": "pump", "loss": 1.0}, "a bend happens to a fibre"),
+        ({"event": "bend", "to": "pump", "loss": 1.0}, "what bend happens to is: fibre"),
         ({"event": "power_cut", "to": ["pump", "crystal"]}, "'crystal' is a spdc"),
     ],
 )

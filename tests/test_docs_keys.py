@@ -1,4 +1,4 @@
-"""The page of elements names every kind and every key; run this file to write it anew."""
+"""The pages of elements and of experiments name every key; run this file to write them anew."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 import pytest
+from bellbench.experiments import _PROTOCOLS
 from bellbench.instruments import Unit
 from bellbench.sims import elements as el
 from pydantic import BaseModel
@@ -21,8 +22,14 @@ HEAD = """\
 # Elements of a world
 
 Every kind of element that a [world file](files.md#world-what-the-optics-are) may have, with its
-keys. **Bold** keys have to be given. Written by `python tests/test_docs_elements.py` from the
+keys. **Bold** keys have to be given. Written by `python tests/test_docs_keys.py` from the
 models in `sims/elements`.
+"""
+EXPERIMENTS_HEAD = """\
+# Keys of an experiment
+
+Every `protocol` of an [experiment file](files.md#experiment-what-to-run), with its keys. **Bold**
+keys have to be given. Written by `python tests/test_docs_keys.py` from the models in `experiments`.
 """
 PREFIXES = {-12: "p", -9: "n", -6: "u", -3: "m", 0: "", 3: "k", 6: "M", 9: "G"}
 
@@ -85,7 +92,7 @@ def table(model: type[BaseModel]) -> str:
     said = sayings(model)
     rows = ["| key | default | what it is |", "|---|---|---|"]
     for key, field in model.model_fields.items():
-        if key == "kind":
+        if key in ("kind", "bellbench", "protocol"):
             continue
         unit, default = unit_of(field), field.default
         needed = default is PydanticUndefined
@@ -96,13 +103,14 @@ def table(model: type[BaseModel]) -> str:
             value = value or (f"(in {unit})" if unit not in ("", "1") else "")
         what = said.get(key, "").replace("|", "\\|")
         if get_origin(field.annotation) is Literal:
-            what = f"{what} One of: {', '.join(get_args(field.annotation))}.".strip()
+            what = f"{what} One of: {', '.join(map(str, get_args(field.annotation)))}.".strip()
         rows.append(f"| {name} | {value} | {what} |")
     return "\n".join(rows) if len(rows) > 2 else "No keys."
 
 
 def section(title: str, model: type[BaseModel], level: str = "##") -> str:
-    says = re.sub(r"; see :func:.*|:\w+:", "", inspect.getdoc(model) or "").replace("``", "`")
+    own = inspect.getmodule(model) if "protocol" in model.model_fields else model
+    says = re.sub(r"; see :func:.*|:\w+:", "", inspect.getdoc(own) or "").replace("``", "`")
     first = " ".join(says.split("\n\n")[0].split())
     text = f"{level} `{title}`\n\n{first}\n\n{table(model)}\n"
     for key, part in parts(model).items():
@@ -114,12 +122,28 @@ def page() -> str:
     return "\n".join([HEAD, *(section(kind, model) for kind, model in kinds().items())])
 
 
+def protocols() -> dict[str, type[BaseModel]]:
+    return {name: experiment.file for name, experiment in _PROTOCOLS.items()}
+
+
+def experiments_page() -> str:
+    return "\n".join([EXPERIMENTS_HEAD, *(section(p, model) for p, model in protocols().items())])
+
+
+@pytest.mark.parametrize("protocol", protocols())
+def test_every_protocol_stands_in_the_docs_with_every_key(protocol: str) -> None:
+    files = (DOCS / "files.md").read_text(encoding="utf-8")
+    assert f"| `{protocol}` |" in files, f"add {protocol} to the table of docs/files.md"
+    text = (DOCS / "experiments.md").read_text(encoding="utf-8")
+    assert section(protocol, protocols()[protocol]) in text, "run 'python tests/test_docs_keys.py'"
+
+
 @pytest.mark.parametrize("kind", kinds())
 def test_every_kind_of_element_stands_in_the_docs_with_every_key(kind: str) -> None:
     files = (DOCS / "files.md").read_text(encoding="utf-8")
     assert f"| `{kind}` |" in files, f"add {kind} to the table of docs/files.md"
     text = (DOCS / "elements.md").read_text(encoding="utf-8")
-    remedy = "run 'python tests/test_docs_elements.py'"
+    remedy = "run 'python tests/test_docs_keys.py'"
     assert f"\n## `{kind}`\n" in text, remedy
     here = text.split(f"\n## `{kind}`\n")[1].split("\n## ")[0]
     models = [kinds()[kind], *parts(kinds()[kind]).values()]
@@ -129,4 +153,5 @@ def test_every_kind_of_element_stands_in_the_docs_with_every_key(kind: str) -> N
 
 
 if __name__ == "__main__":
-    (DOCS / "elements.md").write_text(page(), encoding="utf-8", newline="\n")
+    for name, text in (("elements", page()), ("experiments", experiments_page())):
+        (DOCS / f"{name}.md").write_text(text, encoding="utf-8", newline="\n")
