@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +25,7 @@ from ruamel.yaml.reader import ReaderError
 
 from ..instruments import ConfigError
 
-__all__ = ["Document", "Loc", "Mark", "parse", "read", "write"]
+__all__ = ["Document", "Loc", "Mark", "dump", "parse", "read", "write"]
 
 #: Where a value stands in a file: the keys and indices that lead to it.
 Loc = tuple[str | int, ...]
@@ -133,8 +134,20 @@ def parse(raw: bytes, path: Path) -> Document:
 
 def write(path: Path, content: Mapping[str, object]) -> None:
     """Write plain values as YAML, UTF-8."""
-    with path.open("w", encoding="utf-8") as file:
-        YAML(typ="safe", pure=True).dump(dict(content), file)
+    path.write_bytes(dump(content))
+
+
+def dump(content: Mapping[str, object]) -> bytes:
+    """Return plain values as YAML in UTF-8, in block style.
+
+    In flow style ruamel.yaml writes the text ``:0`` without the quotes it needs there.
+    """
+    yaml = YAML(typ="safe", pure=True)
+    yaml.default_flow_style = False
+    yaml.representer.ignore_aliases = lambda *_: True
+    stream = io.BytesIO()
+    yaml.dump(dict(content), stream)
+    return stream.getvalue()
 
 
 def describe(value: object) -> str:

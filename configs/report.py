@@ -143,7 +143,7 @@ class Report:
             if limit:  # pydantic writes 0.000000000001, and knows no unit
                 words = f"{words.rpartition(' ')[0]} {limit:g}{_unit_at(model, steps)}"
             hint = ""
-            if context.get("le") == 1 and type(value) in (int, float) and 2 <= value <= 100:
+            if context.get("le") == 1 and isinstance(value, (int, float)) and 2 <= value <= 100:
                 hint = f"; did you mean '{value:g} %'?"
             self.add(loc, f"{words[0].lower()}{words[1:]}, got {describe(value)}{hint}")
 
