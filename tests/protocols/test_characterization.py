@@ -1,14 +1,19 @@
 """Figures of a link and their errors, from counts drawn of a known link."""
 
+import itertools
 import math
 
 import numpy as np
 import pytest
-from bellbench.protocols.characterization import PairLink, characterize, finite_key_bits
+from bellbench.instruments import Loss, TagBatch
+from bellbench.protocols.characterization import PairLink, Squasher, characterize, finite_key_bits
 from bellbench.protocols.estimates import Estimate
 from bellbench.protocols.qkd.finite_key import choose_sample
-from bellbench.protocols.qkd.link_model import Arm, CwLink
-from bellbench.protocols.timing import Coincidences, CountRates
+from bellbench.protocols.qkd.link_model import Arm, CwLink, PulsedArm, PulsedLink
+from bellbench.protocols.qkd.randomness import SeededRandomness
+from bellbench.protocols.timing import CoincidenceCounter, Coincidences, CountRates
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 CHANNELS = (1, 2, 3, 4)
 SHIFTS = 20
@@ -138,3 +143,98 @@ def test_an_estimate_reads_to_the_second_digit_of_its_error(
     value: float, sigma: float, shown: str
 ) -> None:
     assert str(Estimate(value, sigma)) == shown
+
+
+PERIOD, WINDOW = 100_000, 4_000
+DELAYS = ({1: 30, 2: -500, 3: 0, 4: 700}, {1: 9_000, 2: 8_000, 3: 8_500, 4: 8_999})
+
+
+def pulses(
+    number: int, mean: float, efficiency: float, background: float, rng: np.random.Generator
+) -> list[TagBatch]:
+    """Clicks of both parties, in H and V only, on pulses of two thermal modes of pairs."""
+    lam = mean / 2
+    pairs = rng.geometric(1 / (1 + lam), (number, 2)) - 1
+    dark = 1 - math.sqrt(1 - background)  # of one of the two detectors
+    found = []
+    for delays in DELAYS:
+        clicked = rng.random((number, 2)) < 1 - (1 - dark) * (1 - efficiency) ** pairs
+        pulse, mode = np.nonzero(clicked)
+        times = (pulse + 1) * PERIOD + rng.integers(-300, 301, pulse.size)
+        times += np.where(mode == 0, delays[1], delays[2])
+        order = np.argsort(times, kind="stable")
+        channels = (mode[order] + 1).astype(np.int16)
+        found.append(TagBatch(times[order], channels, 0, (number + 2) * PERIOD))
+    return found
+
+
+def counter(delays: list[dict[int, int]]) -> CoincidenceCounter:
+    return CoincidenceCounter(
+        CHANNELS, CHANNELS, WINDOW, delays_a=delays[0], delays_b=delays[1], shifts_ps=[PERIOD // 2]
+    )
+
+
+@pytest.mark.parametrize("mean", [0.1176, 2.0])
+def test_squashed_clicks_are_those_of_the_closed_form(mean: float) -> None:
+    """Gain and error rate of a pulsed source, to 4 sigma, where many pairs of clicks are extra."""
+    number, efficiency, background = 400_000, 0.4, 1e-3
+    parties = pulses(number, mean, efficiency, background, np.random.default_rng(11))
+    arm = PulsedArm(efficiency, background)
+    told = PulsedLink(mean, arm, arm).rates()
+    squashers = [
+        Squasher(CHANNELS, delays, WINDOW, SeededRandomness(3, name))
+        for delays, name in zip(DELAYS, ("alice", "bob"), strict=True)
+    ]
+    squashed = counter([dict.fromkeys(CHANNELS, each.delay_ps) for each in squashers])
+    squashed.add(*[each.add(batch) for each, batch in zip(squashers, parties, strict=True)])
+    squashed.add(*[each.finish() for each in squashers])
+    counts = squashed.finish()
+    assert counts.counts[2:].sum() == counts.counts[:, 2:].sum() == 0
+    n = int(counts.counts.sum())
+    gain, qber = float(told.gain), float(told.qber)
+    assert n / number == pytest.approx(gain, abs=4 * math.sqrt(gain * (1 - gain) / number))
+    errors = int(counts.counts[0, 1] + counts.counts[1, 0])
+    assert errors / n == pytest.approx(qber, abs=4 * math.sqrt(qber * (1 - qber) / n))
+    # all pairs of clicks are more, and more of them wrong
+    plain = counter(list(DELAYS))
+    plain.add(*parties)
+    pairs = plain.finish().counts
+    assert pairs.sum() > 1.02 * n
+    assert pairs[0, 1] + pairs[1, 0] > 1.15 * errors
+
+
+@given(
+    st.lists(st.integers(0, 21 * PERIOD), max_size=6),
+    st.lists(st.integers(0, 21 * PERIOD), max_size=2),
+)
+@settings(max_examples=25, deadline=None)
+def test_squashed_events_do_not_depend_on_the_cut(cuts: list[int], lost: list[int]) -> None:
+    batch = pulses(20, 3.0, 0.7, 1e-2, np.random.default_rng(5))[1]
+    if len(lost) == 2:
+        batch = TagBatch(
+            batch.times_ps,
+            batch.channels,
+            0,
+            batch.end_ps,
+            losses=(Loss("gap", min(lost), max(lost)),),
+        )
+    whole = Squasher(CHANNELS, DELAYS[1], WINDOW, SeededRandomness(3, "bob"))
+    expected = [whole.add(batch), whole.finish()]
+    parts = Squasher(CHANNELS, DELAYS[1], WINDOW, SeededRandomness(3, "bob"))
+    found, rest = [], batch
+    for cut in sorted(cuts):
+        head, rest = rest.split(cut)
+        found.append(parts.add(head))
+    found += [parts.add(rest), parts.finish()]
+    for before, after in itertools.pairwise(found):
+        assert before.end_ps == after.begin_ps
+    for name in ("times_ps", "channels"):
+        one, other = (
+            np.concatenate([getattr(each, name) for each in pieces]) for pieces in (expected, found)
+        )
+        assert np.array_equal(one, other)
+    assert parts.double_clicks == whole.double_clicks > 0
+    assert sum(each.live_s for each in found) == pytest.approx(sum(e.live_s for e in expected))
+    assert sum(each.live_s for each in found) == pytest.approx(batch.live_s, abs=1e-12 * WINDOW)
+    times = np.concatenate([each.times_ps for each in found])
+    assert np.all(np.diff(times) > WINDOW)
