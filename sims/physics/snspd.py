@@ -251,8 +251,10 @@ def _far_apart(
     times_ps: npt.NDArray[np.int64], dead_ps: npt.NDArray[np.int64], last_ps: npt.NDArray[np.int64]
 ) -> bool:
     """Whether all clicks, of whichever detectors, are a dead time apart."""
+    if not times_ps.size:
+        return True
     longest = dead_ps.max()
-    if times_ps.size and times_ps[0] - last_ps.max() < longest:
+    if times_ps[0] - last_ps.max() < longest:
         return False
     return times_ps.size < 2 or bool((times_ps[1:] - times_ps[:-1]).min() >= longest)
 
@@ -262,7 +264,7 @@ def load_kernels() -> None:
     global _filtered
     _filtered = _LOAD_AFTER
     none = np.empty(0, np.int64)
-    filter_dead_time(none, none.astype(np.int16), none, none)
+    _kernel()(none, none.astype(np.int16), none, none)
 
 
 @functools.cache
