@@ -8,6 +8,7 @@ what is compared. Nothing here tunes: what misses is shown as a miss.
 from __future__ import annotations
 
 import math
+import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -477,7 +478,7 @@ def write_page(
     *,
     command: str,
 ) -> Path:
-    """Write the gallery's page and its pictures.
+    """Write the gallery's page and its pictures; those that only an older page shows are deleted.
 
     Args:
         folder: ``gallery.md`` goes here, pictures into ``img/gallery`` below.
@@ -531,8 +532,17 @@ def write_page(
                     shutil.copyfile(source, pictures / name)
                     lines += [f"![{run}](img/gallery/{name})", ""]
     page = folder / "gallery.md"
-    page.write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
+    text = "\n".join(lines).rstrip() + "\n"
+    if page.exists():
+        for name in _pictures(page.read_text(encoding="utf-8")) - _pictures(text):
+            (pictures / name).unlink(missing_ok=True)
+    page.write_text(text, encoding="utf-8")
     return page
+
+
+def _pictures(page: str) -> set[str]:
+    """Names of a page's pictures."""
+    return set(re.findall(r"\]\(img/gallery/([\w.+-]+\.png)\)", page))
 
 
 def _section(entry: Entry, found: Sequence[Comparison]) -> list[str]:

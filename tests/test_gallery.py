@@ -140,6 +140,25 @@ def test_the_command_prints_a_table_and_writes_a_page(
     assert runner.invoke(app, ["gallery", "--duration", "1 parsec"]).exit_code == 2
 
 
+def test_a_new_page_takes_only_its_own_old_pictures_away(tmp_path: Path, folder: Path) -> None:
+    pictures = tmp_path / "img" / "gallery"
+    pictures.mkdir(parents=True)
+    for name in ("gone-one.png", "mine.png"):
+        (pictures / name).write_bytes(b"")
+    old = "![one](img/gallery/gone-one.png)\n![two](img/gallery/../../etc.png)\n"
+    (tmp_path / "gallery.md").write_text(old, encoding="utf-8")
+    (tmp_path / "etc.png").write_bytes(b"")
+    entry = load_entry(folder)
+    metrics = {"one": {"qber": 0.05}}
+    for _ in range(2):
+        gallery.write_page(
+            tmp_path, [entry], compare(entry, metrics), {"a_link": {"one": tmp_path}}, command="so"
+        )
+        left = {each.name for each in pictures.iterdir()}
+        assert left == {"mine.png", "ratios.png", "a_link-key.png"}
+    assert (tmp_path / "etc.png").exists()
+
+
 def test_json_is_the_comparison(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = Comparison("a", "one", "QBER", "qber", 4.5, 0.1, 4.6, 0.2, "%", 0.1, "so", "predicted")
     monkeypatch.setattr(gallery, "gallery_entries", lambda: {"a_link": folder})
