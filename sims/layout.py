@@ -155,7 +155,7 @@ def outputs(model: WorldModel, path: list[str]) -> tuple[str, int]:
 def check_layout(model: WorldModel) -> list[tuple[Location, str]]:
     """Return every mistake in how the elements are joined, as (location, message)."""
     issues = [*_check_elements(model)]
-    issues += check_events(model.events, {n: e.kind for n, e in model.elements.items()})
+    issues += check_events(model.events, model.elements)
     used: dict[str, int] = {}
     branches: dict[str, tuple[int, list[str]]] = {}
     for i, path in enumerate(model.paths):

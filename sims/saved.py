@@ -1,8 +1,9 @@
 """A world saved and resumed: what lasts while nobody looks.
 
 Kept are the time, and of each element what its ``KEPT`` names: temperatures, the polarization of
-fibres, positions of paddles, the phase of clocks. Instruments are not: on resuming they come up as
-when switched on, and the bench writes its settings again. JSON, complex numbers as [re, im].
+fibres, the phase of clocks. Events that last are found again from the world file. Instruments are
+not kept: on resuming they come up as when switched on, and the bench writes its settings again.
+JSON, complex numbers as [re, im].
 """
 
 from __future__ import annotations
@@ -53,8 +54,6 @@ def recall(elements: Mapping[str, object], state: Mapping[str, Mapping[str, Any]
                 raise ConfigError(f"the state of {name!r}: {key} is damaged ({error})") from None
     for element, key, value in found:
         setattr(element, key, value)
-        if hasattr(element, "_passage"):
-            element._passage = None  # it was of the state before
 
 
 def write_state(path: Path, world: Mapping[str, Any]) -> None:

@@ -204,7 +204,7 @@ class World:
         except ConfigError as error:
             raise ConfigError(f"{path}: {error}") from None
         self.now_ps = state["now_ps"]
-        self._calendar = Calendar(self.model.events, self.elements, self.now_ps)
+        self._calendar = Calendar(self.model.events, self.elements, self.now_ps - BLOCK_PS)
 
     @property
     def outlets(self) -> tuple[Outlet, ...]:

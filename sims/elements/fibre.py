@@ -88,7 +88,7 @@ class Fibre:
         turned: Rotation of polarization without the temperature's, complex (2, 2).
         pmd_s: PMD vector (S1, S2, S3), s, shape (3,); 0 until the first step has drawn it.
         added_delay_s: What bumps have added to the delay.
-        added_loss_db: What bends have added to the loss, at the end.
+        bent_db: What bends add to the loss, at the end.
     """
 
     #: Time between two steps of the drifts, s.
@@ -99,7 +99,6 @@ class Fibre:
         "turned",
         "pmd_s",
         "added_delay_s",
-        "added_loss_db",
     )
 
     def __init__(self, model: FibreModel) -> None:
@@ -109,7 +108,7 @@ class Fibre:
         self.turned = pol.rotation(model.rotation)
         self.pmd_s: npt.NDArray[np.float64] = np.zeros(3)
         self.added_delay_s = 0.0
-        self.added_loss_db = 0.0
+        self.bent_db = 0.0
         self._traffic_hz = sum(self._light_hz(channel) for channel in model.classical_channels)
         self._passage: tuple[tuple[object, ...], Passage] | None = None
 
@@ -153,13 +152,9 @@ class Fibre:
         self.turned = pol.rotation(rotation_deg) @ self.turned
         self.added_delay_s += delay_s
 
-    def bend(self, loss_db: float) -> None:
-        """Add loss, or take it away again."""
-        self.added_loss_db += loss_db
-
     def passage(self) -> Passage:
         """What light meets now."""
-        state = (self.kelvin, self.turned, self.pmd_s, self.added_delay_s, self.added_loss_db)
+        state = (self.kelvin, self.turned, self.pmd_s, self.added_delay_s, self.bent_db)
         known = self._passage
         if known is None or any(a is not b for a, b in zip(state, known[0], strict=True)):
             known = self._passage = state, self._now()
@@ -167,7 +162,7 @@ class Fibre:
 
     def _now(self) -> Passage:
         model = self.model
-        end = 10 ** (-(model.loss + self.added_loss_db) / 10)
+        end = 10 ** (-(model.loss + self.bent_db) / 10)
         dgd_s = float(np.linalg.norm(self.pmd_s))
         s1, s2, s3 = (self.pmd_s / dgd_s).tolist() if dgd_s > 0 else (1.0, 0.0, 0.0)
         return Passage(

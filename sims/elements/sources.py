@@ -109,7 +109,7 @@ class PumpLaser:
 
     step_s = 0.1
     #: What it keeps when the world is saved.
-    KEPT: ClassVar[tuple[str, ...]] = ("diode_temperature_c", "power_change", "mode_shift_k")
+    KEPT: ClassVar[tuple[str, ...]] = ("diode_temperature_c", "power_change")
 
     def __init__(self, model: PumpLaserModel) -> None:
         self.model = model

@@ -126,9 +126,9 @@ def test_a_bump_and_a_bend_act_at_once() -> None:
         np.array([1, 1]) / math.sqrt(2)
     )
     assert element.passage().delay_s == pytest.approx(5e-12)
-    element.bend(3.0103)
+    element.bent_db = 3.0103
     assert element.passage().transmission == pytest.approx(0.5)
-    element.bend(-3.0103)
+    element.bent_db = 0.0
     assert element.passage().transmission == pytest.approx(1.0)
 
 

@@ -2,12 +2,12 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 from bellbench.instruments import ConfigError
-from bellbench.sims.elements import Fibre, Oven, PumpLaser, SnspdArray, TaggerInputs
+from bellbench.sims.elements import Eavesdropper, Fibre, Oven, PumpLaser, SnspdArray, TaggerInputs
 from bellbench.sims.saved import read_state
 from bellbench.sims.world import BLOCK_PS, World, WorldModel, check_layout
 
@@ -236,3 +236,77 @@ def test_a_power_cut_takes_instruments_off_the_net_and_back_as_when_switched_on(
         await running
 
     asyncio.run(story())
+
+
+def test_events_that_last_go_on_after_a_resume_and_end_in_time(tmp_path: Path) -> None:
+    """All kinds at once, saved in their midst, one in the very last block."""
+    events = [
+        {"event": "stray_light", "to": "bob_snspd", "at": 0.02, "rate": 1e6, "lasting": 0.05},
+        {"event": "mode_hop", "to": "pump", "at": 0.02, "shift": 1.0},
+        {"event": "bend", "to": "alice_fibre", "at": 0.035, "loss": 20.0},
+        {"event": "bump", "to": "alice_fibre", "at": 0.035, "rotation": [0.0, 40.0, 0.0]},
+    ]
+
+    def shown(made: World) -> tuple[Any, ...]:
+        snspd, pump, fibre = (made.elements[n] for n in ("bob_snspd", "pump", "alice_fibre"))
+        assert isinstance(snspd, SnspdArray)
+        assert isinstance(pump, PumpLaser)
+        assert isinstance(fibre, Fibre)
+        now = fibre.passage()
+        return snspd.stray_light_hz, pump.mode_shift_k, now.transmission, now.jones.tobytes()
+
+    through, stopped, resumed = world(*events), world(*events), world(*events)
+    counts(through, 4)
+    counts(stopped, 4)
+    stopped.save(tmp_path / "state.json")
+    resumed.resume(tmp_path / "state.json")
+    for _ in range(6):
+        counts(through, 1)
+        counts(resumed, 1)
+        assert shown(through) == shown(resumed)
+    assert shown(resumed)[:2] == (0.0, 1.0)
+
+
+def test_an_interception_sends_light_and_the_later_one_counts() -> None:
+    eve = {"kind": "eavesdropper"}
+    raw = link(
+        {"event": "interception", "to": "eve", "at": 0.02, "intercept": 1.0, "lasting": 0.03},
+        {"event": "interception", "to": "eve", "at": 0.0, "intercept": 0.5, "lasting": 0.02},
+        {"event": "interception", "to": "eve", "at": 0.04, "light": 1e7, "lasting": 0.02},
+    )
+    raw["elements"]["eve"] = eve
+    raw["paths"][0].insert(2, "eve")
+    made = World(WorldModel.model_validate(raw), 1)
+    snspd, tagger = made.elements["alice_snspd"], made.elements["alice_tagger"]
+    assert isinstance(snspd, SnspdArray)
+    assert isinstance(tagger, TaggerInputs)
+    snspd.enabled, snspd.bias_a, tagger.recording = True, [18e-6] * 4, True
+    seen, light = [], []
+    for _ in range(7):
+        made.run_block()
+        seen.append(cast(Eavesdropper, made.elements["eve"]).intercept)
+        light.append(tagger.times_ps.size)
+    assert seen == [0.5, 0.5, 1.0, 1.0, 1.0, 0.0, 0.0]
+    assert max(light[:4]) < 20  # darks
+    assert min(light[4:6]) > 50_000
+    assert light[6] < 200  # what was on its way
+
+
+def test_a_bump_cannot_make_a_fibre_shorter_than_nothing() -> None:
+    shorter = {"event": "bump", "to": "alice_fibre", "at": 1.0, "delay": -3e-6}
+    [(loc, message)] = check_layout(
+        WorldModel.model_validate(link(shorter, {**shorter, "at": 2.0}))
+    )
+    assert loc == ("events", 1, "delay")
+    assert "takes more away than" in message
+
+
+def test_a_calm_free_space_resumes(tmp_path: Path) -> None:
+    raw = link()
+    raw["elements"]["alice_fibre"] = {"kind": "free_space", "length": 1000.0}
+    one, two = (World(WorldModel.model_validate(raw), 1) for _ in range(2))
+    one.run_block()
+    one.save(tmp_path / "state.json")
+    two.resume(tmp_path / "state.json")
+    two.run_block()
+    assert two.now_ps == 2 * BLOCK_PS
