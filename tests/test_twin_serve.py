@@ -283,6 +283,8 @@ class WebSQ:
 
     def hear(self, label: str) -> Any:
         message = json.loads(self.message().removesuffix(b"\x17"))
+        while message["label"] == "BiasVoltage" != label:  # told whenever a wire latches or recovers
+            message = json.loads(self.message().removesuffix(b"\x17"))
         assert message["label"] == label, message
         return message["value"]
 
@@ -290,9 +292,10 @@ class WebSQ:
         self.say({"command": command, "label": label, "value": value})
 
     def switch_on(self) -> None:
-        """18 uA on every wire; brings the labels' broadcasts along."""
-        self.command("SetAllBiasCurrents", "BiasCurrent", [18.0] * 4)
-        assert self.hear("BiasCurrent") == [18.0] * 4
+        """18 uA on every wire, from 0: what has latched recovers. Brings the broadcasts along."""
+        for current in (0.0, 18.0):
+            self.command("SetAllBiasCurrents", "BiasCurrent", [current] * 4)
+            assert self.hear("BiasCurrent") == [current] * 4
         self.command("DetectorEnable", "DetectorEnable", True)
         assert self.hear("DetectorEnable") is True
 
