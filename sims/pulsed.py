@@ -338,9 +338,9 @@ class PulsedNetwork:
                 assert unit.arm is not None
                 times = emission[unit.source][hit]
                 slew = self.sources[unit.source].arms[unit.arm].passed().delay_rate
-                times += self._flight_ps(unit.source, unit.arm)
                 if slew:
                     times += np.rint(slew * (times - begin_ps)).astype(np.int64)
+                times += self._flight_ps(unit.source, unit.arm)
                 if unit.recalled:
                     times += pulses.fates[unit.source, unit.arm].delay_ps[rows[hit]]
                 if detuning.size:

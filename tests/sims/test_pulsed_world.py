@@ -491,3 +491,29 @@ def test_a_satellite_before_a_station_is_refused() -> None:
     [(loc, message)] = check_layout(WorldModel.model_validate(layout))
     assert loc == ("elements", "west_link")
     assert "take a free_space" in message
+
+
+@pytest.mark.parametrize("pulsed", [True, False])
+def test_the_delay_is_that_of_the_emission(pulsed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A way that becomes longer by 20 us/s, 1 ms long: pulses and a continuous pump alike."""
+    layout = memory_layout()
+    for name in ("memory", "sequencer", "before"):
+        del layout["elements"][name]
+    layout["paths"] = [
+        layout["paths"][0],
+        ["west.signal", "behind", "splitter", "snspd.2", "tags.2"],
+    ]
+    if not pulsed:
+        layout["elements"]["west"] = {"kind": "spdc", "pump": "pump", "pair_rate": 2e5 / 0.025}
+    here = Passage(delay_s=1e-3, delay_rate=2e-5)
+    monkeypatch.setattr(Fibre, "passage", lambda fibre: here)
+    bench = Bench(layout)
+    first = bench.world.now_ps + bench.world.outlets[0].longest_ps
+    times, inputs = bench.run(1, "tags")["tags"]
+    heralds, lights = times[inputs == 1], times[inputs > 1]
+    expected = heralds + 1_000_000_000 + np.rint(2e-5 * (heralds - first)).astype(np.int64)
+    low = np.searchsorted(lights, expected - 2000)
+    found = np.append(lights, 1 << 62)[low] - expected
+    found = found[found < 2000]
+    assert found.size > 200
+    assert abs(found.mean()) < 4 * found.std() / math.sqrt(found.size)
