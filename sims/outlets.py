@@ -19,7 +19,8 @@ from .physics.snspd import filter_dead_time
 __all__ = ["Outlet", "cable_delays_s"]
 
 _FWHM = 2 * math.sqrt(2 * math.log(2))
-_LONG_AGO_PS = -(1 << 62)
+# Before any world begins, by more than anything is remembered.
+_LONG_AGO_PS = -(1 << 50)
 
 Real = npt.NDArray[np.float64]
 Times = npt.NDArray[np.int64]
@@ -78,9 +79,11 @@ class Outlet:
         responses = self.array.responses()[self._slots]
         #: Makes the clicks of detectors with more than a dead time and Gaussian jitter.
         self._maker = None if all(r.simple for r in responses) else ClickMaker(gauss, responses)
-        # Packed clicks (time << 6 | detector): new ones, and those that arrive after the block.
-        self._parts: list[Times] = []
+        # New clicks, times and detectors, and packed ones that arrive after the block.
+        self._parts: list[tuple[Times, npt.NDArray[Any]]] = []
         self._held: Times = np.empty(0, np.int64)
+        # Packed clicks (time << 6 | detector) count time from here: 57 bits hold 40 hours.
+        self._origin_ps = 0
         self._silent = True
         #: Most that a detector bears, Hz, and which of them have seen more in this block.
         self.bears_hz: Real = np.array([d.blinding_rate for d in self._detectors])
@@ -168,11 +171,11 @@ class Outlet:
             rng: Draws the jitter; without it there is none, which nobody can tell where times
                 are uniform and independent.
         """
-        times = times + self._delay_ps[detectors]
+        times = times + self._delay_ps[detectors]  # ours from here on
         if rng is not None and self._maker is None:
             jitter = rng.standard_normal(times.size) * self.sigma_ps[detectors]
             times += np.rint(jitter).astype(np.int64)
-        self._parts.append((times << 6) | detectors)
+        self._parts.append((times, detectors))
 
     def finish(self, knobs: _Knobs, rng: np.random.Generator, begin_ps: int, end_ps: int) -> None:
         """Add the block's dark counts and hand on what reaches the tagger in it.
@@ -183,26 +186,34 @@ class Outlet:
             begin_ps: Beginning of the block.
             end_ps: Its end.
         """
+        self._begin_at(begin_ps)
+        span_ps = end_ps - begin_ps
         # Where jitter comes last, photons are looked at that much ahead of it.
         ahead = 0 if self._maker is None else self._maker.early_ps
-        dark = rng.poisson(self.bear(knobs.dark_rates) * ((end_ps - begin_ps) * 1e-12))
-        times = begin_ps + ahead + rng.integers(0, end_ps - begin_ps, int(dark.sum()))
+        dark = rng.poisson(self.bear(knobs.dark_rates) * (span_ps * 1e-12))
+        times = ahead + rng.integers(0, span_ps, int(dark.sum()))
         packed = np.concatenate(
-            [self._held, (times << 6) | np.repeat(np.arange(self.count), dark), *self._parts]
+            [
+                self._held,
+                (times << 6) | np.repeat(np.arange(self.count), dark),
+                *(self._packed(*part) for part in self._parts),
+            ]
         )
         self._parts.clear()
         packed.sort()
-        cut = int(np.searchsorted(packed, (end_ps + ahead) << 6))
+        cut = int(np.searchsorted(packed, (span_ps + ahead) << 6))
         self._held = packed[cut:].copy()
-        come = self._seen(packed[:cut], (end_ps - begin_ps) * 1e-12)
+        come = self._seen(packed[:cut], span_ps * 1e-12)
         if self._maker is None:
             arrived, detector = come >> 6, (come & 63).astype(np.int16)
+            arrived += begin_ps
             alive = filter_dead_time(arrived, detector, self._dead_ps, self._last_ps)
             arrived, detector = arrived[alive], detector[alive]
         else:
             keys = rng.bit_generator.random_raw(come.size)
-            pulses = self._maker.run(knobs.responses, come, keys, end_ps + ahead, end_ps)
+            pulses = self._maker.run(knobs.responses, come, keys, span_ps + ahead, span_ps)
             arrived, detector = pulses >> 6, (pulses & 63).astype(np.int16)
+            arrived += begin_ps
         self._release(arrived, detector)
         self._silent = False
 
@@ -216,6 +227,22 @@ class Outlet:
             if self._maker is not None:
                 self._maker.forget()
             self._silent = True
+
+    def _begin_at(self, begin_ps: int) -> None:
+        """Count the time of packed clicks from the beginning of a block."""
+        passed = begin_ps - self._origin_ps
+        self._origin_ps = begin_ps
+        if self._held.size:
+            self._held -= passed << 6
+        if self._maker is not None:
+            self._maker.pass_time(passed)
+
+    def _packed(self, times: Times, detectors: npt.NDArray[Any]) -> Times:
+        """Pack times, which are overwritten, with their detectors."""
+        times -= self._origin_ps
+        times <<= 6
+        times |= detectors
+        return times
 
     def _seen(self, come: Times, span_s: float) -> Times:
         """What comes to detectors that are not blind."""

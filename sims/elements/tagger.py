@@ -18,7 +18,8 @@ from .base import Model, Seconds, Stage
 
 _STEP_S = 0.01
 _STEP_PS = 10_000_000_000
-_LONG_AGO_PS = -(1 << 62)
+# Before any world begins, by more than a dead time.
+_LONG_AGO_PS = -(1 << 50)
 _INPUTS = 64
 
 _Deviation = Annotated[float, Unit("1"), Field(ge=0, le=1e-4)]

@@ -22,7 +22,7 @@ Real = npt.NDArray[np.float64]
 Times = npt.NDArray[np.int64]
 
 _FWHM = 2 * math.sqrt(2 * math.log(2))
-_LONG_AGO_PS = -(1 << 62)
+_LONG_AGO_PS = -(1 << 50)
 _TABLE = 256
 _SIGMAS = 8
 
@@ -88,6 +88,14 @@ class ClickMaker:
         self._pending_keys: npt.NDArray[np.uint64] = np.empty(64, np.uint64)
         self._waits = 0
 
+    def pass_time(self, passed_ps: int) -> None:
+        """Count time from so much later: packed times hold 40 hours."""
+        self._last = np.maximum(self._last - passed_ps, _LONG_AGO_PS)
+        self._wire = np.maximum(self._wire - passed_ps, _LONG_AGO_PS)
+        for kept in (self._out, self._pending[: self._waits]):
+            if kept.size:
+                kept -= passed_ps << 6
+
     def run(
         self,
         responses: tuple[Response, ...],
@@ -101,7 +109,8 @@ class ClickMaker:
         Args:
             responses: Of each detector now.
             absorbed: What rested detectors would detect, sorted, none before the last call's
-                ``until_ps``: ``time in ps << 6 | detector``, shape (n,).
+                ``until_ps``: ``time in ps << 6 | detector``, shape (n,). Time counts from where
+                :meth:`pass_time` has put it.
             keys: Random bits for each, shape (n,).
             until_ps: Everything before this is in ``absorbed``.
             end_ps: At most ``until_ps - early_ps``.

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 __all__ = ["Buffer"]
 
-_NEVER_PS = -(1 << 62)
+_NEVER_PS = -(1 << 50)
 
 
 @dataclass

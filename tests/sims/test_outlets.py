@@ -25,6 +25,9 @@ EVERYTHING = {
 }
 
 
+HALF = {"kind": "splitter", "transmission": 0.5}
+
+
 class Bench:
     """Light straight onto detectors, counted and tagged."""
 
@@ -91,6 +94,43 @@ def test_clicks_are_the_same_whoever_listened_before_and_lie_in_their_block() ->
         part = (expected[0] >= begin) & (expected[0] < end)
         assert times.tolist() == expected[0][part].tolist()
     assert Bench(EVERYTHING, rate=2e7, seed=2).run(1)[0].size != expected[0].size
+
+
+@pytest.mark.parametrize("detector", [{"dead_time": 50e-9, "jitter": 60e-12}, EVERYTHING])
+def test_weeks_from_the_beginning_clicks_are_what_they_were_at_first(
+    detector: dict[str, Any],
+) -> None:
+    """The same draws, 40 hours (2^57 ps) and 70 days later: the same clicks, as much later."""
+
+    def clicks(start: int) -> Any:
+        bench = Bench(detector, detector, between=HALF)
+        [outlet] = bench.world.outlets
+        rng, begin, parts = np.random.default_rng(3), start * BLOCK_PS, []
+        for _ in range(3):
+            outlet.add(begin + rng.integers(0, BLOCK_PS, 50_000), rng.integers(0, 2, 50_000), rng)
+            outlet.finish(outlet.take(), rng, begin, begin + BLOCK_PS)
+            bench.tagger.end_block()
+            times, inputs = bench.tagger.times_ps, bench.tagger.inputs
+            assert begin <= times[0] <= times[-1] < begin + BLOCK_PS
+            parts.append(np.stack([times - start * BLOCK_PS, inputs]))
+            begin += BLOCK_PS
+        return np.concatenate(parts, 1)
+
+    first = clicks(0)
+    assert first.shape[1] > 100_000
+    for start in (2**57 // BLOCK_PS - 1, 70 * 86_400 * 100):
+        assert (clicks(start) == first).all()
+
+
+def test_a_world_runs_on_after_40_hours() -> None:
+    for detector in ({"dead_time": 50e-9}, EVERYTHING):
+        early, late = Bench(detector), Bench(detector)
+        late.world.now_ps = (2**57 // BLOCK_PS - 2) * BLOCK_PS
+        times, _ = late.run(4)
+        assert (np.diff(times) >= 0).all()
+        assert times[0] < 2**57 < times[-1]
+        expected = early.run(4)[0].size
+        assert abs(times.size - expected) < 5 * math.sqrt(2 * expected)
 
 
 def test_both_ways_to_the_tagger_agree() -> None:
