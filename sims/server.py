@@ -74,6 +74,7 @@ class _Server:
         self.world = world
         self.state = state
         self.saved = time.monotonic()
+        self.whole = True  # not in the midst of a block
         self.host = host
         self.factor = factor
         self.twins = sorted(twins, key=lambda twin: twin.name)
@@ -130,7 +131,7 @@ class _Server:
             self._save()
 
     def _save(self) -> None:
-        if self.state is not None:
+        if self.state is not None and self.whole:
             self.world.save(self.state)
             self.saved = time.monotonic()
 
@@ -233,7 +234,9 @@ class _Server:
         await self._switch(begin)
         for emulator in self.emulators.values():
             emulator.begin_block(begin, end)
+        self.whole = False
         self.world.run_block()
+        self.whole = True
         if time.monotonic() - self.saved > _SAVED_EVERY_S:
             self._save()
         deliveries = {}
@@ -334,6 +337,8 @@ def serve(
     world = World(model, seed)
     if state is not None and state.exists():
         world.resume(state)
+    if state is not None:
+        world.save(state)  # now, not after a day: whether the file can be written at all
     server = _Server(world, twins, host=host, factor=factor, state=state)
     # zmq needs a loop with add_reader, which Windows' default loop lacks.
     make_loop = asyncio.SelectorEventLoop if sys.platform == "win32" else None

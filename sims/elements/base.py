@@ -30,7 +30,7 @@ __all__ = [
 ]
 
 Fraction = Annotated[float, Unit("1"), Field(ge=0, le=1)]
-Seconds = Annotated[float, Unit("s"), Field(ge=0)]
+Seconds = Annotated[float, Unit("s"), Field(ge=0, le=1000)]
 Rate = Annotated[float, Unit("Hz"), Field(ge=0)]
 Degrees = Annotated[float, Unit("deg")]
 Celsius = Annotated[float, Unit("degC")]

@@ -56,8 +56,8 @@ class DetectorModel(Model):
     """Share of them that is light (black body, stray) and obeys the efficiency."""
     dark_efold: _Share = 0.03
     """Bias by which the intrinsic rest grows e-fold, in units of the switching current."""
-    operating_bias: Annotated[float, Unit("A"), Field(gt=0)] = 18e-6
-    switching_current: Annotated[float, Unit("A"), Field(gt=0)] = 22e-6
+    operating_bias: Annotated[float, Unit("A"), Field(ge=1e-9, le=1)] = 18e-6
+    switching_current: Annotated[float, Unit("A"), Field(ge=1e-9, le=1)] = 22e-6
     retrapping: _Share = 0.15
     """Bias below which a normal wire superconducts again, in units of the switching current."""
     cooling_time: _Brief = 0.0

@@ -53,7 +53,7 @@ class FibreModel(Model):
     attenuation: Annotated[float, Unit("dB/km"), Field(ge=0)] = 0.2
     loss: Annotated[float, Unit("dB"), Field(ge=0)] = 0.0
     """Loss besides the attenuation, at the end: coupling, connectors, filters."""
-    group_index: Annotated[float, Unit("1"), Field(gt=0)] = 1.468
+    group_index: Annotated[float, Unit("1"), Field(ge=1, le=10)] = 1.468
     dispersion: Annotated[float, Unit("s/m2"), Field(ge=-1e-2, le=1e-2)] = 0.0
     """Chromatic dispersion: 17 ps/nm/km in standard fibre at 1550 nm; below 0 it compensates."""
     pmd: Annotated[float, Unit("s/sqrt(m)"), Field(ge=0, le=1e-10)] = 0.0

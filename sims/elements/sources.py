@@ -20,7 +20,7 @@ class PumpLaserModel(Model):
     stage: ClassVar[Stage] = "apart"
     kind: Literal["pump_laser"]
     threshold: Annotated[float, Unit("A"), Field(ge=0)] = 0.04
-    slope: Annotated[float, Unit("W/A"), Field(gt=0)] = 0.5
+    slope: Annotated[float, Unit("W/A"), Field(gt=0, le=100)] = 0.5
     monitor_responsivity: Annotated[float, Unit("1"), Field(ge=0)] = 1e-3
     """Photodiode current per optical power at the monitor, A/W."""
     ambient: Celsius = 22.0
@@ -63,7 +63,7 @@ class CrystalModel(Model):
     kind: Literal["spdc"]
     pump: str
     oven: str | None = None
-    pair_rate: Annotated[float, Unit("Hz/W"), Field(ge=0)]
+    pair_rate: Annotated[float, Unit("Hz/W"), Field(ge=0, le=1e18)]
     """Pairs per second and watt of pump at perfect phase matching, before any loss."""
     phase_matching: Celsius = 25.0
     """Crystal temperature of perfect phase matching."""
@@ -78,7 +78,7 @@ class CrystalModel(Model):
     """eps of the state above."""
     fluorescence: Annotated[float, Unit("Hz/W"), Field(ge=0)] = 0.0
     """Uncorrelated unpolarized photons per second and watt of pump, into each arm."""
-    coherence_time: Seconds = 0.0
+    coherence_time: Annotated[float, Unit("s"), Field(ge=0, le=1e-3)] = 0.0
     """FWHM of the two-photon correlation of a continuously pumped crystal."""
     wavelength: Annotated[float, Unit("m"), Field(gt=0)] = 1550e-9
     """Of the photons; matters beside ``bandwidth``."""

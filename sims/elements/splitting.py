@@ -20,7 +20,7 @@ class AnalyzerModel(Model):
     kind: Literal["analyzer"]
     z_fraction: Fraction = 0.5
     """Share of photons sent to the H/V side."""
-    extinction: Annotated[float, Unit("dB"), Field(gt=0)] = 60.0
+    extinction: Annotated[float, Unit("dB"), Field(gt=0, le=200)] = 60.0
     """Polarization extinction of each polarizing beam splitter."""
     loss: Annotated[float, Unit("dB"), Field(ge=0)] = 0.0
 
@@ -46,7 +46,7 @@ class PolarizingSplitterModel(Model):
     kind: Literal["polarizing_splitter"]
     angle: Degrees = 0.0
     """Of its axis from horizontal: 45 deg takes D and A apart."""
-    extinction: Annotated[float, Unit("dB"), Field(gt=0)] = 60.0
+    extinction: Annotated[float, Unit("dB"), Field(gt=0, le=200)] = 60.0
     """Polarization extinction of both outputs."""
     loss: Annotated[float, Unit("dB"), Field(ge=0)] = 0.0
 
@@ -60,7 +60,7 @@ class BellStationModel(Model):
     stage: ClassVar[Stage] = "station"
     kind: Literal["bell_station"]
     reflectivity: Fraction = 0.5
-    extinction: Annotated[float, Unit("dB"), Field(gt=0)] = 40.0
+    extinction: Annotated[float, Unit("dB"), Field(gt=0, le=200)] = 40.0
     """Polarization extinction of each polarizing beam splitter."""
     mode_overlap: Fraction = 1.0
     """Overlap, in space and spectrum, of two photons that arrive together."""

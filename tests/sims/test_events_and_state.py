@@ -310,3 +310,16 @@ def test_a_calm_free_space_resumes(tmp_path: Path) -> None:
     two.resume(tmp_path / "state.json")
     two.run_block()
     assert two.now_ps == 2 * BLOCK_PS
+
+
+def test_a_state_that_cannot_be_written_is_told_before_anything_is_served(tmp_path: Path) -> None:
+    from bellbench.sims.server import serve
+
+    with pytest.raises(OSError, match=r"state\.json"):
+        serve(
+            WorldModel.model_validate(link()),
+            [],
+            seed=1,
+            announce=lambda line: None,
+            state=tmp_path / "nowhere" / "state.json",
+        )
