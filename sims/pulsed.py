@@ -19,6 +19,7 @@ import numpy.typing as npt
 from . import elements as el
 from .arms import Arm
 from .continuous import crystal_temperature_c, phase_deg
+from .layout import SIDES
 from .outlets import Outlet
 from .physics import memory
 from .physics import polarization as pol
@@ -98,6 +99,7 @@ class _Optics:
         self.efficiencies = [outlet.efficiencies() for outlet in network.outlets]
         passed = [[arm.passed() for arm in source.arms] for source in sources]
         jones = [[p.jones * math.sqrt(p.transmission) for p in both] for both in passed]
+        self._jones = jones
         for s, source in enumerate(sources):
             for a, arm in enumerate(source.arms):
                 place = network.places.get((s, a))
@@ -139,6 +141,28 @@ class _Optics:
                 self._tables.clear()
             table = self._tables[key] = self._compute(means, phases, gaps_ps, fates)
         return table
+
+    def share_of_left(self, station: int, detector: int, means: tuple[float, ...]) -> float:
+        """Share of the photons at a station's detector that come in at its left.
+
+        Args:
+            station: Number of the station.
+            detector: Its detector.
+            means: Mean pairs of each source.
+        """
+        model = self._network.stations[station].model
+        both = model.reflectivity, 1 - model.reflectivity
+        through = both[::-1] if detector < 2 else both
+        leak = 1 / (1 + 10 ** (model.extinction / 10))
+        seen = np.array([1 - leak, leak])[:: 1 if detector % 2 == 0 else -1]
+        light = []
+        for side, share in zip(SIDES, through, strict=True):
+            s, a = self._network.stations[station].inputs[side]
+            crystal = self._network.sources[s].crystal
+            pulse = PairPulse(means[s], crystal.visibility, 0.0, crystal.imbalance)
+            photons = pulse.photons(a, crystal.schmidt_number)
+            light.append(share * float(seen @ np.abs(self._jones[s][a]) ** 2 @ photons))
+        return light[0] / sum(light) if any(light) else 0.5
 
     def _compute(
         self,
@@ -333,7 +357,9 @@ class PulsedNetwork:
                 continue
             outlet = self.outlets[unit.outlet]
             if unit.source is None:
-                times = self._at_station(unit.outlet, emission, hit, rng)
+                means = {s: mean[rows[hit]] for s, mean in pulses.means.items()}
+                emitted = {s: times[hit] for s, times in emission.items()}
+                times = self._at_station(block.optics, unit, means, emitted, rng)
             else:
                 assert unit.arm is not None
                 times = emission[unit.source][hit]
@@ -463,18 +489,31 @@ class PulsedNetwork:
         return pulses.times_ps[s] - pulses.times_ps[t] + flight
 
     def _at_station(
-        self, place: int, emission: dict[int, Times], hit: Times, rng: np.random.Generator
+        self,
+        optics: _Optics,
+        unit: _Unit,
+        means: dict[int, Real],
+        emitted: dict[int, Times],
+        rng: np.random.Generator,
     ) -> Times:
-        """When the light of a click came to a station: with either of the pulses that met there."""
-        station = self.stations[self.station_places.index(place)]
-        arrivals = [
-            emission[s][hit] + self._flight_ps(s, a)
-            for s, a in station.inputs.values()
-            if s in emission
-        ]
-        if len(arrivals) == 1:
-            return arrivals[0]
-        found: Times = np.where(rng.random(hit.size) < 0.5, arrivals[0], arrivals[1])
+        """When the light of clicks came to a station: with either of the pulses that met there.
+
+        With which one follows the photons that each brings to the detector, whatever else clicked.
+        """
+        place = self.station_places.index(unit.outlet)
+        inputs = self.stations[place].inputs
+        (s, a), (t, b) = inputs["left"], inputs["right"]
+        if s not in emitted or t not in emitted:
+            (s, a) = (s, a) if s in emitted else (t, b)
+            return emitted[s] + self._flight_ps(s, a)
+        size = emitted[s].size
+        share = np.empty(size)
+        for values, rows in equal_rows(list(means.values()), size):
+            of = dict(zip(means, values, strict=True))
+            both = tuple(float(of.get(n, 0.0)) for n in range(len(self.sources)))
+            share[rows] = optics.share_of_left(place, unit.detector, both)
+        left, right = emitted[s] + self._flight_ps(s, a), emitted[t] + self._flight_ps(t, b)
+        found: Times = np.where(rng.random(size) < share, left, right)
         return found
 
     def _add_noise(

@@ -82,6 +82,13 @@ class PairPulse:
         phase = np.exp(1j * math.radians(self.phase_deg))
         return math.sqrt(tanh2) * np.array([1.0, self.imbalance * phase], np.complex128)
 
+    def photons(self, arm: int, schmidt_number: float) -> Real:
+        """Mean photons of an arm, 0 signal or 1 idler, in H and V, shape (2,)."""
+        tanh2 = np.abs(self.amplitudes(schmidt_number)) ** 2
+        found: Real = schmidt_number * tanh2 / (1 - tanh2)
+        turned = arm * (1 - self.visibility) / 2  # by the errors X and Y
+        return (1 - turned) * found + turned * found[::-1]
+
 
 class ClickStatistics:
     """Which detector units click on a pulse of some pair sources, and how often.

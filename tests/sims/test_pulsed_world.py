@@ -517,3 +517,34 @@ def test_the_delay_is_that_of_the_emission(pulsed: bool, monkeypatch: pytest.Mon
     found = found[found < 2000]
     assert found.size > 200
     assert abs(found.mean()) < 4 * found.std() / math.sqrt(found.size)
+
+
+@pytest.mark.parametrize(
+    ("loss_db", "west", "share"),
+    [
+        pytest.param(20.0, {}, (1 / 101, 1 / 101), id="little light from the left"),
+        # H alone, of as many pairs: at the detectors of H twice the photons of the right, halved.
+        pytest.param(10 * math.log10(2), {"imbalance": 0.0}, (1 / 2, 0.0), id="H from the left"),
+    ],
+)
+def test_clicks_come_with_the_pulse_that_has_the_photons(
+    loss_db: float, west: dict[str, float], share: tuple[float, float]
+) -> None:
+    layout = station_layout(extinction=100.0)
+    layout["elements"]["west"] |= west
+    layout["elements"]["west_link"] |= {"loss": loss_db, "attenuation": 0.0}
+    layout["elements"]["east_link"]["attenuation"] = 0.0
+    bench = Bench(layout, seed=4)
+    late_ps = 900
+    at_the_dip(bench, late_ps)
+    times, inputs = bench.run(20, "mid")["mid"]
+    patch = bench.world.outlets[0].longest_ps
+    emitted = times - patch - round(12 * PS_PER_M)
+    phase = (emitted + 100_000) % 200_000 - 100_000
+    for polarization, expected in enumerate(share):
+        seen = phase[inputs % 2 == 1 - polarization]
+        late = int((seen > late_ps / 2).sum())
+        assert late == pytest.approx(
+            seen.size * expected, abs=4 * math.sqrt(seen.size * expected * (1 - expected)) + 2
+        )
+        assert seen.size > 2000
