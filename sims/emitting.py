@@ -159,7 +159,7 @@ class _Optics:
 
     def __init__(self, network: EmitterNetwork) -> None:
         self._network = network
-        self._tables: dict[tuple[float | None, ...], tuple[Real, Real]] = {}
+        self._tables: dict[tuple[float | None, ...], tuple[Real, Real, Real]] = {}
         self._arms: list[Complex] = []
         self._rows: Real = np.empty((0, 4))
         self._seen: Real = np.empty(0)
@@ -175,15 +175,18 @@ class _Optics:
                 share = math.sqrt(passed.transmission * node.model.efficiency)
                 self._arms.append(passed.jones * share)
 
-    def table(self, bright: tuple[float | None, float | None], gap_s: float) -> tuple[Real, Real]:
-        """Return the chances of every pattern, and what the spins show after it.
+    def table(
+        self, bright: tuple[float | None, float | None], gap_s: float
+    ) -> tuple[Real, Real, Real]:
+        """Return the chances of every pattern, what the spins show after it, and whose photons.
 
         Args:
             bright: alpha of each node, None where it makes no attempt.
             gap_s: Between the photons.
 
         Returns:
-            Probabilities (k,), summed up, and mean values, (k, 4, 4).
+            Probabilities (k,), summed up, mean values, (k, 4, 4), and the share of the photons at
+            each detector that the left node emitted, (n,).
         """
         key = (*bright, gap_s)
         known = self._tables.get(key)
@@ -195,9 +198,9 @@ class _Optics:
 
     def _compute(
         self, bright: tuple[float | None, float | None], gap_s: float
-    ) -> tuple[Real, Real]:
+    ) -> tuple[Real, Real, Real]:
         network = self._network
-        units, coherence = self._units(gap_s), network.coherence
+        units, coherence = self._units(gap_s), network.coherence * self._kept(gap_s)
         made = [
             None
             if alpha is None
@@ -218,7 +221,20 @@ class _Optics:
                 table[:, 0, :] = alone
             else:
                 table[:, :, 0] = alone
-        return np.cumsum(p), table
+        light = np.zeros((2, len(units)))
+        for side, one in enumerate(made):
+            if one is not None:
+                own = slice(2 * side, 2 * side + 2)
+                light[side] = emission.photons_seen(units[:, own, own], one)
+        whole = light.sum(0)
+        return np.cumsum(p), table, np.where(whole > 0, light[0] / np.where(whole > 0, whole, 1), 1)
+
+    def _kept(self, gap_s: float) -> float:
+        """What phase diffusion leaves of the coherence of one photon, here or there."""
+        if self._network.station is None:
+            return 1.0
+        one, two = (node.model for node in self._network.nodes)
+        return emission.diffused(gap_s, one.lifetime, (one.dephasing_hz + two.dephasing_hz) / 2)
 
     def _units(self, gap_s: float) -> Complex:
         """Matrices of the detectors on the photons as they are emitted."""
@@ -351,17 +367,19 @@ class EmitterNetwork:
         gaps = np.rint(np.abs(gaps) / self._grain_ps).astype(np.int64)
         tables = np.zeros((count, 4, 4))
         patterns = np.zeros(count, np.int64)
+        units = self.outlets[0].count if self.station is not None else len(self.nodes[0].own.way)
+        of_left = np.zeros((count, units))
         for (one, two, gap), rows in equal_rows([*alphas, gaps], count):
             bright = (None if one < 0 else float(one), None if two < 0 else float(two))
-            upto, shows = what.optics.table(bright, float(gap) * self._grain_ps * 1e-12)
+            upto, shows, share = what.optics.table(bright, float(gap) * self._grain_ps * 1e-12)
             pattern = np.searchsorted(upto, rng.random(rows.size), "right")
             patterns[rows] = pattern = np.minimum(pattern, len(upto) - 1)
             tables[rows] = shows[pattern]
+            of_left[rows] = share
         clicked = np.flatnonzero(patterns)
-        units = self.outlets[0].count if self.station is not None else len(self.nodes[0].own.way)
         for unit in range(units):
             rows = clicked[patterns[clicked] >> unit & 1 == 1]
-            from_left = rng.random(rows.size) < 0.5
+            from_left = rng.random(rows.size) < of_left[rows, unit]
             times = np.where(from_left, what.come_ps[0, rows], what.come_ps[1, rows])
             decay = rng.exponential(self._lifetime_ps, rows.size)
             if self.station is not None:

@@ -31,9 +31,11 @@ __all__ = [
     "Fluorescence",
     "SpinPhoton",
     "arrival_overlap",
+    "diffused",
     "kept_spins",
     "mean_photons",
     "pauli_table",
+    "photons_seen",
     "read_vector",
     "sample_outcomes",
     "spin_photon_state",
@@ -104,8 +106,9 @@ def kept_spins(
             in them as a factor sqrt(M) of what mixes left and right.
         left: The left node.
         right: The right node.
-        coherence: Mean of ``exp(i phase)`` of one path against the other: what a noisy phase
-            leaves of the coherence between a photon here and a photon there.
+        coherence: Mean of ``exp(i phase)`` of one path against the other: what a noisy phase, of
+            the path or of the emitters (:func:`diffused`), leaves of the coherence between a photon
+            here and a photon there.
 
     Returns:
         Density matrices, not normalized, complex (2^n, d, d) with d = 2 or 4, by pattern: bit k
@@ -205,6 +208,34 @@ def arrival_overlap(
     """
     together, _ = resolved_overlap(math.inf, lifetime_s, detuning_hz, dephasing_hz)
     return math.exp(-abs(gap_s) / lifetime_s) * together
+
+
+def diffused(gap_s: float, lifetime_s: float, dephasing_hz: float) -> float:
+    """Return what phase diffusion leaves of one photon's coherence, beyond sqrt(M).
+
+    A photon that is seen a time t after its excitation has lost ``e^(-g t)`` of its coherence with
+    the spin, so of one photon, here or there, is left, with Gamma = 1/T1 and detuning df,
+
+        e^(-gap/(2 T1)) e^(-g gap) |Gamma/(Gamma + 2 g + 2 pi i df)|
+            = sqrt(M) e^(-g gap)/sqrt(1 + 2 g T1)
+
+    with the M of :func:`arrival_overlap`; two photons keep M as it is, where what their phases
+    did before the first click does not show.
+
+    Args:
+        gap_s: Between the photons.
+        lifetime_s: T1.
+        dephasing_hz: Pure dephasing rate g, the mean of both emitters.
+    """
+    return math.exp(-dephasing_hz * abs(gap_s)) / math.sqrt(1 + 2 * dephasing_hz * lifetime_s)
+
+
+def photons_seen(units: Complex, node: SpinPhoton) -> Real:
+    """Return the mean photons of a node at each detector, (n,); units as they act on them."""
+    weights = np.abs(node.amplitudes) ** 2
+    u = node.photons
+    seen: Real = np.einsum("s,sa,nab,sb->n", weights, u.conj(), units, u).real
+    return seen
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,8 @@ detection probability, with two photons and dark counts.
 M is the overlap of the photons' modes, the visibility of their Hong-Ou-Mandel dip; sqrt(M) is for
 photons that are pure and differ by a fixed mode, the most that a dip M allows: a phase that jumps
 from photon to photon lowers the mean overlap of amplitudes further and belongs into ``phase_rms``.
+Under phase diffusion, M = 1/(1 + 2 g T1), what is left is M itself (:func:`.emission.diffused`):
+a ``phase_rms`` s of e^(-s^2/2) = sqrt(M).
 Left out: double excitation, errors of the spin's preparation, gates and readout.
 
 The world draws its clicks from :mod:`.emission`, which has polarization, any detectors and double

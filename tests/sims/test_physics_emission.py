@@ -147,6 +147,33 @@ def test_photons_that_come_apart_overlap_less() -> None:
     assert emission.arrival_overlap(gap, life, 3e6) == pytest.approx(abs(amplitude) ** 2, rel=1e-4)
 
 
+@pytest.mark.parametrize("gap", [0.0, 0.3])
+def test_phase_diffusion_costs_one_photon_more_than_two(gap: float) -> None:
+    """Wave packets whose phases walk at random, in lifetimes: overlaps of amplitudes, squares."""
+    rng, g, detuning, step, packets = np.random.default_rng(4), 0.4, 0.15, 0.02, 4000
+    t = np.arange(0, 12, step) + step / 2
+    late = round(gap / step)
+    phase = rng.standard_normal((2, packets, t.size)) * math.sqrt(2 * g * step)
+    early, other = phase.cumsum(2)
+    # The later photon's clock starts a gap later.
+    shown = np.exp(1j * (early[:, late:] - other[:, : t.size - late]))
+    envelope = np.exp(-t[late:] / 2 - t[: t.size - late] / 2) * np.exp(
+        2j * np.pi * detuning * t[late:]
+    )
+    amplitude = (shown * envelope).sum(1) * step
+    m = emission.arrival_overlap(gap, 1.0, detuning, g)
+    left = np.abs(amplitude) ** 2
+    assert left.mean() == pytest.approx(m, abs=4 * left.std() / math.sqrt(packets))
+    one = math.sqrt(m) * emission.diffused(gap, 1.0, g)
+    mean = amplitude.mean()
+    spread = math.sqrt((left.mean() - abs(mean) ** 2) / packets)
+    assert abs(mean) == pytest.approx(one, abs=4 * spread)
+    assert abs(abs(mean) - math.sqrt(m)) > 10 * spread
+    if not gap:
+        both = emission.arrival_overlap(0, 1.0, 0.0, g)
+        assert math.sqrt(both) * emission.diffused(0, 1.0, g) == pytest.approx(1 / (1 + 2 * g))
+
+
 def test_bright_light_ends_where_it_is_pumped_away() -> None:
     light = emission.Fluorescence(2e6, 1e4, 1e-6)
     dark, bright = emission.mean_photons(light, 2e-6)
