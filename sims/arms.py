@@ -11,10 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from . import elements as el
-from .layout import WorldModel
+from .layout import STATION_OUTPUTS, WorldModel
 from .physics import polarization as pol
 
-__all__ = ["Arm", "Passed"]
+__all__ = ["Arm", "Passed", "station_light_hz"]
 
 Real = npt.NDArray[np.float64]
 
@@ -118,6 +118,23 @@ class Arm:
             pmd,
             tuple(lights),
         )
+
+
+def station_light_hz(station: el.BellStationModel, arms: Mapping[str, Arm]) -> Real:
+    """Unpolarized light of the optics on the ways to a station at its outputs, per second, (4,).
+
+    Args:
+        station: The station.
+        arms: The ways, by ``left`` and ``right``, whose light is counted here.
+    """
+    reflected = station.reflectivity
+    to_c = {"left": 1 - reflected, "right": reflected}
+    found = np.zeros(len(STATION_OUTPUTS))
+    for side, arm in arms.items():
+        light = sum(hz * share for hz, share, _ in arm.passed().lights)
+        share = to_c[side]
+        found += light / 2 * np.array([share, share, 1 - share, 1 - share])
+    return found * 10 ** (-station.loss / 10)
 
 
 def _step(model: object, element: object, port: str) -> functools.partial[el.Passage]:

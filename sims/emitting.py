@@ -19,7 +19,8 @@ import numpy as np
 import numpy.typing as npt
 
 from . import elements as el
-from .arms import Arm
+from .arms import Arm, station_light_hz
+from .layout import SIDES
 from .outlets import Outlet
 from .physics import emission
 from .physics.memory import NEVER
@@ -143,6 +144,7 @@ class _Block:
         come_ps: When the photons come to the detectors, (2, m); for one alone, both are the same.
         optics: What stands in the way of its photons.
         seen: Of each node: what its own detectors see, and those of its fluorescence.
+        stray: What the optics on the ways to the station add, clicks per second of each detector.
     """
 
     begin_ps: int
@@ -152,6 +154,7 @@ class _Block:
     come_ps: Times
     optics: _Optics
     seen: list[tuple[Seen, Seen]]
+    stray: Real
 
 
 class _Optics:
@@ -321,6 +324,7 @@ class EmitterNetwork:
             come,
             self._optics_now(),
             [(node.own.seen(), node.readout.seen()) for node in self.nodes],
+            self._stray_hz(),
         )
 
     def generate(self, what: _Block, rng: Rng, begin_ps: int, end_ps: int) -> None:
@@ -328,6 +332,10 @@ class EmitterNetwork:
         for node, both in zip(self.nodes, what.seen, strict=True):
             for side, seen in zip((node.own, node.readout), both, strict=True):
                 side.add_singles(seen, seen.stray, rng, begin_ps, end_ps)
+        if self.station is not None:
+            counts = rng.poisson(self.outlets[0].bear(what.stray) * ((end_ps - begin_ps) * 1e-12))
+            times = rng.integers(begin_ps, end_ps, int(counts.sum()))
+            self.outlets[0].add(times, np.repeat(np.arange(counts.size), counts))
         if what.begin_ps != begin_ps:
             return  # before the world began
         tables = self._click(what, rng)
@@ -440,6 +448,13 @@ class EmitterNetwork:
             late = row[~now]
             self._waiting[side] = attempts[side][np.sort(late[late >= 0])]
         return rows[:, now], come[:, now]
+
+    def _stray_hz(self) -> Real:
+        if self.station is None:
+            return np.empty(0)
+        arms = [node.to_station for node in self.nodes if node.to_station is not None]
+        light = station_light_hz(self.station, dict(zip(SIDES, arms, strict=True)))
+        return light * self.outlets[0].efficiencies()
 
     def _optics_now(self) -> _Optics:
         arms = [node.to_station.passed() for node in self.nodes if node.to_station is not None]

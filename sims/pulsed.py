@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import elements as el
-from .arms import Arm
+from .arms import Arm, station_light_hz
 from .continuous import crystal_temperature_c, phase_deg
 from .layout import SIDES
 from .outlets import Outlet
@@ -340,6 +340,10 @@ class PulsedNetwork:
             self._add_noise(key, reads, block.optics, rng)
         for (s, a), place in self.places.items():
             self._add_light(block.optics, s, a, place, rng, begin_ps, end_ps)
+        for i, station in enumerate(self.stations):
+            light = station_light_hz(station.model, self._lit(station))
+            seen = block.optics.efficiencies[self.station_places[i]]
+            _shine(station.outlet, light * seen, rng, begin_ps, end_ps)
 
     def _click(
         self, block: _Block, pulses: _Pulses, rng: np.random.Generator, begin_ps: int
@@ -557,10 +561,25 @@ class PulsedNetwork:
         seen = pol.stokes_operators(self.sources[source].arms[arm].operators)
         seen = seen * optics.efficiencies[place][:, None]
         for hz, transmission, stokes in passed.lights:
-            rates = self.outlets[place].bear(hz * transmission * (seen @ stokes)[:, 0])
-            counts = rng.poisson(rates * ((end_ps - begin_ps) * 1e-12))
-            times = rng.integers(begin_ps, end_ps, int(counts.sum()))
-            self.outlets[place].add(times, np.repeat(np.arange(counts.size), counts))
+            rates = hz * transmission * (seen @ stokes)[:, 0]
+            _shine(self.outlets[place], rates, rng, begin_ps, end_ps)
+
+    def _lit(self, station: Station) -> dict[str, Arm]:
+        """The arms to a station, by its sides, whose added light is counted here."""
+        return {
+            side: self.sources[s].arms[a]
+            for side, (s, a) in station.inputs.items()
+            if self.sources[s].adds_light[a]
+        }
+
+
+def _shine(
+    outlet: Outlet, rates_hz: Real, rng: np.random.Generator, begin_ps: int, end_ps: int
+) -> None:
+    """Add light at a rate that each detector would detect."""
+    counts = rng.poisson(outlet.bear(rates_hz) * ((end_ps - begin_ps) * 1e-12))
+    times = rng.integers(begin_ps, end_ps, int(counts.sum()))
+    outlet.add(times, np.repeat(np.arange(counts.size), counts))
 
 
 def _extend(known: _Cycles, edges: el.Edges, model: el.StorageModel, keep_ps: int) -> _Cycles:

@@ -228,6 +228,21 @@ def test_clicks_come_with_the_photons_of_either_node(encoding: str) -> None:
         assert late == pytest.approx(times.size * expected, abs=4 * sigma)
 
 
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_light_added_on_the_way_to_a_station_is_counted(side: str) -> None:
+    """1 MHz at one input, 2 dB behind it and 1 dB in the station, and no photon of the nodes."""
+    layout = emitters({"efficiency": 0.0}, reflectivity=0.3, loss=1.0)
+    layout["elements"]["sky"] = {"kind": "free_space", "length": 1.0, "stray_light": 1e6}
+    layout["elements"]["fibre"] = {"kind": "fibre", "length": 1.0, "attenuation": 0.0, "loss": 2.0}
+    path = layout["paths"][0 if side == "left" else 1]
+    path[1:1] = ["sky", "fibre"]
+    clicks = Bench(layout).clicks(2)
+    for detector, share in enumerate((0.7, 0.7, 0.3, 0.3)):
+        share = share if side == "left" else 1 - share
+        expected = 2e4 * 10 ** (-3 / 10) / 2 * share
+        assert clicks[detector].size == pytest.approx(expected, abs=4 * math.sqrt(expected))
+
+
 def test_polarization_heralds_both_psi_states() -> None:
     eta, overlap = 0.5, 0.92
     layout = emitters(

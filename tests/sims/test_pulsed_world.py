@@ -548,3 +548,18 @@ def test_clicks_come_with_the_pulse_that_has_the_photons(
             seen.size * expected, abs=4 * math.sqrt(seen.size * expected * (1 - expected)) + 2
         )
         assert seen.size > 2000
+
+
+def test_light_added_on_the_way_to_a_station_is_counted() -> None:
+    """A pump that is off; 1 MHz from the left, 3 dB of the fibre behind it, 70 % through."""
+    layout = station_layout(reflectivity=0.3, loss=1.0)
+    layout["elements"]["west_link"] |= {"attenuation": 0.0, "loss": 3.0}
+    layout["elements"]["sky"] = {"kind": "free_space", "length": 1.0, "stray_light": 1e6}
+    layout["paths"][2].insert(1, "sky")
+    bench = Bench(layout)
+    bench.pump.emitting = False
+    inputs = bench.run(2, "mid")["mid"][1]
+    for detector, share in enumerate((0.7, 0.7, 0.3, 0.3), start=1):
+        expected = 2e4 * 10 ** (-4 / 10) / 2 * share
+        found = int((inputs == detector).sum())
+        assert found == pytest.approx(expected, abs=4 * math.sqrt(expected))
