@@ -761,8 +761,8 @@ def plot_gallery(path: Path, found: Sequence[Comparison]) -> None:
             axes.annotate(
                 f"{ratio:.2f}",
                 (at, row),
-                xytext=(-6, 0),
-                ha="right",
+                xytext=(6 if at == low else -6, 0),
+                ha="left" if at == low else "right",
                 va="center",
                 textcoords="offset points",
                 fontsize=7,
