@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from . import elements as el
-from .arms import Arm
+from .arms import Arm, station_light_hz
 from .elements.sequencer import Program, Span
+from .layout import SIDES
 from .outlets import Outlet
-from .physics.coherent import sample_photons, temporal_overlap
+from .physics.coherent import sample_photons, station_means, temporal_overlap
 from .physics.fibre import angular_width
 from .physics.pulses import meetings
 from .ways import Seen, Side, Way, blur
@@ -182,7 +183,10 @@ class CoherentLight:
 
     def generate(self, what: _Emitted, rng: Rng, begin_ps: int, end_ps: int) -> None:
         """Make the photons emitted in a block that are detected."""
-        self._side.add_singles(what.seen, what.seen.stray, rng, begin_ps, end_ps)
+        stray = what.seen.stray
+        if what.begin_ps == begin_ps:
+            what, stray = self._borne(what, begin_ps, end_ps)
+        self._side.add_singles(what.seen, stray, rng, begin_ps, end_ps)
         if what.begin_ps != begin_ps:
             return  # before the world began
         kinds, program = what.kinds, what.kinds.program
@@ -209,6 +213,26 @@ class CoherentLight:
             emitted += detuning * what.seen.walk[unit]
         self._side.add(what.seen, begin_ps, emitted, unit, rng)
 
+    def _borne(self, what: _Emitted, begin_ps: int, end_ps: int) -> tuple[_Emitted, Real]:
+        """Pulses, and clicks per second of stray light, without what comes to those it blinds."""
+        kinds, stray, span_s = what.kinds, what.seen.stray, (end_ps - begin_ps) * 1e-12
+        photons = what.means.sum(1)[what.lone].sum() + sum(
+            span.runs * (what.upto[span.high] - what.upto[span.low]) for span in what.spans
+        )
+        if photons / span_s + stray.sum() <= self._side.bears_hz.min():
+            return what, stray
+        pulses = np.bincount(what.lone, minlength=len(what.means)).astype(np.float64)
+        for span in what.spans:
+            edges = kinds.of_edge[span.low : span.high]
+            pulses += span.runs * np.bincount(edges, minlength=len(what.means))
+        light = pulses @ what.means / span_s + stray
+        seen = self._side.bear(what.seen, light, begin_ps, end_ps) == light
+        if seen.all():
+            return what, stray
+        means = what.means * seen
+        upto = np.concatenate([[0.0], np.cumsum(means.sum(1)[kinds.of_edge])])
+        return replace(what, means=means, upto=upto), stray * seen
+
 
 @dataclass(frozen=True, eq=False)
 class _Coming:
@@ -230,6 +254,7 @@ class _Met:
         kind: Kind of each meeting at either input, (m,) each.
         seen: Efficiencies of the detectors.
         stray: What the optics on both ways add, clicks per second of each detector.
+        until_ps: When the next block's pulses begin to come.
     """
 
     begin_ps: int
@@ -238,6 +263,7 @@ class _Met:
     kind: tuple[Times, Times]
     seen: Real
     stray: Real
+    until_ps: int
 
 
 class CoherentMeeting:
@@ -305,7 +331,8 @@ class CoherentMeeting:
             (light[0], light[1]),
             (kind[0][at], kind[1][other]),
             seen,
-            self._stray_hz() * seen,
+            station_light_hz(self._station, dict(zip(SIDES, self._arms, strict=True))) * seen,
+            known_ps,
         )
 
     def generate(self, what: _Met, rng: Rng, begin_ps: int, end_ps: int) -> None:
@@ -321,7 +348,7 @@ class CoherentMeeting:
             rng,
             (what.light[0], what.kind[0]),
             (what.light[1], what.kind[1]),
-            what.seen,
+            self._borne(what, begin_ps, end_ps),
             reflectivity=self._station.reflectivity,
             extinction_db=self._station.extinction,
             overlap=self._station.mode_overlap * temporal_overlap(gaps, width),
@@ -330,14 +357,38 @@ class CoherentMeeting:
         times += np.rint(rng.standard_normal(times.size) * self._sigma_ps).astype(np.int64)
         self.outlets[0].add(times, detector, rng)
 
-    def _stray_hz(self) -> Real:
-        """Unpolarized light of the optics at each output of the station, per second."""
-        reflected = self._station.reflectivity
-        found = np.zeros(4)
-        for arm, to_c in zip(self._arms, (1 - reflected, reflected), strict=True):
-            light = sum(hz * share for hz, share, _ in arm.passed().lights)
-            found += light / 2 * np.array([to_c, to_c, 1 - to_c, 1 - to_c])
-        return found * 10 ** (-self._station.loss / 10)
+    def _borne(self, what: _Met, begin_ps: int, end_ps: int) -> Real:
+        """Efficiencies of the detectors, 0 for those that the pulses blind."""
+        outlet, span_ps = self.outlets[0], end_ps - begin_ps
+        pulses = [
+            np.bincount(kind, minlength=len(light))
+            for light, kind in zip(what.light, what.kind, strict=True)
+        ]
+        photons = sum(
+            float(n @ (np.abs(light) ** 2).sum(1))
+            for n, light in zip(pulses, what.light, strict=True)
+        )
+        bears = outlet.bears_hz * (span_ps * 1e-12)
+        if photons * what.seen.max() <= bears.min():
+            return what.seen
+        means = np.zeros(outlet.count)
+        for side in (0, 1):
+            inputs = [np.zeros_like(what.light[side])] * 2
+            inputs[side] = what.light[side]
+            alone = station_means(
+                *inputs,
+                reflectivity=self._station.reflectivity,
+                extinction_db=self._station.extinction,
+            )[:2]
+            means += pulses[side] @ alone[side]
+        light = means * what.seen / (span_ps * 1e-12)
+        ends = np.full(outlet.count, what.until_ps)
+        seen = np.where(outlet.bear(light, ends - span_ps, ends) == light, what.seen, 0.0)
+        if photons * seen.max() > bears.sum():
+            # Photons are drawn before it is known where they go: a leak of such light blinds too.
+            outlet.bear(np.full(outlet.count, np.inf), ends - span_ps, ends)
+            seen = np.zeros(outlet.count)
+        return seen
 
     def _come(self, side: int, begin_ps: int, end_ps: int, loss: float) -> _Coming:
         """Pulses that come to an input: those that waited, then those of the block."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -50,6 +50,7 @@ class Rates:
     only: tuple[Real, Real]
     stray: tuple[Real, Real]
     _seen: tuple[Seen, Seen]
+    _blinding: bool
 
 
 class ContinuousPair:
@@ -117,6 +118,8 @@ class ContinuousPair:
     def generate(self, rates: Rates, rng: Rng, begin_ps: int, end_ps: int) -> None:
         """Make the photons emitted in a block that are detected."""
         span = end_ps - begin_ps
+        if rates._blinding:
+            rates = self._borne(rates, begin_ps, end_ps)
         n = rates.both.shape[1]
         counts = rng.poisson(rates.both.ravel() * (span * 1e-12))
         emitted = rng.random(int(counts.sum())) * span
@@ -128,6 +131,24 @@ class ContinuousPair:
         ):
             side.add(seen, begin_ps, emitted if shift is None else emitted + shift, unit, rng)
             side.add_singles(seen, only + stray, rng, begin_ps, end_ps)
+
+    def _borne(self, rates: Rates, begin_ps: int, end_ps: int) -> Rates:
+        """The same without what comes to detectors that it blinds."""
+        light = _by_unit(rates.both, rates.only, rates.stray)
+        one, two = (
+            side.bear(seen, hz, begin_ps, end_ps) == hz
+            for side, seen, hz in zip(self._sides, rates._seen, light, strict=True)
+        )
+        only = (
+            rates.only[0] + rates.both[:, ~two].sum(1),
+            rates.only[1] + rates.both[~one].sum(0),
+        )
+        return replace(
+            rates,
+            both=rates.both * np.outer(one, two),
+            only=(only[0] * one, only[1] * two),
+            stray=(rates.stray[0] * one, rates.stray[1] * two),
+        )
 
     def _shifts(
         self, rates: Rates, units: tuple[Times, Times], rng: Rng
@@ -169,12 +190,19 @@ class ContinuousPair:
         ]
         glow = self._share * power * model.fluorescence
         stray = [glow * one.operators[:, 0] + one.stray for one in seen]
-        return Rates(
-            both,
-            (np.maximum(only[0], 0), np.maximum(only[1], 0)),
-            (stray[0], stray[1]),
-            seen,
+        unpaired = np.maximum(only[0], 0), np.maximum(only[1], 0)
+        blinding = any(
+            bool((hz > side.bears_hz).any())
+            for side, hz in zip(
+                self._sides, _by_unit(both, unpaired, (stray[0], stray[1])), strict=True
+            )
         )
+        return Rates(both, unpaired, (stray[0], stray[1]), seen, blinding)
+
+
+def _by_unit(both: Real, only: tuple[Real, Real], stray: tuple[Real, Real]) -> tuple[Real, Real]:
+    """All that comes to each unit of signal and idler, Hz."""
+    return both.sum(1) + only[0] + stray[0], both.sum(0) + only[1] + stray[1]
 
 
 def _table(

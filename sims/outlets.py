@@ -21,6 +21,7 @@ __all__ = ["Outlet", "cable_delays_s"]
 _FWHM = 2 * math.sqrt(2 * math.log(2))
 # Before any world begins, by more than anything is remembered.
 _LONG_AGO_PS = -(1 << 50)
+_NEVER_PS = 1 << 62
 
 Real = npt.NDArray[np.float64]
 Times = npt.NDArray[np.int64]
@@ -85,10 +86,12 @@ class Outlet:
         # Packed clicks (time << 6 | detector) count time from here: 57 bits hold 40 hours.
         self._origin_ps = 0
         self._silent = True
-        #: Most that a detector bears, Hz, and which of them have seen more in this block.
+        #: Most that a detector bears, Hz.
         self.bears_hz: Real = np.array([d.blinding_rate for d in self._detectors])
         self._bears_least_hz = float(self.bears_hz.min())
+        # Which of them see more in this block, and when light on its way is to blind them.
         self._blind = np.zeros(count, np.bool_)
+        self._glares: list[tuple[Times, Times]] = []
         self._known: tuple[tuple[object, ...], _Knobs] | None = None
         #: Whether its clicks are nobody's: those of the block before somebody began to listen.
         self.muted = False
@@ -143,18 +146,28 @@ class Outlet:
             self._known = key, _Knobs(self.dark_rates(), responses)
         return self._known[1]
 
-    def bear(self, rates_hz: Real) -> Real:
-        """Return the rates of light that are worth making photons of.
+    def bear(
+        self, rates_hz: Real, from_ps: Times | None = None, until_ps: Times | None = None
+    ) -> Real:
+        """Return the rates of light that are worth making photons of: 0 where it blinds.
 
-        Light above a detector's blinding rate blinds it for the block, and makes none.
+        Ask it of all that comes to a detector together, before any of it is drawn. A detector is
+        blind as long as light above its blinding rate is on.
 
         Args:
-            rates_hz: What each detector would detect, shape (count,).
+            rates_hz: What each detector would detect of a block's light, shape (count,).
+            from_ps: When that begins to come to each, world time, (count,); None for the block that
+                is being made.
+            until_ps: When it ends.
         """
         blinding = rates_hz > self.bears_hz
         if not blinding.any():
             return rates_hz
-        self._blind |= blinding
+        if from_ps is None or until_ps is None:
+            self._blind |= blinding
+        else:
+            begin = np.where(blinding, from_ps + self._delay_ps, _NEVER_PS)
+            self._glares.append((begin, np.where(blinding, until_ps + self._delay_ps, 0)))
         return np.where(blinding, 0.0, rates_hz)
 
     def add(
@@ -203,7 +216,7 @@ class Outlet:
         packed.sort()
         cut = int(np.searchsorted(packed, (span_ps + ahead) << 6))
         self._held = packed[cut:].copy()
-        come = self._seen(packed[:cut], span_ps * 1e-12)
+        come = self._seen(packed[:cut], span_ps, span_ps + ahead)
         if self._maker is None:
             arrived, detector = come >> 6, (come & 63).astype(np.int16)
             arrived += begin_ps
@@ -223,6 +236,7 @@ class Outlet:
             self._release(np.empty(0, np.int64), np.empty(0, np.int16))
             self._parts.clear()
             self._held = np.empty(0, np.int64)
+            self._glares.clear()
             self._last_ps[:] = _LONG_AGO_PS
             if self._maker is not None:
                 self._maker.forget()
@@ -244,15 +258,26 @@ class Outlet:
         times |= detectors
         return times
 
-    def _seen(self, come: Times, span_s: float) -> Times:
-        """What comes to detectors that are not blind."""
-        if come.size > self._bears_least_hz * span_s:
+    def _seen(self, come: Times, span_ps: int, until_ps: int) -> Times:
+        """What comes to detectors that are not blind, of what comes until then."""
+        if come.size > self._bears_least_hz * (span_ps * 1e-12):
             counts = np.bincount(come & 63, minlength=self.count)
-            self._blind |= counts > self.bears_hz * span_s
-        if not self._blind.any():
+            self._blind |= counts > self.bears_hz * (span_ps * 1e-12)
+        if not (self._glares or self._blind.any()):
             return come
-        found: Times = come[~self._blind[come & 63]]
+        detector = come & 63
+        seen = ~self._blind[detector]
         self._blind[:] = False
+        on_its_way = []
+        for begin, end in self._glares:
+            since, until = begin - self._origin_ps, end - self._origin_ps
+            if since.min() < until_ps:
+                times = come >> 6
+                seen &= (times < since[detector]) | (times >= until[detector])
+            if until.max() > until_ps:
+                on_its_way.append((begin, end))
+        self._glares = on_its_way
+        found: Times = come[seen]
         return found
 
     def _release(self, times: Times, detector: npt.NDArray[np.int16]) -> None:

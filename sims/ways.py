@@ -71,7 +71,8 @@ class Side:
         self.detector = np.concatenate(
             [np.empty(0, np.int64), *(np.arange(way.outlet.count) for way in ways)]
         )
-        self._bears_hz = np.concatenate([np.empty(0), *(way.outlet.bears_hz for way in ways)])
+        #: Most that the detector of each unit bears, Hz.
+        self.bears_hz = np.concatenate([np.empty(0), *(way.outlet.bears_hz for way in ways)])
         self._rows = [pol.stokes_operators(way.arm.operators) for way in ways]
         self._known: tuple[tuple[object, ...], tuple[Passed, ...], Seen] | None = None
 
@@ -134,13 +135,35 @@ class Side:
             if here.size:
                 way.outlet.add(times[here], self.detector[unit[here]], rng)
 
+    def bear(self, seen: Seen, rates: Real, begin_ps: int, end_ps: int) -> Real:
+        """Return the rates per unit that are worth making photons of: 0 where light blinds.
+
+        Ask it of all light that is emitted to a unit in a block together, before any of it is
+        drawn; the detector is blind when it arrives (:meth:`Outlet.bear`).
+
+        Args:
+            seen: What the detectors see.
+            rates: What the unit would detect, Hz, (n,).
+            begin_ps: Beginning of the block of emission.
+            end_ps: Its end.
+        """
+        if not (rates > self.bears_hz).any():
+            return rates
+        begins = begin_ps + seen.delay_ps
+        slew = np.rint(seen.delay_rate * (end_ps - begin_ps)).astype(np.int64)
+        ends = end_ps + seen.delay_ps + slew
+        units = [np.flatnonzero(self.way == w) for w in range(len(self.ways))]
+        return np.concatenate(
+            [
+                way.outlet.bear(rates[unit], begins[unit], ends[unit])
+                for way, unit in zip(self.ways, units, strict=True)
+            ]
+        )
+
     def add_singles(self, seen: Seen, rates: Real, rng: Rng, begin_ps: int, end_ps: int) -> None:
         """Add photons without partners, at a rate per unit, Hz."""
         span = end_ps - begin_ps
-        if (rates > self._bears_hz).any():
-            rates = np.concatenate(
-                [way.outlet.bear(rates[self.way == w]) for w, way in enumerate(self.ways)]
-            )
+        rates = self.bear(seen, rates, begin_ps, end_ps)
         counts = rng.poisson(rates * (span * 1e-12))
         emitted = rng.random(int(counts.sum())) * span
         self.add(seen, begin_ps, emitted, np.repeat(np.arange(counts.size), counts))

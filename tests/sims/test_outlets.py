@@ -242,6 +242,51 @@ def test_light_of_two_sources_blinds_together() -> None:
     assert tagger.times_ps.size == pytest.approx(0.9e5, rel=0.02)
 
 
+@pytest.mark.parametrize("pairs_hz", [1e9, 1e15])
+def test_pairs_that_blind_one_party_leave_the_other_its_singles(pairs_hz: float) -> None:
+    """Only photons that somebody can see are made, however bright the crystal."""
+    weak = {"kind": "fibre", "loss": 10 * math.log10(pairs_hz / 1e6)}
+    elements: dict[str, Any] = {
+        "pump": {"kind": "pump_laser", "threshold": 0.04, "slope": 0.5},
+        "crystal": {"kind": "spdc", "pump": "pump", "pair_rate": pairs_hz / 0.03},
+        "weak": weak,
+        "array": {"kind": "snspd", "detectors": [QUIET] * 2},
+        "tagger": {"kind": "tagger"},
+    }
+    paths = [
+        ["crystal.signal", "array.1", "tagger.1"],
+        ["crystal.idler", "weak", "array.2", "tagger.2"],
+    ]
+    world = World(WorldModel.model_validate({"elements": elements, "paths": paths}), 1)
+    pump, array, tagger = (world.elements[name] for name in ("pump", "array", "tagger"))
+    assert isinstance(array, SnspdArray)
+    assert isinstance(tagger, TaggerInputs)
+    array.enabled, array.bias_a, tagger.recording = True, [18e-6] * 2, True
+    pump.current_a, pump.emitting = 0.1, True  # type: ignore[attr-defined]
+    for _ in range(2):
+        world.run_block()
+    assert (tagger.inputs == 2).all()
+    assert abs(tagger.times_ps.size - 1e4) < 5e2
+
+
+@pytest.mark.parametrize("record", [True, False])
+def test_a_detector_is_blind_when_the_light_arrives(record: bool) -> None:
+    """6000 km of fibre, 29 ms: 10 ms of glare, seen by whoever began to listen on its way too."""
+    fibre = {"kind": "fibre", "length": 6e6, "attenuation": 0.0}
+    bench = Bench({"dead_time": 10e-9, "blinding_rate": 1e8}, between=fibre, record=record)
+    flight = round(6e6 * 1.468 / 299_792_458 * 1e12)
+    parts = []
+    for block in range(8):
+        bench.lamp.rate_hz = 1e16 if block == 2 else 1e6
+        bench.tagger.recording = record or block >= 3
+        parts.append(bench.run(1)[0])
+    times = np.concatenate(parts)
+    begin = 2 * BLOCK_PS + flight
+    [first] = np.flatnonzero(np.diff(times) > BLOCK_PS / 2)
+    assert times[first] == pytest.approx(begin, abs=1e8)
+    assert times[first + 1] == pytest.approx(begin + BLOCK_PS, abs=1e8)
+
+
 # -- latching
 
 
