@@ -23,6 +23,7 @@ from .arms import Arm, station_light_hz
 from .layout import SIDES
 from .outlets import Outlet
 from .physics import emission
+from .physics import polarization as pol
 from .physics.memory import NEVER
 from .physics.pulsed_pairs import bell_station_units
 from .physics.pulses import equal_rows, meetings
@@ -41,10 +42,6 @@ _REACH = 10
 _GRAIN = 1 / 256
 #: Settings whose probabilities are kept.
 _TABLES = 64
-#: Matrices of 1, S1, S2, S3 on (H, V).
-_STOKES: Complex = np.array(
-    [[[1, 0], [0, 1]], [[1, 0], [0, -1]], [[0, 1], [1, 0]], [[0, -1j], [1j, 0]]], np.complex128
-)
 
 
 class EmitterNode:
@@ -243,8 +240,7 @@ class _Optics:
         """Matrices of the detectors on the photons as they are emitted."""
         network = self._network
         if network.station is None:
-            own: Complex = np.einsum("ni,iab->nab", self._rows, _STOKES)
-            return own
+            return pol.operators_of(self._rows)
         one, two = (node.model for node in network.nodes)
         overlap = network.station.mode_overlap * emission.arrival_overlap(
             gap_s,

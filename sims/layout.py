@@ -561,6 +561,18 @@ def _check_pulses(
         yield place, f"{path.source} meets another at a station, which takes pulses: {remedy}"
     for name, one in optics:
         key = ("pmd",) if isinstance(one, el.FibreModel) and one.pmd else ()
+        emitted = isinstance(element, el.EmitterModel) and path.port == "out"
+        if emitted and not at_station and key:
+            yield (
+                ("elements", name, *key),
+                f"is not modelled for photons of {path.source}: leave it out",
+            )
+        if at_station and isinstance(one, el.SqueezersModel):
+            yield (
+                ("elements", name),
+                f"may scramble, which is not modelled between {path.source} and a station: take"
+                " paddles or liquid_crystals",
+            )
         if pulsed and (key or isinstance(one, el.EavesdropperModel)):
             why = f"is not modelled for light of {path.source}, which is pulsed: leave it out"
             yield ("elements", name, *key), why
@@ -575,13 +587,11 @@ def _check_pulses(
                 f"is not modelled between {path.source} and a station, where pulses have to meet:"
                 " take a free_space",
             )
-        if at_station and isinstance(element, el.WeakCoherentModel):
-            key = ("pmd",) if isinstance(one, el.FibreModel) and one.pmd else ()
-            if key or isinstance(one, el.EavesdropperModel):
-                yield (
-                    ("elements", name, *key),
-                    f"is not modelled between {path.source} and a station: leave it out",
-                )
+        if at_station and single and (key or isinstance(one, el.EavesdropperModel)):
+            yield (
+                ("elements", name, *key),
+                f"is not modelled between {path.source} and a station: leave it out",
+            )
         if isinstance(one, el.StorageModel) and not pulsed:
             yield place, f"{path.source} comes to a memory, which takes pulses: {remedy}"
         if isinstance(one, el.StorageModel) and at_station:

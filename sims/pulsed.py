@@ -105,8 +105,10 @@ class _Optics:
                 place = network.places.get((s, a))
                 if place is None:
                     continue
-                seen = arm.operators * self.efficiencies[place][:, None, None]
-                group = arm_units(seen, jones[s][a], s, a, len(sources))
+                # Back through all optics: some act on Stokes vectors only.
+                seen = pol.stokes_operators(arm.operators) * self.efficiencies[place][:, None]
+                there = pol.operators_of(seen @ passed[s][a].stokes * passed[s][a].transmission)
+                group = arm_units(there, np.eye(2, dtype=np.complex128), s, a, len(sources))
                 for recalled in (False, True) if arm.memory is not None else (False,):
                     self.units += [_Unit(place, d, s, a, recalled) for d in range(len(group))]
                     self._groups.append(("arm", (s, a), recalled, group))
@@ -389,7 +391,7 @@ class PulsedNetwork:
 
     def _optics_now(self) -> _Optics:
         passed = [arm.passed() for source in self.sources for arm in source.arms]
-        arms = [(optics.transmission, optics.jones.tobytes()) for optics in passed]
+        arms = [(p.transmission, p.jones.tobytes(), p.stokes.tobytes()) for p in passed]
         key = (*arms, *(outlet.key() for outlet in self.outlets))
         if self._optics is None or self._optics[0] != key:
             self._optics = key, _Optics(self)

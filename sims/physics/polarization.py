@@ -18,6 +18,7 @@ __all__ = [
     "correlations",
     "drift_step",
     "joint_probabilities",
+    "operators_of",
     "pair_state",
     "polarizer_operators",
     "retarder",
@@ -161,6 +162,12 @@ def stokes_operators(operators: Complex) -> Real:
     """Return measurement operators as rows over Stokes vectors: ``P = row . S``, shape (n, 4)."""
     rows: Complex = np.einsum("nab,mba->nm", operators, _PAULI) / 2
     return np.ascontiguousarray(rows.real)
+
+
+def operators_of(rows: Real) -> Complex:
+    """Return the measurement operators, (n, 2, 2), of rows over Stokes vectors, (n, 4)."""
+    operators: Complex = np.einsum("nm,mab->nab", rows, _PAULI)
+    return operators
 
 
 def correlations(rho: Complex) -> Real:

@@ -596,6 +596,68 @@ def test_any_paths_are_checked_without_a_crash(paths: list[list[str]]) -> None:
     assert check_layout(model)
 
 
+EMITTERS = """\
+bellbench: world/1
+elements:
+  timing: {kind: delay_generator}
+  west: {kind: emitter, sequencer: timing, alpha: 0.1}
+  east: {kind: emitter, sequencer: timing, alpha: 0.1}
+  fibre: {kind: fibre, length: 1 km}
+  station: {kind: bell_station}
+  d: {kind: snspd, detectors: [{}, {}, {}, {}]}
+paths:
+  - [west.out, fibre, station.left]
+  - [east.out, station.right]
+  - [station, d]
+"""
+EVE = "{kind: eavesdropper, light: 1 kHz}"
+
+
+@pytest.mark.parametrize(
+    ("text", "edits", "told"),
+    [
+        (
+            EMITTERS,
+            [("length: 1 km", "length: 1 km, pmd: 0.1 ps/sqrt(km)")],
+            "elements.fibre.pmd: is not modelled between west and a station",
+        ),
+        (
+            EMITTERS,
+            [("{kind: fibre, length: 1 km}", EVE)],
+            "elements.fibre: is not modelled between west and a station",
+        ),
+        (
+            EMITTERS,
+            [("{kind: fibre, length: 1 km}", "{kind: squeezers}")],
+            "elements.fibre: may scramble, which is not modelled between west and a station: take",
+        ),
+        (
+            EMITTERS.replace("  station: {kind: bell_station}\n", ""),
+            [
+                ("length: 1 km", "length: 1 km, pmd: 0.1 ps/sqrt(km)"),
+                ("station.left", "d.1"),
+                ("station.right", "d.2"),
+                ("[station, d]", "[west.readout, d.3]\n  - [east.readout, d.4]"),
+            ],
+            "elements.fibre.pmd: is not modelled for photons of west: leave it out",
+        ),
+        (
+            STATION,
+            [
+                ("  station:", "  turn: {kind: squeezers}\n  station:"),
+                ("[west.idler, s", "[west.idler, turn, s"),
+            ],
+            "elements.turn: may scramble, which is not modelled between west and a station: take",
+        ),
+    ],
+)
+def test_optics_that_an_engine_would_overlook_are_refused(
+    tmp_path: Path, text: str, edits: list[tuple[str, str]], told: str
+) -> None:
+    [message] = found(tmp_path, text, *edits)
+    assert told in message
+
+
 def test_a_world_without_paths_is_refused() -> None:
     with pytest.raises(ValidationError):
         WorldModel.model_validate({"elements": {}, "paths": []})

@@ -14,6 +14,7 @@ from bellbench.sims.elements import (
     Passage,
     PumpLaser,
     SnspdArray,
+    Squeezers,
     TaggerInputs,
 )
 from bellbench.sims.world import BLOCK_PS, World, WorldModel, check_layout
@@ -563,3 +564,36 @@ def test_light_added_on_the_way_to_a_station_is_counted() -> None:
         expected = 2e4 * 10 ** (-4 / 10) / 2 * share
         found = int((inputs == detector).sum())
         assert found == pytest.approx(expected, abs=4 * math.sqrt(expected))
+
+
+def test_squeezers_that_scramble_leave_no_correlation() -> None:
+    """An arm with detectors of its own meets the mean of all that a sweep passes through."""
+    layout = memory_layout()
+    for name in ("memory", "sequencer", "before", "behind", "splitter"):
+        del layout["elements"][name]
+    layout["elements"] |= {
+        "turn": {"kind": "squeezers", "hysteresis": 0.0, "creep": 0.0},
+        "one": {"kind": "polarizing_splitter"},
+        "two": {"kind": "polarizing_splitter"},
+        "snspd": {"kind": "snspd", "detectors": [PERFECT] * 4},
+    }
+    layout["paths"] = [
+        ["west.idler", "one", "snspd.1", "tags.1"],
+        ["west.signal", "turn", "two", "snspd.3", "tags.3"],
+    ]
+    bench = Bench(layout)
+    # Two squeezers at 45 degrees to each other; over whole turns of both nothing is left.
+    turns = np.arange(8) / 8 * 2 * 1.4
+    swept = np.array([[0.0, b, c, 0.0] for b in turns for c in turns])
+    means = []
+    for volts in (None, swept):
+        bench.get("turn", Squeezers).sweep(volts)
+        bench.run(1)
+        times, inputs = bench.run(20, "tags")["tags"]
+        near = np.flatnonzero((np.diff(times) < 2000) & ((inputs[1:] > 2) != (inputs[:-1] > 2)))
+        alike = (inputs[near] - inputs[near + 1]) % 2 == 0
+        assert near.size > 3000
+        means.append((2 * alike.mean() - 1, 1 / math.sqrt(near.size)))
+    (straight, error), (scrambled, _) = means
+    assert straight > 1 - 4 * MEAN
+    assert abs(scrambled) < 4 * error
