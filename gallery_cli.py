@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import json
 import sys
 import tempfile
@@ -62,7 +63,10 @@ def gallery(
     for each in tables(entries, found):
         console.print(each)
         console.print()
-    misses = sum(each.verdict == "misses" for each in found)
-    console.print(f"{len(found) - misses} agree, {misses} miss; seed {seed}")
+    many = collections.Counter(each.verdict for each in found)
+    console.print(
+        f"{many['agrees']} agree, {many['within errors']} within errors, {many['misses']} miss;"
+        f" seed {seed}"
+    )
     if out is not None:
         console.print(f"page: {page}", soft_wrap=True, highlight=False)

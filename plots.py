@@ -742,7 +742,7 @@ def plot_gallery(path: Path, found: Sequence[Comparison]) -> None:
         assert each.ours is not None
         ratio = each.ours / each.published
         error = np.hypot(each.sigma or 0.0, ratio * each.uncertainty) / abs(each.published)
-        color = "C2" if each.verdict == "agrees" else "C3"
+        color = {"agrees": "C2", "within errors": "C8"}.get(each.verdict, "C3")
         axes.barh(row, 2 * each.tolerance, left=1 - each.tolerance, height=0.7, color="0.88")
         at = min(max(ratio, low), high)
         marker = "o" if at == ratio else "<" if ratio < low else ">"

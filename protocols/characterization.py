@@ -184,8 +184,7 @@ def characterize(
         accidentals_hz=_rate(wrong, live * shifts),
         true_hz=true_hz,
         car=_car(total, wrong, shifts),
-        # 3 of a Poisson mean are missed with 5 %
-        car_at_least=0.0 if wrong else max(total - 1.645 * math.sqrt(total), 0.0) / (3 / shifts),
+        car_at_least=0.0 if wrong else _car_at_least(total, shifts),
         heralding=(true_hz / light[1], true_hz / light[0]),
         pair_rate_hz=light[0] * light[1] / true_hz,
         qber=qber,
@@ -193,6 +192,18 @@ def characterize(
         sifted_hz=_rate(sifted, live),
         key_rate_bps=_key_rate(_rate(sifted, live), qber["all"], f_ec),
     )
+
+
+def _car_at_least(total: int, shifts: int) -> float:
+    """What the CAR exceeds at 95 % where no accidental was seen in ``shifts`` windows.
+
+    Of two Poisson counts the first is binomial in their sum, so all of n lie in one of them with
+    probability p^n: Clopper and Pearson's bound is p = 0.05^(1/n) (Biometrika 26, 404 (1934)).
+    """
+    if not total:
+        return 0.0
+    p = 0.05 ** (1 / total)
+    return max(0.0, shifts * p / (1 - p) - 1)
 
 
 def finite_key_bits(link: PairLink, *, f_ec: float = 1.1, epsilon: float = 1e-10) -> Estimate:

@@ -107,7 +107,7 @@ def test_verdicts_leave_room_for_tolerance_and_counting_only(folder: Path) -> No
     # 10 % of 4.5 % and 3 sigma of 0.1 % and 0.01 %: 0.7515 %
     assert qber.room == pytest.approx(0.45 + 3 * 0.1**0.5 * (0.1 + 0.001) ** 0.5, rel=1e-3)
     assert qber.ours == pytest.approx(5.02)
-    assert (qber.verdict, qber.unit) == ("agrees", "%")
+    assert (qber.verdict, qber.unit) == ("within errors", "%")
     assert qber.published_text == "4.50 ± 0.10 %"
     assert (key.verdict, key.published_text) == ("misses", "0.43 bit/s")
     assert rate.published == pytest.approx(10.0, rel=1e-3)
@@ -132,7 +132,7 @@ def test_the_command_prints_a_table_and_writes_a_page(
     assert "a_link: A link" in result.output
     assert row.split()[:2] == ["one", "QBER"]
     assert row.split()[-2:] == ["predicted", "misses"]
-    assert "0 agree, 1 miss; seed 1" in result.output
+    assert "0 agree, 0 within errors, 1 miss; seed 1" in result.output
     page = (out / "gallery.md").read_text(encoding="utf-8")
     assert "[A. Nobody](https://doi.org/10.1000/1)" in page
     assert "**misses**" in page

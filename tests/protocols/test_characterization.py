@@ -110,8 +110,9 @@ def test_few_counts_have_errors_and_no_infinities() -> None:
         counted(one, np.zeros((SHIFTS, 4, 4)), 10.0), (rates(4000, 10.0), rates(4000, 10.0))
     )
     assert math.isnan(few.car.value)
-    # 9 seen and none of 20 accidental windows: no fewer than 9 - 1.645 x 3, no more than 3/20
-    assert few.car_at_least == pytest.approx((9 - 1.645 * 3) * 20 / 3)
+    # 9 in one window and none in 20 others: p^9 = 5 % of them all in the one, at a ratio p/(1 - p)
+    p = 0.05 ** (1 / 9)
+    assert few.car_at_least == pytest.approx(20 * p / (1 - p) - 1)
     assert few.qber["Z"].value == 0
     assert 0.05 < few.qber["Z"].sigma < 0.2
     assert math.isnan(few.qber["X"].value)
