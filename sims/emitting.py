@@ -354,6 +354,7 @@ class EmitterNetwork:
                 np.append(attempts.window_ps[rows], idle.window_ps),
                 np.append(shown, quiet) < 0,
                 begin_ps,
+                end_ps,
                 rng,
             )
 
@@ -403,16 +404,26 @@ class EmitterNetwork:
         window: Times,
         bright: npt.NDArray[np.bool_],
         block_ps: int,
+        end_ps: int,
         rng: Rng,
     ) -> None:
-        """Add the fluorescence of read-outs that begin so long after the beginning of the block."""
+        """Add the fluorescence of read-outs that begin so long after the beginning of the block.
+
+        Light of a block that blinds a detector makes no photons for it.
+        """
         if not node.readout.ways or not begin.size:
             return
         light, share = node.model.light, seen.operators[:, 0]
         lit = bright.astype(np.float64) * window
         if math.isfinite(light.pumping_s):
             lit = np.minimum(lit, rng.exponential(light.pumping_s * 1e12, lit.size))
-        for length, hz in ((lit, light.bright_hz), (window, light.background_hz)):
+        parts = ((lit, light.bright_hz), (window, light.background_hz))
+        # A read-out that outlasts the block is spread over its own length; ten blocks hold it.
+        block = end_ps - block_ps
+        span = min(max(block, int(window.max())), 10 * block)
+        rates = share * sum(float(length.sum()) * hz for length, hz in parts) / span + seen.stray
+        share = share * (node.readout.bear(seen, rates, block_ps, end_ps) == rates)
+        for length, hz in parts:
             for unit, seen_share in enumerate(share):
                 photons = rng.poisson(length * (hz * 1e-12 * seen_share))
                 start, span = np.repeat(begin, photons), np.repeat(length, photons)

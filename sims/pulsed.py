@@ -339,7 +339,7 @@ class PulsedNetwork:
         for pulses in block.pulses:
             self._click(block, pulses, rng, begin_ps)
         for key, reads in block.reads_ps.items():
-            self._add_noise(key, reads, block.optics, rng)
+            self._add_noise(key, reads, block.optics, rng, begin_ps, end_ps)
         for (s, a), place in self.places.items():
             self._add_light(block.optics, s, a, place, rng, begin_ps, end_ps)
         for i, station in enumerate(self.stations):
@@ -528,23 +528,30 @@ class PulsedNetwork:
         reads: tuple[Times, Times],
         optics: _Optics,
         rng: np.random.Generator,
+        begin_ps: int,
+        end_ps: int,
     ) -> None:
         """Add clicks of the light that reading makes, after the memory."""
         begins, lengths = reads
-        if not begins.size:
+        upto = np.cumsum(lengths)
+        if not upto.size or not upto[-1]:
             return
         arm = self.sources[key[0]].arms[key[1]]
-        place, passed, model = self.places[key], arm.passed(), arm.memory
+        outlet, passed, model = self.outlets[self.places[key]], arm.passed(), arm.memory
         assert model is not None
-        longest = int(lengths.max())
-        photons = model.noise * (longest * 1e-12) / model.mode_duration
-        share = np.trace(arm.operators, axis1=1, axis2=2).real / 2 * optics.efficiencies[place]
-        counts = rng.poisson(photons * passed.transmission_after_memory * share * begins.size)
-        read = rng.integers(0, begins.size, int(counts.sum()))
-        since = rng.integers(0, longest, read.size)
-        kept = since < lengths[read]
-        times = begins[read] + since + round((passed.delay_s - passed.delay_to_memory_s) * 1e12)
-        self.outlets[place].add(times[kept], np.repeat(np.arange(counts.size), counts)[kept], rng)
+        share = np.trace(arm.operators, axis1=1, axis2=2).real / 2
+        share = share * optics.efficiencies[self.places[key]] * passed.transmission_after_memory
+        photons = share * (model.noise * float(upto[-1]) * 1e-12 / model.mode_duration)
+        after_ps = round((passed.delay_s - passed.delay_to_memory_s) * 1e12)
+        # A reading that outlasts the block is spread over its own length; ten blocks hold it.
+        block = end_ps - begin_ps
+        span_s = min(max(block, int(lengths.max())), 10 * block) * 1e-12
+        comes = np.full((2, outlet.count), [[begin_ps + after_ps], [end_ps + after_ps]])
+        counts = rng.poisson(outlet.bear(photons / span_s, comes[0], comes[1]) * span_s)
+        at = rng.integers(0, upto[-1], int(counts.sum()))
+        read = np.searchsorted(upto, at, side="right")
+        times = begins[read] + lengths[read] - (upto[read] - at) + after_ps
+        outlet.add(times, np.repeat(np.arange(counts.size), counts), rng)
 
     def _add_light(
         self,

@@ -357,26 +357,53 @@ def test_photons_decay_with_the_lifetime_and_the_amplitude_makes_alpha() -> None
 
 
 def test_read_outs_have_bright_and_dark_counts() -> None:
-    """Without an attempt the spin is |0>, dark; at alpha = 1 it is bright, until it is pumped."""
+    """Without an attempt the spin is |0>, dark; at alpha = 1 it is bright, until it is pumped.
+
+    Light of a time L that ends at random comes in bunches: the variance of a read-out's counts is
+    their mean and that of L times the square of the rate.
+    """
+    bright_hz, dark_hz, tau, window = 10e6, 1e6, 300e-9, 500e-9
     node = {
         "alpha": 1.0,
         "efficiency": 0.0,
-        "fluorescence": 10e6,
-        "background": 1e6,
-        "pumping_time": 300e-9,
+        "fluorescence": bright_hz,
+        "background": dark_hz,
+        "pumping_time": tau,
     }
+    left = math.exp(-window / tau)
+    lit = tau * (1 - left)
+    of_lit = 2 * tau**2 * (1 - left) - 2 * window * tau * left - lit**2
     for excited in (False, True):
-        bench = Bench(alone(node), 8)
+        layout = alone(node)
+        layout["elements"]["read"]["detectors"] = [{**DETECTOR, "dead_time": 1e-12}]
+        bench = Bench(layout, 8)
         bench.run("alice_timing", Cycle())
         if not excited:
             generator = bench.world.elements["alice_timing"]
             assert isinstance(generator, DelayGenerator)
             generator.delays_ps[1] = generator.delays_ps[0]
-        photons = bench.clicks(3)[4]
-        dark, bright = emission.mean_photons(emission.Fluorescence(10e6, 1e6, 300e-9), 500e-9)
-        mean = 3 * 4999 * (bright if excited else dark)
-        # Light that may be pumped away comes in bunches.
-        assert photons.size == pytest.approx(mean, rel=0.03)
+        clicks, patch = bench.clicks(10), bench.world.outlets[0].longest_ps
+        counts = shots(clicks, patch, (patch + 1_100_000,) * 2, 2_000_000)[4]
+        counts = counts.reshape(10, -1)[:, :-1].ravel()  # bursts leave the last cycle out
+        assert counts.sum() == clicks[4].size
+        dark, bright = emission.mean_photons(emission.Fluorescence(bright_hz, dark_hz, tau), window)
+        mean = bright if excited else dark
+        variance = mean + (bright_hz**2 * of_lit if excited else 0.0)
+        assert counts.mean() == pytest.approx(mean, abs=4 * math.sqrt(variance / counts.size))
+        fourth = ((counts - mean) ** 4).mean()
+        sigma = math.sqrt((fourth - variance**2) / counts.size)
+        assert counts.var() == pytest.approx(variance, abs=4 * sigma)
+        assert 4 * sigma < 0.06 * variance
+
+
+def test_fluorescence_that_blinds_makes_no_photons() -> None:
+    """1e15 photons a second: terabytes, were they made; the other detector goes on."""
+    layout = alone({"fluorescence": 1e15, "alpha": 0.5, "efficiency": 1.0})
+    bench = Bench(layout, 3)
+    bench.run("alice_timing", Cycle())
+    clicks = bench.clicks(2)
+    assert clicks[4].size == 0
+    assert clicks[0].size > 4000
 
 
 def test_what_a_block_shows_does_not_depend_on_who_listened_before() -> None:
