@@ -9,12 +9,13 @@ from pydantic import Field, model_validator
 
 from ...instruments import Unit
 from ..physics.emission import Encoding, Fluorescence
-from .base import Degrees, Fraction, Model, Rate, Stage
+from .base import Degrees, Fraction, Model, Stage
 from .memory import Output
 
 __all__ = ["EmitterModel"]
 
 _Time = Annotated[float, Unit("s"), Field(gt=0)]
+_Light = Annotated[float, Unit("Hz"), Field(ge=0, le=1e15)]
 
 
 class EmitterModel(Model):
@@ -59,9 +60,9 @@ class EmitterModel(Model):
     """Rms phase of the way to the station, from attempt to attempt."""
     coherence_time: _Time | None = None
     """T of the spin's dephasing exp(-t/T); it keeps its coherence unless given."""
-    fluorescence: Rate = 1e6
+    fluorescence: _Light = 1e6
     """Photons per second that leave by ``readout`` while |1> is read."""
-    background: Rate = 0.0
+    background: _Light = 0.0
     """Photons per second that leave by it while either state is read."""
     pumping_time: _Time | None = None
     """Mean time of reading after which |1> is pumped into a dark state; never unless given."""

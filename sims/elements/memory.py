@@ -54,9 +54,9 @@ class StorageModel(Model):
     """Share of the light that it takes in; the rest passes at once."""
     transparency: Fraction = 0.95
     """Share of the light that passes the transparent medium."""
-    noise: Annotated[float, Unit("1"), Field(ge=0)] = 1e-3
+    noise: Annotated[float, Unit("1"), Field(ge=0, le=100)] = 1e-3
     """Mean photons that reading adds in each mode."""
-    mode_duration: Annotated[float, Unit("s"), Field(gt=0)] = 200e-9
+    mode_duration: Annotated[float, Unit("s"), Field(ge=1e-12, le=1)] = 200e-9
     """Length of one temporal mode."""
     loss: Annotated[float, Unit("dB"), Field(ge=0)] = 0.0
 

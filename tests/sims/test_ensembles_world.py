@@ -95,7 +95,7 @@ def agrees(clicked: npt.NDArray[np.bool_], chance: float) -> None:
     assert abs(int(clicked.sum()) - clicked.size * chance) <= 3 * sigma + 1e-9
 
 
-@pytest.mark.parametrize("mean", [0.02, 0.3])
+@pytest.mark.parametrize("mean", [0.02, 0.3, 1.0])
 def test_clicks_and_heralded_g2_are_those_of_thermal_pairs(mean: float) -> None:
     world = listening(layout(excitations=mean))
     write, c, d = trials(world, 100, C=2, D=3, E=8, F=9)
@@ -111,12 +111,24 @@ def test_clicks_and_heralded_g2_are_those_of_thermal_pairs(mean: float) -> None:
     # P(c and d | write) = 2 P(c | write) - P(c or d | write)
     twice = (2 * one.clicks[2] - both.clicks[2]) / both.clicks[0]
     agrees((c & d)[write], twice)
-    if mean > 0.1:  # enough to tell the heralded g2 from that of light without a herald
-        per_arm = np.array([c[write].mean(), d[write].mean()])
-        assert (c & d)[write].mean() / per_arm.prod() < 1.5
-        assert (c & d).mean() / (c.mean() * d.mean()) == pytest.approx(
-            2 / (1 + mean * kept), abs=0.3
-        )
+    agrees(c & d, 2 * one.clicks[1] - both.clicks[1])
+    if mean < 1:
+        return
+    # g2 of what is read, with and without a herald: thermal light bunches, heralded light less.
+    found = []
+    for trials_of, p_one, p_two in (
+        (slice(None), one.clicks[1], 2 * one.clicks[1] - both.clicks[1]),
+        (write, one.clicks[2] / one.clicks[0], twice),
+    ):
+        at_c, at_d = c[trials_of], d[trials_of]
+        p_c, p_d, p_cd = at_c.mean(), at_d.mean(), (at_c & at_d).mean()
+        # The error of n_cd n/(n_c n_d), with all three from the same trials.
+        share = (at_c & at_d) / p_cd - at_c / p_c - at_d / p_d
+        g2, sigma = p_cd / (p_c * p_d), share.std() / math.sqrt(share.size) * p_cd / (p_c * p_d)
+        assert g2 == pytest.approx(p_two / p_one**2, abs=4 * sigma)
+        assert 4 * sigma < 0.05 * g2
+        found.append(g2)
+    assert found[0] > 1.05 * found[1]
 
 
 @pytest.mark.parametrize("decay", ["gaussian", "exponential"])

@@ -601,8 +601,8 @@ def test_squeezers_that_scramble_leave_no_correlation() -> None:
 
 @pytest.mark.parametrize("memory", [{"echo_time": 10e-6}, GAS])
 def test_noise_that_blinds_makes_no_photons(memory: dict[str, Any]) -> None:
-    """1e15 photons a mode: terabytes, were they made; the herald's detector goes on."""
-    bench = Bench(memory_layout(**{**memory, "noise": 1e15}))
+    """1e14 photons a second: terabytes, were they made; the herald's detector goes on."""
+    bench = Bench(memory_layout(**{**memory, "noise": 100.0, "mode_duration": 1e-12}))
     sequence(bench, C=33, D=34, E=53, F=54)
     inputs = bench.run(3, "tags")["tags"][1]
     assert set(inputs.tolist()) == {1, 4}
