@@ -234,6 +234,8 @@ class Outlet:
         """Forget everything: nobody listens."""
         if not self._silent:
             self._release(np.empty(0, np.int64), np.empty(0, np.int16))
+            if self.tagger is not None:
+                self.tagger.rest(self._first_input, self.count)
             self._parts.clear()
             self._held = np.empty(0, np.int64)
             self._glares.clear()
@@ -281,8 +283,11 @@ class Outlet:
         return found
 
     def _release(self, times: Times, detector: npt.NDArray[np.int16]) -> None:
+        inputs = detector + np.int16(self._first_input)
         if self.muted:
+            if self.tagger is not None:
+                self.tagger.warm_up(times, inputs)
             return
         self.array.counts[self._slots] = np.bincount(detector, minlength=self.count)
         if self.tagger is not None:
-            self.tagger.add(times, detector + np.int16(self._first_input))
+            self.tagger.add(times, inputs)

@@ -70,8 +70,8 @@ class _Wired:
         times = np.append(self._held, self._edges(begin_ps, end_ps) + self.delay_ps)
         cut = int(np.searchsorted(times, end_ps))
         self._held = times[cut:].copy()
-        if self._tagger.recording:
-            self._tagger.add(times[:cut], np.full(cut, self._wire.input, np.int16))
+        take = self._tagger.add if self._tagger.recording else self._tagger.warm_up
+        take(times[:cut], np.full(cut, self._wire.input, np.int16))
 
 
 class _Engine(Protocol):

@@ -12,7 +12,7 @@ from pydantic import Field, field_validator, model_validator
 from ...instruments import Unit
 from ..physics import snspd
 from ..physics.clicks import Response
-from .base import Degrees, Fraction, Model, Rate, Seconds, Stage
+from .base import Degrees, Fraction, Model, Rate, Stage
 
 __all__ = [
     "DetectorModel",
@@ -26,8 +26,10 @@ __all__ = [
 
 Real = npt.NDArray[np.float64]
 
-#: What is remembered of a click is gone within a block (10 ms), or it would matter who listened.
+#: What is remembered of a click is gone within a block (10 ms), or it would matter who listened:
+#: some photon finds the detector rested, unless it is driven deep into saturation.
 _Brief = Annotated[float, Unit("s"), Field(ge=0, le=1e-4)]
+_Jitter = Annotated[float, Unit("s"), Field(ge=0, le=1e-6)]
 _Share = Annotated[float, Unit("1"), Field(gt=0, lt=1)]
 _Afterpulse = Annotated[float, Unit("1"), Field(ge=0, le=0.5)]
 _Blinding = Annotated[float, Unit("Hz"), Field(gt=0, le=1e9)]
@@ -63,11 +65,11 @@ class DetectorModel(Model):
     cooling_time: _Brief = 0.0
     """Life of a hot spot. The current must not come back within it, or the wire latches: at a bias
     above retrapping / (1 - exp(-cooling_time / recovery_time)). 0: it never does."""
-    jitter: Seconds = 50e-12
+    jitter: _Jitter = 50e-12
     """FWHM of the Gaussian timing jitter of the detector with its amplifier."""
     jitter_tail: _Brief = 0.0
     """Time constant of the exponential tail that is added to it."""
-    dead_time: Seconds = 30e-9
+    dead_time: _Brief = 30e-9
     """For so long after a pulse the electronics see no other."""
     recovery_time: Annotated[float, Unit("s"), Field(ge=0, le=1e-6)] = 0.0
     """L_k/R, in which the current comes back into the wire after a click, and with it the
@@ -157,11 +159,11 @@ class DiodeModel(Model):
     efficiency: Fraction = 0.6
     dark_rate: Rate = 100.0
     """Dark counts, the background light included, afterpulses not."""
-    jitter: Seconds = 350e-12
+    jitter: _Jitter = 350e-12
     """FWHM of the Gaussian timing jitter."""
     jitter_tail: _Brief = 0.0
     """Time constant of the exponential tail that is added to it."""
-    dead_time: Seconds = 50e-9
+    dead_time: _Brief = 50e-9
     extending_dead_time: bool = False
     """Whether what falls into the dead time prolongs it (passive quenching)."""
     afterpulse: _Afterpulse = 0.0

@@ -14,7 +14,7 @@ from ...instruments import Unit
 from ..physics.clocks import PRESETS, ClockNoise, Oscillator
 from ..physics.overflow import Buffer
 from ..physics.snspd import filter_dead_time
-from .base import Model, Seconds, Stage
+from .base import Model, Stage
 
 _STEP_S = 0.01
 _STEP_PS = 10_000_000_000
@@ -89,14 +89,14 @@ class TaggerModel(Model):
     kind: Literal["tagger"]
     cable_delays: tuple[Annotated[float, Unit("s"), Field(ge=0, le=1)], ...] = ()
     """Electrical delay of each input, 0 where not given."""
-    jitter: Seconds = 0.0
+    jitter: Annotated[float, Unit("s"), Field(ge=0, le=1e-6)] = 0.0
     """FWHM of the tagger's own timing jitter."""
     start_offset: Annotated[float, Unit("s")] = 0.0
     """How long after the command the recording begins; unknown to the user."""
     clock: ClockModel = ClockModel()
     resolution: Annotated[float, Unit("s"), Field(ge=0, le=1e-6)] = 0.0
     """Width of a time bin, whole ps; 0 for 1 ps. A device whose words are coarser cuts further."""
-    dead_time: Annotated[float, Unit("s"), Field(ge=0, le=1e-3)] = 0.0
+    dead_time: Annotated[float, Unit("s"), Field(ge=0, le=1e-4)] = 0.0
     """After each pulse its input is blind for so long."""
     buffer: Annotated[int, Field(ge=1)] | None = None
     """Pulses that the tagger's memory holds; once full, it takes no more until it is empty."""
@@ -191,6 +191,15 @@ class TaggerInputs:
     def add(self, times_ps: npt.NDArray[np.int64], inputs: npt.NDArray[np.int16]) -> None:
         """Take the sorted pulses of some inputs in this block, world time."""
         self._parts.append((times_ps, inputs))
+
+    def warm_up(self, times_ps: npt.NDArray[np.int64], inputs: npt.NDArray[np.int16]) -> None:
+        """Take sorted pulses of some inputs that nobody sees: dead times come of them."""
+        if self.model.dead_time and times_ps.size:
+            filter_dead_time(times_ps, inputs - np.int16(1), self._dead_ps, self._last_ps)
+
+    def rest(self, first: int, count: int) -> None:
+        """Forget the last pulses of ``count`` inputs in a row, from input ``first``."""
+        self._last_ps[first - 1 : first - 1 + count] = _LONG_AGO_PS
 
     def end_block(self) -> None:
         """Merge what the inputs took into the block's pulses."""

@@ -175,7 +175,7 @@ def test_bb84_gains_and_errors_per_intensity_and_state() -> None:
 
 
 def clicks_of(layout: dict[str, Any], blinding: list[float], **source: Any) -> list[int]:
-    """Clicks of each detector in 50 ms of equal pulses at 100 MHz."""
+    """Clicks of each detector in 50 ms of equal pulses at 10 MHz."""
     for element in layout["elements"].values():
         if element["kind"] == "weak_coherent":
             element.update(source)
@@ -187,7 +187,7 @@ def clicks_of(layout: dict[str, Any], blinding: list[float], **source: Any) -> l
     bench = Bench(layout)
     for name, element in bench.world.elements.items():
         if isinstance(element, PulseSequencer):
-            program = pattern(np.zeros(4, int), np.full(4, 2), 10, int(name == "b_pulses"), 1)
+            program = pattern(np.zeros(4, int), np.full(4, 2), 100, int(name == "b_pulses"), 1)
             bench.play(name, program)
     bench.run(1)
     return [int(n) for n in np.bincount(bench.run(5)[1], minlength=6)[1:5]]
@@ -195,17 +195,17 @@ def clicks_of(layout: dict[str, Any], blinding: list[float], **source: Any) -> l
 
 @pytest.mark.parametrize("layout", [bb84_layout, mdi_layout])
 def test_pulses_that_blind_a_detector_make_no_photons_for_it(layout: Any) -> None:
-    """1e12 photons a second are never made, and other detectors count what they did."""
-    assert clicks_of(layout(), [3e8] * 4, mean_photons=1e4) == [0] * 4
+    """1e11 photons a second are never made, and other detectors count what they did."""
+    assert clicks_of(layout(), [1e7] * 4, mean_photons=1e4) == [0] * 4
     all_see = clicks_of(layout(), [3e8] * 4, mean_photons=0.1)
     bright = int(np.argmax(all_see))
-    limits = [1e5 if n == bright else 3e8 for n in range(4)]
+    limits = [2e4 if n == bright else 3e8 for n in range(4)]
     found = clicks_of(layout(), limits, mean_photons=0.1)
     assert found[bright] == 0
     for n in range(4):
         if n != bright:
             assert abs(found[n] - all_see[n]) < 5 * math.sqrt(all_see[n] + found[n])
-            assert found[n] > 100
+            assert found[n] > 30
 
 
 def test_photons_go_with_the_laser_and_the_pattern_with_the_sequencer() -> None:

@@ -1,5 +1,6 @@
 """Detectors at the end of paths: what they make of light, whoever listened before."""
 
+import asyncio
 import math
 from collections.abc import Callable
 from typing import Any
@@ -9,6 +10,8 @@ import pytest
 from bellbench.instruments import ConfigError
 from bellbench.protocols import calibration
 from bellbench.sims.elements import Light, SnspdArray, SnspdModel, SpadModel, TaggerInputs
+from bellbench.sims.physics import snspd
+from bellbench.sims.server import _Server
 from bellbench.sims.world import BLOCK_PS, World, WorldModel
 from pydantic import ValidationError
 
@@ -133,6 +136,18 @@ def test_a_world_runs_on_after_40_hours() -> None:
         assert abs(times.size - expected) < 5 * math.sqrt(2 * expected)
 
 
+@pytest.mark.parametrize("dead_time", [1e-6, 1e-4])
+def test_long_dead_times_do_not_tell_who_listened_before(dead_time: float) -> None:
+    for kind in ("snspd", "spad"):
+        always, late = (
+            Bench({"dead_time": dead_time}, kind=kind, rate=2e4, record=record)
+            for record in (True, False)
+        )
+        always.run(3), late.run(3)
+        late.tagger.recording = True
+        assert late.run(2)[0].tolist() == always.run(2)[0].tolist()
+
+
 def test_both_ways_to_the_tagger_agree() -> None:
     """A tail too short to see asks for the long way: photons first, jitter last."""
     short, long = (Bench({"dead_time": 50e-9, "jitter_tail": t}, rate=1e7) for t in (0, 1e-15))
@@ -181,6 +196,23 @@ def test_recovery_lowers_the_efficiency_with_the_rate() -> None:
     assert shares[0] > 0.98
     assert shares[1] < 0.9 * shares[0]
     assert shares[2] < 0.8 * shares[1]
+
+
+def test_a_paced_world_is_served_with_its_kernels_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(snspd, "_filtered", 0)
+    bench = Bench({"dead_time": 50e-9})
+
+    async def story() -> None:
+        server = _Server(bench.world, [], host="127.0.0.1", factor=1.0)
+        told = asyncio.Event()
+        running = asyncio.create_task(server.run(lambda line: told.set(), port=0))
+        await asyncio.wait_for(told.wait(), 60)
+        server.stopping.set()
+        await running
+
+    asyncio.run(story())
+    assert snspd._filtered >= snspd._LOAD_AFTER
+    assert bench.run(1)[0].size > 9000
 
 
 # -- polarization
@@ -420,6 +452,8 @@ def test_a_diode_dark_counts_and_afterpulses() -> None:
         ({"dark_background": -0.1}, "dark_background", "greater than or equal to 0"),
         ({"polarization_extinction": 0.5}, "polarization_extinction", "greater than or equal to 1"),
         ({"recovery_time": 1e-3}, "recovery_time", "less than or equal to"),
+        ({"dead_time": 1e-3}, "dead_time", "less than or equal to 0.0001"),
+        ({"jitter": 2e-6}, "jitter", "less than or equal to 0.000001"),
         ({"blinding_rate": 0}, "blinding_rate", "greater than 0"),
         ({"operating_bias": 22e-6}, "", "operating_bias 22 uA must be below switching_current 22"),
         ({"cooling_time": 1e-9}, "", "needs a recovery_time, such as 10 ns"),
@@ -439,7 +473,8 @@ def test_a_wire_that_cannot_be_is_refused_with_place_and_remedy(
 
 
 def test_a_diode_that_cannot_be_is_refused() -> None:
-    for wrong in ({"bias": 1}, {"afterpulse": 0.9}, {"efficiency": -0.1}):
+    limits: tuple[dict[str, Any], ...] = ({"dead_time": 1e-3}, {"jitter": 2e-6})
+    for wrong in ({"bias": 1}, {"afterpulse": 0.9}, {"efficiency": -0.1}, *limits):
         with pytest.raises(ValidationError) as caught:
             SpadModel.model_validate({"kind": "spad", "detectors": [wrong]})
         assert caught.value.errors()[0]["loc"][:2] == ("detectors", 0)

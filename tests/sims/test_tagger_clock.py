@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from bellbench.instruments import ConfigError
 from bellbench.sims.elements import (
+    DelayGenerator,
     PumpLaser,
     Reference,
     ReferenceModel,
@@ -259,6 +260,38 @@ def test_each_input_has_a_dead_time_of_its_own() -> None:
     assert block(element, (2, 10_999), (2, 11_000)) == [(2, 11_000)]  # dead across blocks
 
 
+def test_a_dead_time_does_not_tell_who_listened_before() -> None:
+    """Photons, and wired edges of which each kills the next: that goes on for ever."""
+    elements: dict[str, Any] = {
+        "lamp": {"kind": "light", "rate": 1e4},
+        "clock": {"kind": "delay_generator"},
+        "array": {"kind": "spad", "detectors": [{"dark_rate": 0.0}]},
+        "a": {"kind": "tagger", "dead_time": 1e-4},
+    }
+    paths = [["lamp.out", "array", "a.1"], ["clock.A", "a.2"]]
+
+    def world(record: bool) -> World:
+        made = World(WorldModel.model_validate({"elements": elements, "paths": paths}), 4)
+        inputs(made, "a").recording = record
+        clock = made.elements["clock"]
+        assert isinstance(clock, DelayGenerator)
+        clock.source, clock.rate_uhz = "internal", 15_010 * 10**6
+        return made
+
+    for late_by in range(3, 9):
+        always, late = world(True), world(False)
+        run(always, late_by, "a")
+        run(late, 1, "a")
+        inputs(late, "a").recording = True  # and stop again
+        run(late, 1, "a")
+        inputs(late, "a").recording = False
+        run(late, late_by - 2, "a")
+        inputs(late, "a").recording = True
+        seen = run(always, 2, "a")[0]
+        assert run(late, 2, "a")[0].tolist() == seen.tolist()
+        assert seen.size > 180
+
+
 def test_a_bin_cuts_the_times() -> None:
     assert block(tagger(resolution=13e-12), (1, 12), (2, 13), (1, 40)) == [(1, 0), (2, 13), (1, 39)]
 
@@ -306,6 +339,7 @@ def test_a_memory_that_is_full_leaves_a_gap_and_counts_what_it_lost() -> None:
         ({"buffer_rate": 1e6}, "a buffer_rate needs a buffer"),
         ({"resolution": 1.5e-12}, "whole picoseconds"),
         ({"dead_time": -1e-9}, "greater than or equal to 0"),
+        ({"jitter": 2e-6}, "less than or equal to 0.000001"),
     ],
 )
 def test_a_tagger_that_cannot_be_is_refused(changes: dict[str, Any], said: str) -> None:
