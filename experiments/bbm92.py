@@ -442,7 +442,10 @@ def _rows(m: Mapping[str, Any]) -> list[tuple[str, str]]:
     f_ec = "-" if m["f_ec"] is None else f"{m['f_ec']:.3f}"
     rows += [
         ("coincidences, CAR", f"{m['coincidences']:,}, {car}"),
-        ("visibility Z, X (calibration)", f"{_percent(m['visibility_z'])}, {_percent(m['visibility_x'])}"),
+        (
+            "visibility Z, X (calibration)",
+            f"{_percent(m['visibility_z'])}, {_percent(m['visibility_x'])}",
+        ),
         ("sifted bits", f"{m['sifted_bits']:,}"),
         ("QBER Z, X", f"{_percent(m['qber_z'])}, {_percent(m['qber_x'])}"),
         ("leak, f", f"{m['leak_bits']:,} of {m['leak_budget_bits']:,} bits, {f_ec}"),

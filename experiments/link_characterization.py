@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["EXPERIMENT", "LinkFile"]
 
 _LABELS = ("H", "V", "D", "A")
-_PARTIES: tuple[Literal["alice", "bob"], ...] = ("alice", "bob")
+_ROLES: tuple[Literal["alice", "bob"], ...] = ("alice", "bob")
 _STEP_S = 0.1
 _LONGEST_STEP_S = 1.0
 _FEW_TAGS = 20_000  # fewer per step: longer steps
@@ -45,9 +45,9 @@ class LinkFile(ExperimentFile):
     """Clicks in which the delays of the channels are found."""
     offset_search: Annotated[float, Unit("s"), Field(ge=1e-6, le=0.1)] = 0.05
     """How far apart the parties' clicks may be; below some ms fainter links are found, too."""
-    channel_delays: dict[
-        Literal["alice", "bob"], dict[Literal["H", "V", "D", "A"], Annotated[float, Unit("s")]]
-    ] = {}  # noqa: RUF012 - pydantic copies it
+    parties: tuple[str, str] = ("alice", "bob")
+    """Which two of the bench's parties."""
+    channel_delays: dict[str, dict[Literal["H", "V", "D", "A"], Annotated[float, Unit("s")]]] = {}  # noqa: RUF012 - pydantic copies it
     """Delays of each party's channels among themselves, known from a brighter day: then only the
     offset between the parties is looked for, which takes far fewer coincidences."""
     coincidence_window: Annotated[float, Unit("s"), Field(ge=1e-12, le=1e-6)] | None = None
@@ -64,9 +64,11 @@ class LinkFile(ExperimentFile):
 
 
 def _check(file: LinkFile, bench: BenchConfig) -> list[Mistake]:
-    mistakes = [m for party in _PARTIES for m in lacks(file, bench, party, labels=_LABELS)]
+    mistakes = [m for party in file.parties for m in lacks(file, bench, party, labels=_LABELS)]
+    if len(set(file.parties)) < 2:
+        mistakes.append((("parties",), f"names {file.parties[0]!r} twice; a link has two ends"))
     if file.channel_delays:
-        for party in _PARTIES:
+        for party in file.parties:
             given = file.channel_delays.get(party, {})
             if missing := [label for label in _LABELS if label not in given]:
                 message = f"lacks {party}'s {', '.join(missing)}: all delays or none"
@@ -92,7 +94,7 @@ class _Link:
         self._name = name
         self._lab = lab
         self._show = show
-        self._parties = tuple(lab.parties[name] for name in _PARTIES)
+        self._parties = tuple(lab.parties[name] for name in file.parties)
         self._inputs = [party.inputs(_LABELS) for party in self._parties]
         self._sources = [one for one in lab.instruments.values() if isinstance(one, PairSource)]
         self._reached = [0, 0]
@@ -203,7 +205,7 @@ class _Link:
             delays_ps,
             window_ps,
             # no key is made of these outcomes: on twins they are those of the seed
-            qkd.SystemRandomness() if seed is None else qkd.SeededRandomness(seed, _PARTIES[which]),
+            qkd.SystemRandomness() if seed is None else qkd.SeededRandomness(seed, _ROLES[which]),
         )
 
     def _known(self) -> tuple[dict[int, int], dict[int, int]] | None:
@@ -212,7 +214,7 @@ class _Link:
             return None
         alice, bob = (
             {inputs[label]: round(delay * 1e12) for label, delay in given[party].items()}
-            for party, inputs in zip(_PARTIES, self._inputs, strict=True)
+            for party, inputs in zip(self._file.parties, self._inputs, strict=True)
         )
         return alice, bob
 
@@ -340,7 +342,7 @@ class _Link:
                 folder / "coincidences.png",
                 self._counts.counts,
                 labels=_LABELS,
-                names=("Alice", "Bob"),
+                names=(self._parties[0].name.capitalize(), self._parties[1].name.capitalize()),
                 title=f"{self._name}: coincidences in {self._file.duration:g} s",
             )
 

@@ -202,7 +202,7 @@ def _car_at_least(total: int, shifts: int) -> float:
     """
     if not total:
         return 0.0
-    p = 0.05 ** (1 / total)
+    p: float = 0.05 ** (1 / total)
     return max(0.0, shifts * p / (1 - p) - 1)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bellbench.experiments import load_experiment, run_experiment, summary
+from bellbench.experiments import check_file, load_experiment, run_experiment, summary
 from bellbench.protocols.qkd.link_model import Arm, CwLink
 from rich.console import Console
 
@@ -73,3 +73,14 @@ def test_a_dark_bench_says_so(tmp_path: Path) -> None:
     assert "no coincidence peak" in outcome.metrics["reason"]
     assert "qber" not in outcome.metrics
     summary(outcome)
+
+
+def test_any_two_parties_make_a_link_and_nobody_makes_one_alone(tmp_path: Path) -> None:
+    file = tmp_path / "link.yaml"
+    text = "bellbench: experiment/1\nprotocol: link_characterization\nbench: multiuser\n"
+    file.write_text(text + "duration: 1 s\nparties: [chloe, dave]\n", encoding="utf-8")
+    assert check_file(file) == []
+    file.write_text(text + "duration: 1 s\nparties: [chloe, chloe]\n", encoding="utf-8")
+    assert "names 'chloe' twice; a link has two ends" in str(check_file(file)[0])
+    file.write_text(text + "duration: 1 s\nparties: [chloe, dan]\n", encoding="utf-8")
+    assert "valid: alice, bob, chloe, dave" in str(check_file(file)[0])

@@ -201,6 +201,12 @@ def _with_known(
 def _no_peak(
     search_ps: int, significance: float, seconds: float, clicks_a: int, clicks_b: int
 ) -> ProtocolError:
+    if not (clicks_a and clicks_b):
+        which = "neither party has" if clicks_a == clicks_b else "one of the parties has not"
+        return ProtocolError(
+            f"{which} a single click in {seconds:.3g} s: are the detectors biased and enabled, the"
+            " tagger's inputs too, and is the source on?"
+        )
     return ProtocolError(
         f"no coincidence peak within +-{search_ps * 1e-9:g} ms: the best place shows"
         f" {significance:.1f} sigma of the {THRESHOLD:g} needed, in {seconds:.3g} s with"
