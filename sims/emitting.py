@@ -420,11 +420,12 @@ class EmitterNetwork:
         parts = ((lit, light.bright_hz), (window, light.background_hz))
         # A read-out that outlasts the block is spread over its own length; ten blocks hold it.
         block = end_ps - block_ps
-        span = min(max(block, int(window.max())), 10 * block)
-        rates = share * sum(float(length.sum()) * hz for length, hz in parts) / span + seen.stray
-        share = share * (node.readout.bear(seen, rates, block_ps, end_ps) == rates)
+        over = min(max(block, int(window.max())), 10 * block)
+        whole = sum(float(length.sum()) * hz for length, hz in parts)
+        rates: Real = share * (whole / over) + seen.stray
+        borne = node.readout.bear(seen, rates, block_ps, end_ps) == rates
         for length, hz in parts:
-            for unit, seen_share in enumerate(share):
+            for unit, seen_share in enumerate(share * borne):
                 photons = rng.poisson(length * (hz * 1e-12 * seen_share))
                 start, span = np.repeat(begin, photons), np.repeat(length, photons)
                 emitted = start + rng.random(start.size) * span
