@@ -134,7 +134,7 @@ class ContinuousPair:
 
     def _borne(self, rates: Rates, begin_ps: int, end_ps: int) -> Rates:
         """The same without what comes to detectors that it blinds."""
-        light = _by_unit(rates.both, rates.only, rates.stray)
+        light = [rates.both.sum(1 - i) + rates.only[i] + rates.stray[i] for i in (0, 1)]
         one, two = (
             side.bear(seen, hz, begin_ps, end_ps) == hz
             for side, seen, hz in zip(self._sides, rates._seen, light, strict=True)
@@ -184,25 +184,15 @@ class ContinuousPair:
             [end @ blur(pmd, width) @ turn @ which for end, turn, pmd in one.ends]
             for one, which in zip(seen, (state[:, 0], state[0]), strict=True)
         ]
-        only = [
-            rate * np.concatenate([np.empty(0), *parts]) - both.sum(axis)
-            for parts, axis in zip(alone, (1, 0), strict=True)
-        ]
+        pairs = [rate * np.concatenate([np.empty(0), *parts]) for parts in alone]
         glow = self._share * power * model.fluorescence
         stray = [glow * one.operators[:, 0] + one.stray for one in seen]
-        unpaired = np.maximum(only[0], 0), np.maximum(only[1], 0)
         blinding = any(
-            bool((hz > side.bears_hz).any())
-            for side, hz in zip(
-                self._sides, _by_unit(both, unpaired, (stray[0], stray[1])), strict=True
-            )
+            any((light + more > side.bears_hz).tolist())
+            for side, light, more in zip(self._sides, pairs, stray, strict=True)
         )
-        return Rates(both, unpaired, (stray[0], stray[1]), seen, blinding)
-
-
-def _by_unit(both: Real, only: tuple[Real, Real], stray: tuple[Real, Real]) -> tuple[Real, Real]:
-    """All that comes to each unit of signal and idler, Hz."""
-    return both.sum(1) + only[0] + stray[0], both.sum(0) + only[1] + stray[1]
+        only = [np.maximum(pairs[i] - both.sum(1 - i), 0) for i in (0, 1)]
+        return Rates(both, (only[0], only[1]), (stray[0], stray[1]), seen, blinding)
 
 
 def _table(

@@ -45,9 +45,9 @@ class Outlet:
     """The detectors that a path ends at, and the tagger inputs they feed.
 
     Engines thin their light by :meth:`efficiencies`, those of rested detectors, and :meth:`add`
-    what they would detect; then :meth:`finish` adds dark counts and hands on what reaches the
-    tagger in the block. Detectors with a dead time and Gaussian jitter only take the short way:
-    jitter first, then one sort.
+    what they would detect between :meth:`begin` and :meth:`finish` of a block, which adds dark
+    counts and hands on what reaches the tagger in it. Detectors with a dead time and Gaussian
+    jitter only take the short way: jitter first, then one sort.
 
     Args:
         detection: Where they are.
@@ -80,11 +80,12 @@ class Outlet:
         responses = self.array.responses()[self._slots]
         #: Makes the clicks of detectors with more than a dead time and Gaussian jitter.
         self._maker = None if all(r.simple for r in responses) else ClickMaker(gauss, responses)
-        # New clicks, times and detectors, and packed ones that arrive after the block.
-        self._parts: list[tuple[Times, npt.NDArray[Any]]] = []
+        # Packed clicks (time << 6 | detector): new ones, and those that arrive after the block.
+        self._parts: list[Times] = []
         self._held: Times = np.empty(0, np.int64)
-        # Packed clicks (time << 6 | detector) count time from here: 57 bits hold 40 hours.
+        # They count time from the beginning of the block: 57 bits hold 40 hours.
         self._origin_ps = 0
+        self._offset_ps = self._delay_ps
         self._silent = True
         #: Most that a detector bears, Hz.
         self.bears_hz: Real = np.array([d.blinding_rate for d in self._detectors])
@@ -146,6 +147,16 @@ class Outlet:
             self._known = key, _Knobs(self.dark_rates(), responses)
         return self._known[1]
 
+    def begin(self, begin_ps: int) -> None:
+        """Begin a block whose clicks are to be made."""
+        passed = begin_ps - self._origin_ps
+        self._origin_ps = begin_ps
+        self._offset_ps = self._delay_ps - begin_ps
+        if self._held.size:
+            self._held -= passed << 6
+        if self._maker is not None:
+            self._maker.pass_time(passed)
+
     def bear(
         self, rates_hz: Real, from_ps: Times | None = None, until_ps: Times | None = None
     ) -> Real:
@@ -184,11 +195,11 @@ class Outlet:
             rng: Draws the jitter; without it there is none, which nobody can tell where times
                 are uniform and independent.
         """
-        times = times + self._delay_ps[detectors]  # ours from here on
+        times = times + self._offset_ps[detectors]
         if rng is not None and self._maker is None:
             jitter = rng.standard_normal(times.size) * self.sigma_ps[detectors]
             times += np.rint(jitter).astype(np.int64)
-        self._parts.append((times, detectors))
+        self._parts.append((times << 6) | detectors)
 
     def finish(self, knobs: _Knobs, rng: np.random.Generator, begin_ps: int, end_ps: int) -> None:
         """Add the block's dark counts and hand on what reaches the tagger in it.
@@ -199,7 +210,6 @@ class Outlet:
             begin_ps: Beginning of the block.
             end_ps: Its end.
         """
-        self._begin_at(begin_ps)
         span_ps = end_ps - begin_ps
         # Where jitter comes last, photons are looked at that much ahead of it.
         ahead = 0 if self._maker is None else self._maker.early_ps
@@ -209,7 +219,7 @@ class Outlet:
             [
                 self._held,
                 (times << 6) | np.repeat(np.arange(self.count), dark),
-                *(self._packed(*part) for part in self._parts),
+                *self._parts,
             ]
         )
         self._parts.clear()
@@ -243,22 +253,6 @@ class Outlet:
             if self._maker is not None:
                 self._maker.forget()
             self._silent = True
-
-    def _begin_at(self, begin_ps: int) -> None:
-        """Count the time of packed clicks from the beginning of a block."""
-        passed = begin_ps - self._origin_ps
-        self._origin_ps = begin_ps
-        if self._held.size:
-            self._held -= passed << 6
-        if self._maker is not None:
-            self._maker.pass_time(passed)
-
-    def _packed(self, times: Times, detectors: npt.NDArray[Any]) -> Times:
-        """Pack times, which are overwritten, with their detectors."""
-        times -= self._origin_ps
-        times <<= 6
-        times |= detectors
-        return times
 
     def _seen(self, come: Times, span_ps: int, until_ps: int) -> Times:
         """What comes to detectors that are not blind, of what comes until then."""

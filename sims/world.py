@@ -232,6 +232,8 @@ class World:
         ]
         end = begin + BLOCK_PS
         engines = len(group.engines)
+        for outlet in group.outlets:
+            outlet.begin(begin)
         for engine, known, rng in zip(group.engines, what[0], rngs[:engines], strict=True):
             if begin >= 0 or not isinstance(engine, PulsedNetwork):
                 engine.generate(known, rng, begin, end)

@@ -110,6 +110,7 @@ def test_weeks_from_the_beginning_clicks_are_what_they_were_at_first(
         [outlet] = bench.world.outlets
         rng, begin, parts = np.random.default_rng(3), start * BLOCK_PS, []
         for _ in range(3):
+            outlet.begin(begin)
             outlet.add(begin + rng.integers(0, BLOCK_PS, 50_000), rng.integers(0, 2, 50_000), rng)
             outlet.finish(outlet.take(), rng, begin, begin + BLOCK_PS)
             bench.tagger.end_block()
