@@ -339,7 +339,8 @@ def test_a_party_may_own_a_source_and_a_delay_generator_and_call_its_inputs_as_i
         (
             ("bench/1\n", "bench/1\nsettle_timeout: 90\n"),
             [
-                "bench.yaml:2:17: settle_timeout: 90 has no unit; write for example '90 s' (s, ms, us, µs, ns, ps, min, h)"
+                "bench.yaml:2:17: settle_timeout: 90 has no unit; write for example '90 s'"
+                " (s, ms, us, µs, ns, ps, min, h)"
             ],
         ),
         (

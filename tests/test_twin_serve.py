@@ -283,7 +283,7 @@ class WebSQ:
 
     def hear(self, label: str) -> Any:
         message = json.loads(self.message().removesuffix(b"\x17"))
-        while message["label"] == "BiasVoltage" != label:  # told whenever a wire latches or recovers
+        while message["label"] == "BiasVoltage" != label:  # told when a wire latches
             message = json.loads(self.message().removesuffix(b"\x17"))
         assert message["label"] == label, message
         return message["value"]

@@ -11,7 +11,7 @@ from pydantic import Field
 from ...instruments import Unit
 from ..physics.laser import optical_power_w
 from ..physics.thermal import relax
-from .base import Celsius, Degrees, Fraction, Model, Rate, Seconds, Stage
+from .base import Celsius, Degrees, Fraction, Model, Rate, Stage
 
 
 class PumpLaserModel(Model):
