@@ -244,6 +244,6 @@ def _heralds(populations: Real, coherence: Complex, left: Emitter, right: Emitte
     rho[:, 1, 2] = coherence * amplitude
     rho[:, 2, 1] = rho[:, 1, 2].conj()
     p = populations.sum(axis=1)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        rho = np.where(p[:, None, None] > 0, rho / p[:, None, None], 0)
+    possible = (p > np.finfo(np.float64).tiny)[:, None, None]  # subnormal: no state to tell
+    rho = np.where(possible, rho, 0) / np.where(possible, p[:, None, None], 1)
     return Heralds(p, rho)
