@@ -245,5 +245,5 @@ def _heralds(populations: Real, coherence: Complex, left: Emitter, right: Emitte
     rho[:, 2, 1] = rho[:, 1, 2].conj()
     p = populations.sum(axis=1)
     possible = (p > np.finfo(np.float64).tiny)[:, None, None]  # subnormal: no state to tell
-    rho = np.where(possible, rho, 0) / np.where(possible, p[:, None, None], 1)
-    return Heralds(p, rho)
+    states: Complex = np.where(possible, rho, 0) / np.where(possible, p[:, None, None], 1)
+    return Heralds(p, states)
