@@ -245,5 +245,6 @@ def _heralds(populations: Real, coherence: Complex, left: Emitter, right: Emitte
     rho[:, 2, 1] = rho[:, 1, 2].conj()
     p = populations.sum(axis=1)
     possible = (p > np.finfo(np.float64).tiny)[:, None, None]  # subnormal: no state to tell
-    states: Complex = np.where(possible, rho, 0) / np.where(possible, p[:, None, None], 1)
+    states = np.zeros_like(rho)
+    np.divide(rho, p[:, None, None], out=states, where=possible)
     return Heralds(p, states)
