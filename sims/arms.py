@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -48,6 +48,17 @@ class Passed:
     pmd_s: Real
     lights: tuple[tuple[float, float, Real], ...]
 
+    def light_hz(self, rows: Real) -> Real:
+        """Clicks per second of the light that the optics add.
+
+        Args:
+            rows: Of each detector at the end, its operator over Stokes vectors, (n, 4).
+        """
+        found = np.zeros(len(rows))
+        for hz, transmission, stokes in self.lights:
+            found += hz * transmission * (rows @ stokes)[:, 0]
+        return found
+
 
 class Arm:
     """The optics of a path of light, in order; the last may split it into several outputs.
@@ -91,12 +102,11 @@ class Arm:
         for i, passage in enumerate(passages):
             jones = passage.jones @ jones
             turn = pol.stokes_map(passage.jones)
+            # First order: each fibre's own, turned by all that follows.
+            pmd = turn[1:, 1:] @ pmd + passage.dgd_s * np.asarray(passage.pmd_axis)
             if passage.stokes is not None:
                 turn = passage.stokes @ turn
             stokes = turn @ stokes
-            # First order: each fibre's own, turned by all that follows.
-            pmd = pol.stokes_map(passage.jones)[1:, 1:] @ pmd
-            pmd += passage.dgd_s * np.asarray(passage.pmd_axis)
             transmission *= passage.transmission
             if i > self._memory_at:
                 after_memory *= passage.transmission
@@ -137,18 +147,14 @@ def station_light_hz(station: el.BellStationModel, arms: Mapping[str, Arm]) -> R
     return found * 10 ** (-station.loss / 10)
 
 
-def _step(model: object, element: object, port: str) -> functools.partial[el.Passage]:
+def _step(model: object, element: object, port: str) -> Callable[[], el.Passage]:
     if isinstance(element, el.Branching):
         return functools.partial(element.passage_to, int(port))
     if isinstance(element, el.Optic):
-        return functools.partial(element.passage)
+        return element.passage
     # What has no state of its own has a loss at most.
     loss = el.Passage(transmission=float(10 ** (-getattr(model, "loss", 0.0) / 10)))
-    return functools.partial(_same, loss)
-
-
-def _same(passage: el.Passage) -> el.Passage:
-    return passage
+    return lambda: loss
 
 
 def _operators(models: Sequence[object]) -> pol.Complex:

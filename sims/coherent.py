@@ -19,8 +19,10 @@ from .arms import Arm, station_light_hz
 from .elements.sequencer import Program, Span
 from .layout import SIDES
 from .outlets import Outlet
-from .physics.coherent import sample_photons, station_means, temporal_overlap
+from .physics.coherent import sample_photons, station_means
+from .physics.constants import FWHM
 from .physics.fibre import angular_width
+from .physics.pulsed_pairs import mode_overlap
 from .physics.pulses import meetings
 from .ways import Seen, Side, Way, blur
 
@@ -31,7 +33,6 @@ Real = npt.NDArray[np.float64]
 Times = npt.NDArray[np.int64]
 Rng = np.random.Generator
 
-_FWHM = 2 * math.sqrt(2 * math.log(2))
 #: No draw of a normal distribution lies farther out.
 _SIGMAS = 10
 
@@ -74,7 +75,7 @@ class CoherentSource:
         self.sequencer = sequencer
         self.laser = laser
         self.output = int(model.trigger.partition(".")[2])
-        self.sigma_ps = model.pulse_width / _FWHM * 1e12
+        self.sigma_ps = model.pulse_width / FWHM * 1e12
         self._known: _Kinds | None = None
 
     def kinds(self) -> _Kinds:
@@ -140,7 +141,7 @@ class CoherentLight:
         """By how much a photon may come before the middle of its pulse could."""
         seen = self._side.seen()
         walk = np.abs(seen.walk) * self._source.model.bandwidth
-        return _SIGMAS * (self._source.sigma_ps + float(walk.max(initial=0.0)) / _FWHM)
+        return _SIGMAS * (self._source.sigma_ps + float(walk.max(initial=0.0)) / FWHM)
 
     @property
     def flight_ps(self) -> int:
@@ -209,7 +210,7 @@ class CoherentLight:
         unit = np.minimum(unit, what.means.shape[1] - 1)
         emitted += rng.standard_normal(of.size) * self._source.sigma_ps
         if self._source.model.bandwidth > 0 and what.seen.walk.any():
-            detuning = rng.standard_normal(of.size) * (self._source.model.bandwidth / _FWHM)
+            detuning = rng.standard_normal(of.size) * (self._source.model.bandwidth / FWHM)
             emitted += detuning * what.seen.walk[unit]
         self._side.add(what.seen, begin_ps, emitted, unit, rng)
 
@@ -351,7 +352,7 @@ class CoherentMeeting:
             self._borne(what, begin_ps, end_ps),
             reflectivity=self._station.reflectivity,
             extinction_db=self._station.extinction,
-            overlap=self._station.mode_overlap * temporal_overlap(gaps, width),
+            overlap=self._station.mode_overlap * mode_overlap(gaps, width),
         )
         times = np.where(left, what.times_ps[0, meeting], what.times_ps[1, meeting])
         times += np.rint(rng.standard_normal(times.size) * self._sigma_ps).astype(np.int64)

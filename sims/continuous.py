@@ -6,7 +6,6 @@ Poisson pairs. Cost: about 0.1 us per click, plus 0.15 ms a block and pair of ch
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -15,6 +14,7 @@ import numpy.typing as npt
 
 from . import elements as el
 from .physics import polarization as pol
+from .physics.constants import FWHM
 from .physics.fibre import angular_width, pmd_pair
 from .physics.spdc import pair_rate_hz
 from .ways import Seen, Side, Way, blur
@@ -31,7 +31,6 @@ Real = npt.NDArray[np.float64]
 Times = npt.NDArray[np.int64]
 Rng = np.random.Generator
 
-_FWHM = 2 * math.sqrt(2 * math.log(2))
 #: No draw of a normal distribution lies farther out.
 _SIGMAS = 10
 
@@ -86,9 +85,9 @@ class ContinuousPair:
         found = self._model.coherence_time * 1e12
         for side in self._sides:
             seen = side.seen()
-            walk = np.abs(seen.walk) * self._model.bandwidth - seen.delay_ps / _SIGMAS * _FWHM
+            walk = np.abs(seen.walk) * self._model.bandwidth - seen.delay_ps / _SIGMAS * FWHM
             found += max(float(walk.max(initial=0.0)), 0.0)
-        return found * _SIGMAS / _FWHM
+        return found * _SIGMAS / FWHM
 
     @property
     def flight_ps(self) -> int:
@@ -158,10 +157,10 @@ class ContinuousPair:
         found: list[Real | None] = [None, None]
         if model.coherence_time > 0:
             # Between the two photons: which of them has it makes no difference.
-            found[0] = rng.standard_normal(n) * (model.coherence_time / _FWHM * 1e12)
+            found[0] = rng.standard_normal(n) * (model.coherence_time / FWHM * 1e12)
         if model.bandwidth > 0 and any(seen.walk.any() for seen in rates._seen):
             # Energies sum to the pump's: where one photon is redder, the other is bluer.
-            detuning = rng.standard_normal(n) * (model.bandwidth / _FWHM)
+            detuning = rng.standard_normal(n) * (model.bandwidth / FWHM)
             for i, sign in enumerate((1, -1)):
                 walk = sign * detuning * rates._seen[i].walk[units[i]]
                 before = found[i]

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import elements as el
+from .physics.constants import FWHM
 from .physics.memory import readouts, retained
 from .physics.pair_statistics import sample_numbers
 from .ways import Seen, Side, Way
@@ -24,7 +25,6 @@ __all__ = ["EnsembleLight"]
 Times = npt.NDArray[np.int64]
 Rng = np.random.Generator
 
-_FWHM = 2 * math.sqrt(2 * math.log(2))
 #: No draw of a normal distribution lies farther out.
 _SIGMAS = 10
 #: Share of the efficiency at which an excitation has expired.
@@ -77,7 +77,7 @@ class EnsembleLight:
         self._edges = tuple(edges)
         self._sides = Side(ways[0]), Side(ways[1])
         self.outlets = list(dict.fromkeys(way.outlet for both in ways for way in both))
-        self._sigma_ps = model.pulse_width / _FWHM * 1e12
+        self._sigma_ps = model.pulse_width / FWHM * 1e12
         lifetimes = -math.log(_LEAST)
         if model.decay == "gaussian":
             lifetimes = math.sqrt(lifetimes)

@@ -14,11 +14,11 @@ from . import elements as el
 from .elements.detectors import Photodetectors
 from .layout import Detection
 from .physics.clicks import ClickMaker, Response
+from .physics.constants import FWHM
 from .physics.snspd import filter_dead_time
 
 __all__ = ["Outlet", "cable_delays_s"]
 
-_FWHM = 2 * math.sqrt(2 * math.log(2))
 # Before any world begins, by more than anything is remembered.
 _LONG_AGO_PS = -(1 << 50)
 _NEVER_PS = 1 << 62
@@ -70,7 +70,7 @@ class Outlet:
             None if tagger is None else tagger.model, detection.first_input, count
         )
         gauss: Real = np.array(
-            [math.hypot(d.jitter, tagger_jitter) / _FWHM * 1e12 for d in self._detectors]
+            [math.hypot(d.jitter, tagger_jitter) / FWHM * 1e12 for d in self._detectors]
         )
         #: Rms jitter of each detector with its tagger input, ps.
         self.sigma_ps: Real = np.hypot(gauss, [d.jitter_tail * 1e12 for d in self._detectors])

@@ -23,6 +23,7 @@ from .layout import SIDES
 from .outlets import Outlet
 from .physics import memory
 from .physics import polarization as pol
+from .physics.constants import FWHM
 from .physics.pulsed_pairs import (
     ClickStatistics,
     PairPulse,
@@ -39,7 +40,6 @@ Times = npt.NDArray[np.int64]
 Real = npt.NDArray[np.float64]
 
 _SIGMAS = 8
-_FWHM = 2 * math.sqrt(2 * math.log(2))
 #: Transmissions of a memory are rounded to this, so that pulses share their probabilities.
 _GRAIN = 1e-3
 #: Kinds of pulses whose probabilities are kept.
@@ -270,7 +270,7 @@ class PulsedNetwork:
             for a, arm in enumerate(source.arms)
             if arm.memory is not None
         }
-        self._sigma_ps = sources[0].crystal.pulse_width / _FWHM * 1e12
+        self._sigma_ps = sources[0].crystal.pulse_width / FWHM * 1e12
         #: By how much a photon may be early for its pulse.
         self.spread_ps = math.ceil(_SIGMAS * self._sigma_ps)
         #: How long after its emission a pulse's fate in the memories is known: whether the next T0
@@ -384,7 +384,7 @@ class PulsedNetwork:
     def _walk_ps(self, source: int, arm: int) -> float:
         """Rms delay by which an arm's dispersion spreads photons."""
         optics = self.sources[source].arms[arm].passed()
-        return optics.dispersion * self.sources[source].crystal.bandwidth / _FWHM * 1e12
+        return optics.dispersion * self.sources[source].crystal.bandwidth / FWHM * 1e12
 
     def _disperses(self) -> bool:
         return any(self._walk_ps(s, a) for s, a in self.places)
@@ -564,14 +564,11 @@ class PulsedNetwork:
         end_ps: int,
     ) -> None:
         """Add clicks of the light that optics of an arm add at all times."""
-        if not self.sources[source].adds_light[arm]:
-            return
-        passed = self.sources[source].arms[arm].passed()
-        seen = pol.stokes_operators(self.sources[source].arms[arm].operators)
-        seen = seen * optics.efficiencies[place][:, None]
-        for hz, transmission, stokes in passed.lights:
-            rates = hz * transmission * (seen @ stokes)[:, 0]
-            _shine(self.outlets[place], rates, rng, begin_ps, end_ps)
+        way = self.sources[source].arms[arm]
+        passed = way.passed()
+        if passed.lights and self.sources[source].adds_light[arm]:
+            seen = pol.stokes_operators(way.operators) * optics.efficiencies[place][:, None]
+            _shine(self.outlets[place], passed.light_hz(seen), rng, begin_ps, end_ps)
 
     def _lit(self, station: Station) -> dict[str, Arm]:
         """The arms to a station, by its sides, whose added light is counted here."""

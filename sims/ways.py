@@ -102,10 +102,7 @@ class Side:
             end = seen * optics.transmission
             operators.append(end @ optics.stokes)
             ends.append((end, optics.stokes, optics.pmd_s))
-            light = np.zeros(len(rows))
-            for hz, transmission, stokes in optics.lights if way.adds_light else ():
-                light += hz * transmission * (seen @ stokes)[:, 0]
-            stray.append(light)
+            stray.append(optics.light_hz(seen) if way.adds_light else np.zeros(len(rows)))
         per_way = np.array(
             [(p.delay_s, p.delay_rate, p.dispersion) for p in passed] or np.empty((0, 3))
         )

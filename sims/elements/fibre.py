@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 from ...instruments import Unit
 from ..physics import fibre as physics
 from ..physics import polarization as pol
+from ..physics.constants import C_M_PER_S
 from .base import Degrees, Model, Passage, Stage
 
 Metres = Annotated[float, Unit("m"), Field(gt=0)]
@@ -41,7 +42,7 @@ class ClassicalChannel(Model):
         if self.wavelength is not None:
             return self.wavelength
         assert self.frequency is not None
-        return physics.C_M_PER_S / self.frequency
+        return C_M_PER_S / self.frequency
 
 
 class FibreModel(Model):

@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 
 from ...instruments import Unit
 from ..physics import free_space as physics
+from ..physics.constants import C_M_PER_S
 from .base import Degrees, Fraction, Model, Passage, Rate, Seconds, Stage
 
 #: Time between two steps, s: a block of the world.
@@ -141,7 +142,7 @@ class FreeSpace(_Beam):
         model = self.model
         return Passage(
             transmission=self._air * self._transmission(model.length, self._index),
-            delay_s=model.length * model.refractive_index / physics.C_M_PER_S,
+            delay_s=model.length * model.refractive_index / C_M_PER_S,
             light_hz=self._sky_hz,
         )
 
@@ -180,7 +181,7 @@ class SatellitePass(_Beam):
         super().__init__(model)
         self.model = model
         rise_m = float(physics.slant_range_m(model.altitude, model.min_elevation))
-        self._dark = Passage(transmission=0.0, delay_s=rise_m / physics.C_M_PER_S)
+        self._dark = Passage(transmission=0.0, delay_s=rise_m / C_M_PER_S)
         self._passage = self._dark
         self._at(0.0)
 
@@ -208,7 +209,7 @@ class SatellitePass(_Beam):
         )
         air = physics.slant_transmission(model.zenith_transmission, self.elevation_deg)
         # The rate from end to end of the block keeps the delay without steps between blocks.
-        delays = distance / physics.C_M_PER_S
+        delays = distance / C_M_PER_S
         self._passage = Passage(
             transmission=air * self._transmission(self.distance_m, index),
             delay_s=float(delays[0]),

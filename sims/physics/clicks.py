@@ -16,12 +16,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from .constants import FWHM
+
 __all__ = ["ClickMaker", "Response", "jitter_fwhm_s", "jitter_pdf"]
 
 Real = npt.NDArray[np.float64]
 Times = npt.NDArray[np.int64]
 
-_FWHM = 2 * math.sqrt(2 * math.log(2))
 _LONG_AGO_PS = -(1 << 50)
 _TABLE = 256
 _SIGMAS = 8
@@ -195,7 +196,7 @@ def jitter_pdf(times_s: npt.ArrayLike, sigma_s: float, tail_s: float = 0.0) -> R
 def jitter_fwhm_s(sigma_s: float, tail_s: float = 0.0) -> float:
     """Return the full width at half maximum of :func:`jitter_pdf`, s."""
     if tail_s <= 0:
-        return _FWHM * sigma_s
+        return FWHM * sigma_s
     from scipy.optimize import brentq, minimize_scalar
 
     reach = 10 * (sigma_s + tail_s)

@@ -30,7 +30,6 @@ __all__ = [
     "retarded_state",
     "sample_photons",
     "station_means",
-    "temporal_overlap",
 ]
 
 Complex = npt.NDArray[np.complex128]
@@ -63,16 +62,6 @@ def retarded_state(voltage: npt.ArrayLike, half_wave_v: float) -> Complex:
     """
     half = np.pi / 2 * np.asarray(voltage, np.float64) / half_wave_v
     return np.stack([np.cos(half), np.sin(half)], -1).astype(np.complex128)
-
-
-def temporal_overlap(delay_s: npt.ArrayLike, duration_fwhm_s: float) -> Real:
-    """Return the overlap M = |<l|r>|^2 of two equal Gaussian pulses, so far apart in time.
-
-    ``exp(-delay^2 / (4 sigma^2))``, sigma the rms duration of the intensity, given by its FWHM.
-    """
-    sigma = duration_fwhm_s / math.sqrt(8 * math.log(2))
-    found: Real = np.exp(-((np.asarray(delay_s, np.float64) / (2 * sigma)) ** 2))
-    return found
 
 
 def station_means(

@@ -10,6 +10,8 @@ import math
 import numpy as np
 import numpy.typing as npt
 
+from .constants import C_M_PER_S, FWHM, H_J_S
+
 __all__ = [
     "angular_width",
     "average_dgd_s",
@@ -27,11 +29,9 @@ __all__ = [
     "thermal_delay_s",
 ]
 
-C_M_PER_S = 299_792_458.0
-_H = 6.62607015e-34
 _K_B = 1.380649e-23
 _DAY_S = 86_400.0
-_TO_RMS = 1 / (2 * math.sqrt(2 * math.log(2)))
+_TO_RMS = 1 / FWHM
 
 Real = npt.NDArray[np.float64]
 
@@ -188,7 +188,7 @@ def _turn_parts(pmd: npt.ArrayLike) -> tuple[Real, Real, Real, float]:
 
 def photon_rate_hz(power_w: float, wavelength_m: float) -> float:
     """Return the photons per second of a power: 7.8e15 of 1 mW at 1550 nm."""
-    return power_w * wavelength_m / (_H * C_M_PER_S)
+    return power_w * wavelength_m / (H_J_S * C_M_PER_S)
 
 
 def raman_forward_w(
@@ -245,7 +245,7 @@ def _raman_strength(shift_hz: float, temperature_k: float) -> float:
     oscillator = (1 / tau_2**2 + q**2) / (p**2 + q**2)
     boson = 1 / (1 - 1j * omega * tau_b)
     gain = ((1 - f_b) * oscillator + f_b * (2 * boson - boson**2)).imag
-    thermal = _H * omega / (2 * math.pi * _K_B * temperature_k)
+    thermal = H_J_S * omega / (2 * math.pi * _K_B * temperature_k)
     occupation = 1 / math.expm1(thermal)
     return float(gain * (occupation + (shift_hz > 0)))
 

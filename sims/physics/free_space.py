@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from .constants import C_M_PER_S, H_J_S
+
 __all__ = [
     "aperture_averaging",
     "aperture_averaging_slant",
@@ -30,10 +32,8 @@ __all__ = [
     "slant_transmission",
 ]
 
-C_M_PER_S = 299_792_458.0
 EARTH_RADIUS_M = 6_371_000.0
 _EARTH_GM = 3.986004418e14  # m^3/s^2
-_H = 6.62607015e-34
 
 #: Bands B, V, R, I, J, H: wavelength, nm; flux of magnitude 0, W/(m^2 um), of Bessell, Castelli and
 #: Plez, Astron. Astrophys. 333, 231 (1998); magnitudes per square arcsecond of the sky at zenith
@@ -251,4 +251,4 @@ def sky_light_hz(
     solid_angle = math.pi / 4 * field_of_view_rad**2
     area = math.pi / 4 * receiver_m**2
     watts = radiance * 1e6 * solid_angle * area * filter_m
-    return watts * wavelength_m / (_H * C_M_PER_S)
+    return watts * wavelength_m / (H_J_S * C_M_PER_S)

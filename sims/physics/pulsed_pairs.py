@@ -24,6 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...instruments.errors import ConfigError
+from .constants import FWHM
 
 __all__ = [
     "ClickStatistics",
@@ -379,14 +380,15 @@ def bell_station_units(
     return units
 
 
-def mode_overlap(delay_s: float, duration_fwhm_s: float) -> float:
-    """Return the overlap M of two equal Gaussian photons that arrive ``delay_s`` apart.
+def mode_overlap(delay_s: npt.ArrayLike, duration_fwhm_s: float) -> Real:
+    """Return the overlap M of two equal Gaussian pulses or photons that arrive ``delay_s`` apart.
 
     ``M = exp(-(s_w delay)^2)`` with ``s_w = 1/(2 sigma_t)`` the rms spectral width and sigma_t the
     rms duration of the intensity, given by its FWHM (Branczyk, arXiv 1711.00080).
     """
-    sigma_t = duration_fwhm_s / math.sqrt(8 * math.log(2))
-    return math.exp(-((delay_s / (2 * sigma_t)) ** 2))
+    sigma_t = duration_fwhm_s / FWHM
+    overlap: Real = np.exp(-((np.asarray(delay_s, np.float64) / (2 * sigma_t)) ** 2))
+    return overlap
 
 
 def _modes(source: int, arm: int, sources: int) -> slice:

@@ -410,7 +410,7 @@ def test_a_delay_that_changes_moves_the_peak_smoothly(rate: float) -> None:
     engine = bench.world._engines["source"]
     assert isinstance(engine, ContinuousPair)
     moving = Moving(bench, rate)
-    engine._sides[1].ways[0].arm._steps[0] = moving.passage  # type: ignore[call-overload]
+    engine._sides[1].ways[0].arm._steps[0] = moving.passage
     clicks = bench.run(20)
     # An emission at t is seen at t + d(t): the shift follows the clock, not the block.
     for begin in (0.003, 0.011, 0.0199, 0.15):

@@ -11,8 +11,8 @@ from bellbench.sims.physics.coherent import (
     retarded_state,
     sample_photons,
     station_means,
-    temporal_overlap,
 )
+from bellbench.sims.physics.pulsed_pairs import mode_overlap
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -41,7 +41,7 @@ def test_overlap_against_the_integral() -> None:
 
     for delay in (0.0, 150e-12, 500e-12):
         direct = (field(0.0) @ field(delay)) ** 2
-        assert float(temporal_overlap(delay, 400e-12)) == pytest.approx(direct, rel=1e-6)
+        assert float(mode_overlap(delay, 400e-12)) == pytest.approx(direct, rel=1e-6)
 
 
 @settings(max_examples=30, deadline=None)
