@@ -6,23 +6,38 @@ keep the file's own numbers. Each module states its rounding and where time coun
 
 from __future__ import annotations
 
+import io
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO
 
 from ..errors import TagFileError
 from ..tags import TagBatch
-from ._common import CHUNK_RECORDS, Codec, TagFileInfo, batches
+from ._common import (
+    CHUNK_RECORDS,
+    BatchCodec,
+    Codec,
+    TagFileInfo,
+    WritableCodec,
+    Writer,
+    batches,
+)
 from .ptu import PTU
-from .s15 import A1, A1X, RAW, S15Codec
-from .swabian import SWABIAN, SwabianCodec
-from .tdc1 import TDC1, Tdc1Codec, Tdc1Decoder
+from .s15 import A1, A1X, RAW
+from .swabian import SWABIAN
+from .tdc1 import TDC1, Tdc1Decoder
 
 __all__ = [
     "FORMATS",
     "TagFile",
     "TagFileInfo",
+    "TagWriter",
     "Tdc1Decoder",
+    "Writer",
+    "create_tags",
     "encode_tags",
     "open_tags",
 ]
@@ -35,13 +50,8 @@ _CODECS: dict[str, Codec] = {
     "tdc1": TDC1,
     "swabian": SWABIAN,
 }
-_ENCODERS: dict[str, S15Codec | Tdc1Codec | SwabianCodec] = {
-    "a1": A1,
-    "a1x": A1X,
-    "s15raw": RAW,
-    "tdc1": TDC1,
-    "swabian": SWABIAN,
-}
+#: Formats whose files can be read while they are written.
+_LIVE = frozenset({"bbt"})
 
 #: Names of the formats and what they are.
 FORMATS: dict[str, str] = {
@@ -52,6 +62,8 @@ FORMATS: dict[str, str] = {
     "tdc1": "S-Fifteen TDC1 32-bit words",
     "swabian": "Swabian Time Tagger 16-byte records",
 }
+
+_SUFFIXES = {"h5": "photon_hdf5", "hdf5": "photon_hdf5"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +85,8 @@ class TagFile:
             TagFileError: at the first damage, naming the byte offset.
         """
         codec = _CODECS[self.info.format]
+        if isinstance(codec, BatchCodec):
+            return codec.read_batches(self.info, self.chunk_records)
         return batches(codec.read(self.info, self.chunk_records), codec.begin_ps)
 
 
@@ -108,15 +122,138 @@ def open_tags(
         raise TagFileError(f"cannot be read: {error.strerror}", path=str(path)) from error
 
 
+class TagWriter:
+    """Writes a tag file batch by batch; from `create_tags`. Use it as a context manager.
+
+    The file appears under its name when all is written; until then, and where an error ends
+    the writing, there is only ``<name>.part``, which is removed. Our own stream format is written
+    in place, readable from the beginning and kept after an error.
+    """
+
+    def __init__(self, path: Path, format: str, file: BinaryIO, writer: Writer) -> None:  # noqa: A002
+        self.path = path
+        self.format = format
+        self._file = file
+        self._writer = writer
+        self._part = Path(file.name)
+
+    def write(self, batch: TagBatch) -> None:
+        """Append a batch that follows on the one before. Times are rounded to the format's step.
+
+        Raises:
+            ValueError: for clicks the format cannot hold; nothing of the batch is written.
+        """
+        self._writer.write(batch)
+
+    def close(self) -> None:
+        """Complete the file and give it its name. Again: nothing."""
+        if self._file.closed:
+            return
+        try:
+            self._writer.finish()
+        except BaseException:
+            self._discard()
+            raise
+        self._file.close()
+        if self._part != self.path:
+            os.replace(self._part, self.path)
+
+    def __enter__(self) -> TagWriter:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if kind is None or self._part == self.path:
+            self.close()
+        else:
+            self._discard()
+
+    def _discard(self) -> None:
+        self._file.close()
+        if self._part != self.path:
+            self._part.unlink(missing_ok=True)
+
+
+def create_tags(
+    path: str | Path,
+    format: str | None = None,  # noqa: A002 - the word on the command line too
+    *,
+    resolution_ps: float | None = None,
+    start_unix_ns: int = 0,
+    clock_id: str = "",
+) -> TagWriter:
+    """Begin a tag file; an old file of that name is replaced when the new one is complete.
+
+    Args:
+        path: The file.
+        format: One of `FORMATS`; None: by the suffix of ``path``.
+        resolution_ps: Time step, for formats that let one choose; None: the format's own.
+        start_unix_ns: Host time of the recording's start, ns since the Unix epoch; 0: unknown.
+        clock_id: Name of the clock the times are taken with.
+
+    Raises:
+        ValueError: for an unknown format, or a time step it cannot have.
+        TagFileError: where no file can be made there.
+    """
+    path = Path(path)
+    name = format or format_of_suffix(path)
+    codec = _writable(name)
+    target = path if name in _LIVE else path.with_name(path.name + ".part")
+    try:
+        file = target.open("w+b")
+    except OSError as error:
+        raise TagFileError(f"cannot be written: {error.strerror}", path=str(path)) from error
+    try:
+        writer = codec.writer(
+            file, resolution_ps=resolution_ps, start_unix_ns=start_unix_ns, clock_id=clock_id
+        )
+    except BaseException:
+        file.close()
+        target.unlink()
+        raise
+    return TagWriter(path, name, file, writer)
+
+
+def format_of_suffix(path: Path) -> str:
+    """Return the format a file name asks for.
+
+    Raises:
+        ValueError: for a suffix that names none.
+    """
+    suffix = path.suffix.lower().removeprefix(".")
+    name = _SUFFIXES.get(suffix, suffix)
+    if name not in FORMATS:
+        raise ValueError(
+            f"{path.name!r} does not say a format by its suffix; name one of {', '.join(FORMATS)}"
+        )
+    return name
+
+
 def encode_tags(batch: TagBatch, format: str) -> bytes:  # noqa: A002 - as in open_tags
     """Return a batch as the bytes of a file; times are rounded to the format's step.
 
     Raises:
-        ValueError: for a format without a writer (ptu) or clicks it cannot hold.
+        ValueError: for a format without a writer or clicks it cannot hold.
     """
-    if format not in _ENCODERS:
-        raise ValueError(f"no writer for {format!r}; there are {', '.join(_ENCODERS)}")
-    return _ENCODERS[format].encode(batch)
+    file = io.BytesIO()
+    writer = _writable(format).writer(
+        file, start_unix_ns=batch.start_unix_ns, clock_id=batch.clock_id
+    )
+    writer.write(batch)
+    writer.finish()
+    return file.getvalue()
+
+
+def _writable(name: str) -> WritableCodec:
+    codec: object = _CODECS.get(name)
+    if not isinstance(codec, WritableCodec):
+        there = ", ".join(n for n in FORMATS if isinstance(_CODECS[n], WritableCodec))
+        raise ValueError(f"no writer for {name!r}; there are {there}")
+    return codec
 
 
 def _recognise(path: Path, size: int) -> str:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, BinaryIO, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -72,6 +72,107 @@ class Codec(Protocol):
     def plausible(self, head: bytes, size: int) -> bool:
         """Whether a file of ``size`` bytes that begins with ``head`` may be of this format."""
         ...
+
+
+class Writer(Protocol):
+    """Writes one recording; what `WritableCodec.writer` returns."""
+
+    def write(self, batch: TagBatch) -> None:
+        """Append a batch that follows on the one before; memory is bounded by the batch.
+
+        Raises:
+            ValueError: for clicks the format cannot hold; nothing of the batch is written.
+        """
+        ...
+
+    def finish(self) -> None:
+        """Complete headers and end marks. The file stays open: its owner closes it."""
+        ...
+
+
+@runtime_checkable
+class WritableCodec(Protocol):
+    """A codec that writes, too."""
+
+    def writer(
+        self,
+        file: BinaryIO,
+        *,
+        resolution_ps: float | None = None,
+        start_unix_ns: int = 0,
+        clock_id: str = "",
+    ) -> Writer:
+        """Begin a recording in ``file`` (seekable, readable too).
+
+        Args:
+            file: Where to write, from its position on.
+            resolution_ps: Time step, for formats that let one choose; None: the format's own.
+            start_unix_ns: Host time of the recording's start, ns since the Unix epoch; 0: unknown.
+            clock_id: Name of the clock of the times.
+
+        Raises:
+            ValueError: for a time step the format cannot have.
+        """
+        ...
+
+
+@runtime_checkable
+class BatchCodec(Protocol):
+    """A codec whose files hold whole batches: losses, watermarks, start and clock included."""
+
+    def read_batches(self, info: TagFileInfo, chunk_records: int) -> Iterator[TagBatch]:
+        """Decode the file to batches that follow on each other."""
+        ...
+
+
+class Following:
+    """Checks that batches follow on each other."""
+
+    def __init__(self) -> None:
+        self.end_ps: int | None = None
+
+    def check(self, batch: TagBatch) -> None:
+        """Raise ValueError where a batch begins before the end of the last one accepted."""
+        if self.end_ps is not None and batch.begin_ps < self.end_ps:
+            raise ValueError(
+                f"a batch from {batch.begin_ps} ps overlaps the one before, to {self.end_ps} ps;"
+                " write the batches of one stream, in order"
+            )
+
+
+class RecordWriter:
+    """Writer of formats whose batches become bytes one by one, without header or end.
+
+    Args:
+        file: Where to write.
+        encode: Makes the bytes of a batch; ValueError where that cannot be.
+    """
+
+    def __init__(self, file: BinaryIO, encode: Callable[[TagBatch], bytes]) -> None:
+        self._file = file
+        self._encode = encode
+        self._following = Following()
+
+    def write(self, batch: TagBatch) -> None:
+        """Append a batch."""
+        self._following.check(batch)
+        self._file.write(self._encode(batch))
+        self._following.end_ps = batch.end_ps
+
+    def finish(self) -> None:
+        """There is no header and no end mark."""
+
+
+def fixed_step(name: str, own_ps: float, resolution_ps: float | None) -> None:
+    """Refuse another time step than the format's own.
+
+    Raises:
+        ValueError: for one.
+    """
+    if resolution_ps is not None and resolution_ps != own_ps:
+        raise ValueError(
+            f"{name} has a time step of {own_ps:g} ps, not {resolution_ps:g}; leave it out"
+        )
 
 
 def batches(pieces: Iterable[Piece], begin_ps: int | None) -> Iterator[TagBatch]:

@@ -21,6 +21,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -28,11 +29,13 @@ import numpy.typing as npt
 from ..tags import TagBatch
 from ._common import (
     Piece,
+    RecordWriter,
     TagFileInfo,
     Unwrap,
     back_in_time,
     chunks,
     click_patterns,
+    fixed_step,
     pattern_clicks,
     plain_info,
     to_ps,
@@ -99,6 +102,18 @@ class S15Codec:
         high, low = events >> np.uint64(32), events & np.uint64(0xFFFFFFFF)
         first, second = (high, low) if self.high_first else (low, high)
         return np.stack([first, second], axis=1).astype("<u4").tobytes()
+
+    def writer(
+        self,
+        file: BinaryIO,
+        *,
+        resolution_ps: float | None = None,
+        start_unix_ns: int = 0,
+        clock_id: str = "",
+    ) -> RecordWriter:
+        """Begin a file; it has no place for start and clock."""
+        fixed_step(self.name, self.resolution_ps, resolution_ps)
+        return RecordWriter(file, self.encode)
 
     def plausible(self, head: bytes, size: int) -> bool:
         """Whether the head decodes to events in order that all carry a detector or a dummy."""

@@ -16,11 +16,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
 from ..tags import Loss, TagBatch
-from ._common import Piece, TagFileInfo, back_in_time, chunks, error_at, plain_info
+from ._common import (
+    Piece,
+    RecordWriter,
+    TagFileInfo,
+    back_in_time,
+    chunks,
+    error_at,
+    fixed_step,
+    plain_info,
+)
 
 __all__ = ["SWABIAN", "SwabianCodec"]
 
@@ -114,6 +124,18 @@ class SwabianCodec:
                 raise ValueError(f"raw records cannot hold a loss of kind {loss.kind!r}")
         records = np.concatenate([records, np.array(extra, _RECORD)])
         return records[np.argsort(records["time"], kind="stable")].tobytes()
+
+    def writer(
+        self,
+        file: BinaryIO,
+        *,
+        resolution_ps: float | None = None,
+        start_unix_ns: int = 0,
+        clock_id: str = "",
+    ) -> RecordWriter:
+        """Begin a file; it has no place for start and clock."""
+        fixed_step("swabian", 1.0, resolution_ps)
+        return RecordWriter(file, self.encode)
 
     def plausible(self, head: bytes, size: int) -> bool:
         """Whether the head holds known types, channels, and times in order."""

@@ -27,6 +27,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -35,12 +36,15 @@ from ..errors import TagFileError
 from ..tags import Loss, TagBatch, TimesPs
 from ._common import (
     Piece,
+    RecordWriter,
     TagFileInfo,
     chunks,
     click_patterns,
     error_at,
+    fixed_step,
     pattern_clicks,
     plain_info,
+    to_ps,
 )
 
 __all__ = ["TDC1", "Tdc1Codec", "Tdc1Decoder"]
@@ -259,6 +263,27 @@ def _find(data: bytes, start: int, *, final: bool) -> int:
     return start + best if best >= 0 else -1
 
 
+class _Encoder:
+    """Makes the words of batches, with a dummy for every turnover since the recording began."""
+
+    def __init__(self) -> None:
+        self._turns = 0
+
+    def __call__(self, batch: TagBatch) -> bytes:
+        ticks, patterns = click_patterns(to_ps(batch.times_ps, 1, _TICK_PS), batch.channels)
+        if batch.begin_ps < 0:
+            raise ValueError(f"tdc1 counts from 0, not from {batch.begin_ps} ps")
+        upto = max((batch.end_ps - 1) // _TICK_PS, int(ticks[-1]) if ticks.size else 0) // _TURN
+        turns = np.arange(self._turns + 1, upto + 1) * _TURN
+        self._turns = max(self._turns, upto)
+        # A turnover's dummy comes before an event at the same tick.
+        all_ticks = np.concatenate([turns, ticks])
+        codes = np.concatenate([np.full(turns.size, _DUMMY), patterns])
+        order = np.argsort(all_ticks, kind="stable")
+        words = ((all_ticks[order] % _TURN) << 5 | codes[order]).astype("<u4")
+        return bytes(words.tobytes())
+
+
 class Tdc1Codec:
     """Reader and writer of recorded words."""
 
@@ -282,27 +307,17 @@ class Tdc1Codec:
             raise error_at(info, (error.offset or 0) // 4, str(error)) from None
         yield Piece(batch.times_ps, batch.channels, batch.end_ps - 1)
 
-    def encode(self, batch: TagBatch, *, after_ps: int = 0) -> bytes:
-        """Return the words of a batch, times rounded down to 2 ns, with a dummy per turnover.
-
-        Args:
-            batch: Clicks of channels 1..4.
-            after_ps: Time up to which dummies have been written already.
-
-        Raises:
-            ValueError: for other channels, or clicks before ``after_ps``.
-        """
-        ticks, patterns = click_patterns(batch.times_ps // _TICK_PS, batch.channels)
-        first = after_ps // _TICK_PS // _TURN + 1
-        turns = np.arange(first, (batch.end_ps - 1) // _TICK_PS // _TURN + 1) * _TURN
-        if ticks.size and int(ticks[0]) < after_ps // _TICK_PS:
-            raise ValueError(f"clicks before {after_ps} ps are late")
-        # A turnover's dummy comes before an event at the same tick.
-        all_ticks = np.concatenate([turns, ticks])
-        codes = np.concatenate([np.full(turns.size, _DUMMY), patterns])
-        order = np.argsort(all_ticks, kind="stable")
-        words = ((all_ticks[order] % _TURN) << 5 | codes[order]).astype("<u4")
-        return bytes(words.tobytes())
+    def writer(
+        self,
+        file: BinaryIO,
+        *,
+        resolution_ps: float | None = None,
+        start_unix_ns: int = 0,
+        clock_id: str = "",
+    ) -> RecordWriter:
+        """Begin a file; it has no place for start and clock."""
+        fixed_step("tdc1", float(_TICK_PS), resolution_ps)
+        return RecordWriter(file, _Encoder())
 
     def plausible(self, head: bytes, size: int) -> bool:
         """Whether the head is all healthy words."""
