@@ -223,7 +223,8 @@ def check_time_tagger(
     """Check a tagger: recording twice, with reads every ``step_s`` of bench time.
 
     It must not be recording. What it must promise is the watermark: batches join without gaps,
-    hold sorted clicks of its own channels, and end at the clock less the latency.
+    hold sorted clicks of its own channels, and end at the clock less the latency, to within the
+    tolerance that ``info`` states for the tagger's own clock.
 
     Args:
         tagger: An open tagger.
@@ -237,6 +238,7 @@ def check_time_tagger(
     _check(info.resolution_ps >= 1, f"info says a resolution of {info.resolution_ps} ps")
     _check(info.max_rate_hz > 0, f"info says a rate of {info.max_rate_hz} Hz")
     _check(info.latency_s >= 0, f"info says a latency of {info.latency_s} s")
+    _check(0 <= info.clock_tolerance < 1, f"info says a tolerance of {info.clock_tolerance:g}")
     _refuses(tagger.read, "read() before start()")
     tagger.stop()
     for _ in range(2):
@@ -660,9 +662,10 @@ def _check_recording(tagger: TimeTagger, clock: Clock, step_s: float, steps: int
         end_ps = 0
         for _ in range(steps):
             clock.sleep(step_s)
-            low = round((clock.now() - latest - info.latency_s) * 1e12)
+            slow, fast = 1 - info.clock_tolerance, 1 + info.clock_tolerance
+            low = round(((clock.now() - latest) * slow - info.latency_s) * 1e12)
             batch = tagger.read().checked()
-            high = round((clock.now() - earliest - info.latency_s) * 1e12)
+            high = round(((clock.now() - earliest) * fast - info.latency_s) * 1e12)
             _check(
                 batch.begin_ps == end_ps,
                 f"a batch begins at {batch.begin_ps} ps, the one before ended at {end_ps} ps",
@@ -670,7 +673,8 @@ def _check_recording(tagger: TimeTagger, clock: Clock, step_s: float, steps: int
             end_ps = batch.end_ps
             _check(
                 max(0, low) - 1 <= end_ps <= max(0, high) + 1,
-                f"the watermark is {end_ps} ps; the clock less the latency is {low} to {high} ps",
+                f"the watermark is {end_ps} ps; the clock less the latency is {low} to {high} ps"
+                f" with a tolerance of {info.clock_tolerance:g}",
             )
             strange = set(batch.channels.tolist()) - set(info.channels)
             _check(not strange, f"clicks on channels that info does not name: {sorted(strange)}")

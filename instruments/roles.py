@@ -144,13 +144,15 @@ class TaggerInfo:
         channels: Input numbers that can produce clicks.
         resolution_ps: Smallest time step of a tag.
         max_rate_hz: Sum over all channels that it sustains without loss.
-        latency_s: How far :meth:`TimeTagger.read` stays behind the clock.
+        latency_s: How far :meth:`TimeTagger.read` stays behind the tagger's clock.
+        clock_tolerance: Largest fraction by which that clock is taken to run off the bench's.
     """
 
     channels: tuple[int, ...]
     resolution_ps: int
     max_rate_hz: float
     latency_s: float
+    clock_tolerance: float = 0.0
 
 
 @runtime_checkable
@@ -173,9 +175,13 @@ class TimeTagger(Protocol):
     def read(self) -> TagBatch:
         """Return the clicks from the last read up to a new watermark.
 
-        The watermark is the time recorded so far less ``info.latency_s``, on the bench's clock;
-        the call waits (in wall time, up to the timeout) until the stream has got there. So on a
-        stepped twin the batch depends on the clock alone. What is lost is said in the batch.
+        Its time is the tagger's, which runs freely: while the bench's clock has counted t since the
+        start, the tagger's has counted between (1 - c) t and (1 + c) t, c being
+        ``info.clock_tolerance``. The watermark is what the tagger's clock shows, less
+        ``info.latency_s``, as far as the words of the stream and the bench's clock together prove
+        it: at least (1 - c) t, less the latency, however silent the inputs are. The call waits
+        (in wall time, up to the timeout) until the stream has got there. So on a stepped twin
+        the batch depends on clock and stream alone. What is lost is said in the batch.
 
         Raises:
             InstrumentError: if it is not recording.

@@ -32,6 +32,7 @@ from ..base import Driver, DriverSettings, attempt_all, closed_on_error
 from ..signal import LimitedSignal, ReadOnlySignal, Switch
 from ..transports.tcp import parse_tcp_address, port_number
 from ..transports.zeromq import Requester
+from ..watermark import Watermark
 from .streams import PairStreams
 
 __all__ = ["ID900Settings", "IDQuantiqueID900"]
@@ -55,7 +56,9 @@ class ID900Settings(DriverSettings):
     enabled: tuple[bool, bool, bool, bool] | None = None
     """Which inputs are enabled."""
     latency: Annotated[float, Field(gt=0, le=10), Unit("s")] = 0.05
-    """How far reading stays behind the clock, s."""
+    """How far reading stays behind the tagger's clock, s."""
+    clock_tolerance: Annotated[float, Field(ge=0, le=1e-3), Unit("1")] = 100e-6
+    """Largest fraction by which the tagger's clock may run off the bench's."""
 
 
 class IDQuantiqueID900(Driver):
@@ -84,7 +87,7 @@ class IDQuantiqueID900(Driver):
         self._ids: list[str] = []
         self._recording = False
         self._resolution_ps = 1
-        self._start_s = 0.0
+        self._watermark = self._new_watermark(0.0)
         self._start_unix_ns = 0
         self._end_ps = 0  # last watermark
         self._lost: list[int] = []
@@ -122,7 +125,13 @@ class IDQuantiqueID900(Driver):
     @property
     def info(self) -> TaggerInfo:
         """Capabilities; the resolution is asked when opened."""
-        return TaggerInfo(_INPUTS, self._resolution_ps, _MAX_RATE_HZ, self._settings.latency)
+        return TaggerInfo(
+            _INPUTS,
+            self._resolution_ps,
+            _MAX_RATE_HZ,
+            self._settings.latency,
+            self._settings.clock_tolerance,
+        )
 
     @property
     def signals(self) -> tuple[ReadOnlySignal[object], ...]:
@@ -227,7 +236,7 @@ class IDQuantiqueID900(Driver):
                 except InstrumentError as another:
                     error.add_note(f"and while undoing: {another}")
                 raise
-            self._start_s = self._clock.now()
+            self._watermark = self._new_watermark(self._clock.now())
             self._start_unix_ns = time.time_ns()
             self._end_ps = 0
             self._lost = [0] * len(_INPUTS)
@@ -242,13 +251,17 @@ class IDQuantiqueID900(Driver):
         with self._lock:
             if not self._recording:
                 raise self._endpoint.error("is not recording", hint="start() first")
-            now_s = self._clock.now() - self._start_s
+            now_s = self._clock.now()
             self._streams.wait([self._forwarded(id_) for id_ in self._ids])
             losses = [*self._losses, *self._overflows(now_s)]
+            streams = self._streams.take()
+            newest = [int(words.max()) for words in streams if words.size]
+            # in stepped time all the words of the time so far, however fast the sockets are
+            self._watermark.saw(max(newest, default=0), self._clock.now())
             begin = self._end_ps
-            end = max(begin, round((now_s - self._settings.latency) * 1e12))
+            end = self._watermark.at(now_s)
             due: list[TimesPs] = []
-            for i, arrived in enumerate(self._streams.take()):
+            for i, arrived in enumerate(streams):
                 times = _ordered(np.concatenate([self._pending[i], arrived]))
                 first, last = np.searchsorted(times, [begin, end])
                 if first:
@@ -274,6 +287,9 @@ class IDQuantiqueID900(Driver):
         with self._lock:
             if self._recording or self._ids:
                 self._undo()
+
+    def _new_watermark(self, start_s: float) -> Watermark:
+        return Watermark(self._settings.latency, self._settings.clock_tolerance, start_s)
 
     def _undo(self) -> None:
         recording, self._recording = self._recording, False
@@ -314,7 +330,7 @@ class IDQuantiqueID900(Driver):
             new = count - self._lost[i] if count >= self._lost[i] else count
             self._lost[i] = count
             if new:
-                end = max(self._end_ps + 1, round(now_s * 1e12))
+                end = max(self._end_ps + 1, self._watermark.latest(now_s))
                 found.append(Loss("overflow", self._end_ps, end, new))
         return found
 

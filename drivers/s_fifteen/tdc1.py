@@ -26,6 +26,7 @@ from ...instruments.formats import Tdc1Decoder
 from ..base import DriverSettings, SerialDriver
 from ..signal import LimitedSignal, ReadOnlySignal, Signal
 from ..transports.serial_port import SerialPort
+from ..watermark import Watermark
 
 __all__ = ["SFifteenTDC1", "TDC1Settings"]
 
@@ -38,6 +39,7 @@ _CLOCKS = ("auto", "external", "internal")
 _MAX_BYTES = 1 << 26
 _QUIET_S = 0.05
 _POLL_S = 0.1
+_SOUNDING_PS = 10**10  # how uncertain the tagger's clock may become
 
 
 class TDC1Settings(DriverSettings):
@@ -52,7 +54,10 @@ class TDC1Settings(DriverSettings):
     clock_source: Literal["auto", "external", "internal"] | None = None
     """Reference clock."""
     latency: Annotated[float, Field(ge=0.27, le=10), Unit("s")] = 0.3
-    """How far reading stays behind the clock, s; covers one turn of the counter, 0.268 s."""
+    """How far reading stays behind the tagger's clock, s; covers one turn of the counter,
+    0.268 s."""
+    clock_tolerance: Annotated[float, Field(ge=0, le=1e-3), Unit("1")] = 100e-6
+    """Largest fraction by which the tagger's clock may run off the bench's."""
 
     @model_validator(mode="after")
     def _one_threshold(self) -> Self:
@@ -81,7 +86,7 @@ class SFifteenTDC1(SerialDriver):
         self._settings = settings
         self._lock = threading.RLock()
         self._reader: _WordReader | None = None
-        self._start_s = 0.0
+        self._watermark = self._new_watermark(0.0)
         self._start_unix_ns = 0
         self._decoder = Tdc1Decoder()
         self._decoded: list[TagBatch] = []  # not given out yet
@@ -107,7 +112,13 @@ class SFifteenTDC1(SerialDriver):
     @property
     def info(self) -> TaggerInfo:
         """Capabilities."""
-        return TaggerInfo(_INPUTS, _RESOLUTION_PS, _MAX_RATE_HZ, self._settings.latency)
+        return TaggerInfo(
+            _INPUTS,
+            _RESOLUTION_PS,
+            _MAX_RATE_HZ,
+            self._settings.latency,
+            self._settings.clock_tolerance,
+        )
 
     @property
     def signals(self) -> tuple[ReadOnlySignal[object], ...]:
@@ -165,7 +176,7 @@ class SFifteenTDC1(SerialDriver):
             self._idle()
             self._tell("timestamp", mode="timestamp")
             self._port.write(b"INPKT;time 0;counts?;\r\n")
-            self._start_s = self._clock.now()
+            self._watermark = self._new_watermark(self._clock.now())
             self._start_unix_ns = time.time_ns()
             self._decoder = Tdc1Decoder()
             self._decoded = []
@@ -180,22 +191,21 @@ class SFifteenTDC1(SerialDriver):
         with self._lock:
             if self._reader is None:
                 raise self._endpoint.error("is not recording", hint="start() first")
-            now_s = self._clock.now() - self._start_s
-            begin = self._end_ps
-            end = max(begin, round((now_s - self._settings.latency) * 1e12))
-            timeout = self._settings.timeout
+            now_s = self._clock.now()
+            begin, end = self._end_ps, self._watermark.at(now_s)
             while self._decoded_ps < end:
-                words = self._reader.take(timeout)
-                if not words:
+                if not self._take(self._reader):
                     raise self._endpoint.timeout(
-                        f"the stream stays at {self._decoded_ps * 1e-12:.3f} s, the clock is at"
-                        f" {now_s:.3f} s, and nothing has come for {timeout:g} s",
+                        f"the stream stays at {self._decoded_ps * 1e-12:.3f} s, by the bench's"
+                        f" clock it is beyond {end * 1e-12:.3f} s, and nothing has come for"
+                        f" {self._settings.timeout:g} s",
                         hint="was the recording aborted elsewhere, or the cable pulled?"
-                        " stop() and start() again",
+                        " stop() and start() again; where its clock runs slow by more than"
+                        f" clock_tolerance ({self._settings.clock_tolerance:g}), give more",
                     )
-                batch = self._decoder.feed(words)
-                self._decoded.append(batch)
-                self._decoded_ps = batch.end_ps
+            if self._watermark.uncertainty_ps(now_s) > _SOUNDING_PS:
+                self._sound(self._reader, now_s)
+                end = self._watermark.at(now_s)
             return self._cut(begin, end)
 
     def stop(self) -> None:
@@ -214,6 +224,31 @@ class SFifteenTDC1(SerialDriver):
             raise self._endpoint.error(
                 "is no TDC1", command="*IDN?", reply=reply, hint="check the port"
             )
+
+    def _take(self, reader: _WordReader, silences: int | None = None) -> bool:
+        """Decode what has come; whether anything had."""
+        words = reader.take(self._settings.timeout, silences)
+        if words:
+            batch = self._decoder.feed(words)
+            self._decoded.append(batch)
+            self._decoded_ps = batch.end_ps
+        return bool(words)
+
+    def _sound(self, reader: _WordReader, now_s: float) -> None:
+        """Find how far the stream has come, so that the watermark follows a fast clock.
+
+        How many words happen to have come does not do: two runs on twins would differ. So it
+        reads until the line is silent, as it is in stepped time once everything is here; on
+        hardware what comes soon leads beyond the clock reading.
+        """
+        silences = reader.silences
+        while self._decoded_ps < self._watermark.latest(now_s):
+            if not self._take(reader, silences):
+                break
+        self._watermark.saw(self._decoded_ps, self._clock.now())
+
+    def _new_watermark(self, start_s: float) -> Watermark:
+        return Watermark(self._settings.latency, self._settings.clock_tolerance, start_s)
 
     def _cut(self, begin: int, end: int) -> TagBatch:
         """Give out what was decoded, up to ``end``."""
@@ -298,15 +333,30 @@ class _WordReader:
         self._news = threading.Condition()
         self._chunks: list[bytes] = []
         self._held = 0
+        self._silences = 0
         self._closing = False
         self._broken: InstrumentError | None = None
         self._thread = threading.Thread(target=self._run, name=f"{name} stream", daemon=True)
         self._thread.start()
 
-    def take(self, timeout_s: float) -> bytes:
-        """Return what has arrived, waiting for it; empty after ``timeout_s`` of silence."""
+    @property
+    def silences(self) -> int:
+        """How often the line has been found silent: all that was sent before is here."""
         with self._news:
-            self._news.wait_for(lambda: self._chunks or self._broken is not None, timeout_s)
+            return self._silences
+
+    def take(self, timeout_s: float, silences: int | None = None) -> bytes:
+        """Return what has arrived, waiting for it; empty after ``timeout_s`` of silence.
+
+        With ``silences``, empty also where the line has been found silent more often than that.
+        """
+
+        def news() -> bool:
+            silent = silences is not None and self._silences > silences
+            return bool(self._chunks) or self._broken is not None or silent
+
+        with self._news:
+            self._news.wait_for(news, timeout_s)
             if self._broken is not None and not self._chunks:
                 raise self._broken
             data = b"".join(self._chunks)
@@ -330,11 +380,14 @@ class _WordReader:
                     self._news.wait_for(lambda: self._closing or self._held < _MAX_BYTES)
                     if self._closing:
                         return
-                if data := self._port.read_some(_POLL_S):
-                    with self._news:
+                data = self._port.read_some(_POLL_S)
+                with self._news:
+                    if data:
                         self._chunks.append(data)
                         self._held += len(data)
-                        self._news.notify_all()
+                    else:
+                        self._silences += 1
+                    self._news.notify_all()
         except InstrumentError as error:
             with self._news:
                 self._broken = error

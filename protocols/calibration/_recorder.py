@@ -68,9 +68,10 @@ class Recorder:
 
     def record(self, seconds: float) -> list[TagBatch]:
         """Return clicks made from now on, one batch per tagger, of at least ``seconds``."""
-        self.wait(max(tagger.info.latency_s for tagger in self._taggers))
+        # Watermarks may be behind the clock by the latency and some ms more.
+        self.wait(max(tagger.info.latency_s for tagger in self._taggers) + 0.02)
         batches = self._read_after(seconds)
-        # Watermarks follow the clock, so a second step is needed only where clocks round.
+        # Watermarks follow the clock: a second step is needed only where a clock runs slow.
         for _ in range(100):
             if all(batch.duration_s >= 0.999 * seconds for batch in batches):
                 return batches

@@ -89,6 +89,8 @@ def box(replier: Any, pairs: Any) -> Box:
 
 
 def tagger(address: str, clock: Any, timeout: float = 5.0, **chosen: Any) -> IDQuantiqueID900:
+    """One whose clock is taken to be the bench's unless said otherwise."""
+    chosen.setdefault("clock_tolerance", 0)
     return IDQuantiqueID900("tagger", address, ID900Settings(timeout=timeout, **chosen), clock)
 
 
@@ -223,6 +225,56 @@ def test_late_clicks_are_counted_and_dropped(box: Box, clock: Any) -> None:
         assert batch.losses == (Loss("late", 20, end + 1, 2),)
         clock.sleep(1.0)
         assert device.read().losses == ()
+
+
+@pytest.mark.parametrize("off", [1e-4, 0.0, -1e-4])
+@pytest.mark.parametrize("tolerance", [1e-4, 2e-4])
+def test_hours_with_a_clock_of_its_own(box: Box, clock: Any, off: float, tolerance: float) -> None:
+    hours, step_s, every_s, message_s = 3, 60.0, 7.3, 0.012
+    clicks = np.rint(np.arange(every_s, hours * 3600, every_s) * (1 + off) * PS).astype(np.int64)
+    with tagger(box.address, clock, clock_tolerance=tolerance) as device:
+        device.start()
+        began, sent, got, end_ps = clock.now(), 0, [], 0
+        for _ in range(round(hours * 3600 / step_s)):
+            clock.sleep(step_s)
+            elapsed = clock.now() - began
+            by_now = int(np.searchsorted(clicks, (elapsed - message_s) * (1 + off) * PS))
+            box.send(3, clicks[sent:by_now])  # inputs 1, 2 and 4 are dead
+            sent = by_now
+            batch = device.read().checked()
+            assert batch.losses == ()
+            assert batch.begin_ps == end_ps
+            end_ps, shown = batch.end_ps, elapsed * (1 + off)
+            assert end_ps <= (shown - 0.05) * PS + 1000
+            # behind by the latency, and by no more than the tagger could have been off since the
+            # last click, however long it has recorded
+            behind = min(every_s, (tolerance + off) * elapsed) + message_s + 5e-3
+            assert end_ps >= (shown - 0.05 - behind) * PS - 1000
+            got += batch.times_ps.tolist()
+        assert got == clicks[: len(got)].tolist()
+        assert len(clicks) - len(got) <= 2
+
+
+def test_a_click_of_the_far_future_does_not_carry_the_watermark_away(box: Box, clock: Any) -> None:
+    with tagger(box.address, clock, clock_tolerance=1e-4) as device:
+        device.start()
+        clock.sleep(1.0)
+        box.send(1, [10, 1 << 60])
+        assert device.read().end_ps <= round(0.9502 * PS)
+        box.send(2, [PS])
+        clock.sleep(1.0)
+        batch = device.read()
+        assert (batch.times_ps.tolist(), batch.losses) == ([PS], ())
+
+
+def test_a_clock_beyond_its_tolerance_is_told_by_late_clicks(box: Box, clock: Any) -> None:
+    with tagger(box.address, clock, clock_tolerance=1e-5) as device:
+        device.start()
+        clock.sleep(3600.0)
+        end_ps = device.read().end_ps
+        assert end_ps == round((3600 * (1 - 1e-5) - 0.05) * PS)
+        box.send(1, [round(3600 * (1 - 1e-4) * PS)])
+        assert [loss.kind for loss in device.read().losses] == ["late"]
 
 
 def test_a_disordered_stream_is_sorted(box: Box, clock: Any) -> None:
