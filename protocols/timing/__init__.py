@@ -3,16 +3,37 @@
 from .coincidences import CoincidenceCounter, Coincidences, match
 from .correlation import Correlation, CorrelationHistogram, delay_histogram
 from .offset import ChannelDelays, OffsetEstimate, find_channel_delays, find_offset
-from .rates import CountRates
+from .rates import Counter, CountRates, CountsOverTime, dead_time_corrected
+from .virtual import (
+    Chain,
+    CoincidenceChannel,
+    Combiner,
+    DeadTime,
+    DelayedChannel,
+    EventDivider,
+    GatedChannel,
+    VirtualChannel,
+)
 
 __all__ = [
+    "Chain",
     "ChannelDelays",
+    "CoincidenceChannel",
     "CoincidenceCounter",
     "Coincidences",
+    "Combiner",
     "Correlation",
     "CorrelationHistogram",
     "CountRates",
+    "Counter",
+    "CountsOverTime",
+    "DeadTime",
+    "DelayedChannel",
+    "EventDivider",
+    "GatedChannel",
     "OffsetEstimate",
+    "VirtualChannel",
+    "dead_time_corrected",
     "delay_histogram",
     "find_channel_delays",
     "find_offset",
