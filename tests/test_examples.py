@@ -1,4 +1,8 @@
-"""Every script in examples/ runs as a user would run it; with -m slow, as it stands."""
+"""Every script in examples/ runs as a user would run it.
+
+Shortened, and only where no notebook that tells the same story runs shortened; ``-m slow`` runs all
+of them as they stand.
+"""
 
 import subprocess
 import sys
@@ -9,12 +13,20 @@ import pytest
 
 SCRIPTS = sorted((Path(__file__).parent.parent / "examples").glob("*.py"))
 LIMIT_S = 120
+OFTEN = {"calibrate.py", "memory_link.py", "stabilize.py", "twin_against_model.py"}
 
 
 @pytest.mark.parametrize(
-    "whole", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["shorter", "whole"]
+    ("script", "whole"),
+    [
+        *(
+            pytest.param(path, False, id=f"{path.name}-shorter")
+            for path in SCRIPTS
+            if path.name in OFTEN
+        ),
+        *(pytest.param(path, True, id=path.name, marks=pytest.mark.slow) for path in SCRIPTS),
+    ],
 )
-@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
 def test_a_script_runs(
     script: Path, whole: bool, tmp_path: Path, shorter: Callable[[str], str]
 ) -> None:

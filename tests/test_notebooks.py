@@ -1,4 +1,8 @@
-"""Every notebook in examples/ runs (with -m slow, as it stands), and is committed as it ran."""
+"""Every notebook in examples/ runs, and is committed as it ran.
+
+Shortened, and only where no script that tells the same story runs shortened; ``-m slow`` runs all
+of them as they stand.
+"""
 
 import subprocess
 import sys
@@ -10,6 +14,7 @@ import pytest
 
 NOTEBOOKS = sorted((Path(__file__).parent.parent / "examples").glob("*.ipynb"))
 LIMIT_S = 120
+OFTEN = {"memory_storage.ipynb", "swap_spdc.ipynb"}  # the scripts of the other stories run often
 
 #: Executes the notebook of its argument with a kernel of its own.
 RUN = """
@@ -56,9 +61,16 @@ def kinds(cell: Any) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    "whole", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["shorter", "whole"]
+    ("notebook", "whole"),
+    [
+        *(
+            pytest.param(path, False, id=f"{path.name}-shorter")
+            for path in NOTEBOOKS
+            if path.name in OFTEN
+        ),
+        *(pytest.param(path, True, id=path.name, marks=pytest.mark.slow) for path in NOTEBOOKS),
+    ],
 )
-@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.name)
 def test_a_notebook_runs_and_shows_what_its_committed_copy_shows(
     notebook: Path, whole: bool, tmp_path: Path, shorter: Callable[[str], str]
 ) -> None:
