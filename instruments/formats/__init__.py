@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
@@ -18,20 +18,24 @@ from ..errors import TagFileError
 from ..tags import TagBatch
 from ._common import (
     CHUNK_RECORDS,
+    LOOK_AHEAD,
     BatchCodec,
-    Codec,
+    PieceCodec,
     TagFileInfo,
     WritableCodec,
     Writer,
     batches,
 )
+from .id900 import ID900, ID900_REF, ID900_TXT
 from .ptu import PTU
-from .s15 import A1, A1X, RAW
+from .qutag import QUTAG, QUTAG_RAW, QUTAU
+from .s15 import A0, A1, A1X, A2, RAW
 from .swabian import SWABIAN
 from .tdc1 import TDC1, Tdc1Decoder
 
 __all__ = [
     "FORMATS",
+    "LOOK_AHEAD",
     "TagFile",
     "TagFileInfo",
     "TagWriter",
@@ -42,13 +46,21 @@ __all__ = [
     "open_tags",
 ]
 
-_CODECS: dict[str, Codec] = {
+_CODECS: dict[str, PieceCodec | BatchCodec] = {
     "ptu": PTU,
+    "a0": A0,
     "a1": A1,
     "a1x": A1X,
+    "a2": A2,
     "s15raw": RAW,
     "tdc1": TDC1,
     "swabian": SWABIAN,
+    "qutag": QUTAG,
+    "qutagraw": QUTAG_RAW,
+    "qutau": QUTAU,
+    "id900": ID900,
+    "id900ref": ID900_REF,
+    "id900txt": ID900_TXT,
 }
 #: Formats whose files can be read while they are written.
 _LIVE = frozenset({"bbt"})
@@ -56,11 +68,19 @@ _LIVE = frozenset({"bbt"})
 #: Names of the formats and what they are.
 FORMATS: dict[str, str] = {
     "ptu": "PicoQuant PTU, T2 mode",
+    "a0": "S-Fifteen a1 as text, lines of 8 hexadecimal digits",
     "a1": "S-Fifteen TDC2 / timestamp7 a1, low word first",
     "a1x": "S-Fifteen a1, high word first (legacy -X)",
+    "a2": "S-Fifteen a1 as text, lines of 16 hexadecimal digits",
     "s15raw": "S-Fifteen raw events of older cards, 125 ps",
     "tdc1": "S-Fifteen TDC1 32-bit words",
     "swabian": "Swabian Time Tagger 16-byte records",
+    "qutag": "qutools quTAG, 40-byte header and 10-byte records",
+    "qutagraw": "qutools quTAG records without header",
+    "qutau": "qutools quTAU, 40-byte header and 5-byte records",
+    "id900": "ID Quantique ID900 words, one channel",
+    "id900ref": "ID Quantique ID900 words with reference index, one channel",
+    "id900txt": "ID Quantique ID900 text with reference index, one channel",
 }
 
 _SUFFIXES = {"h5": "photon_hdf5", "hdf5": "photon_hdf5"}
@@ -77,17 +97,37 @@ class TagFile:
 
     info: TagFileInfo
     chunk_records: int = CHUNK_RECORDS
+    _seen: dict[str, int] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def reordered(self) -> int:
+        """Clicks that the file holds too late, as far as the last iteration came.
+
+        They were sorted into their place; up to `LOOK_AHEAD` clicks late they can be.
+        """
+        return self._seen.get("reordered", 0)
 
     def __iter__(self) -> Iterator[TagBatch]:
         """Decode the file from its start.
 
         Raises:
-            TagFileError: at the first damage, naming the byte offset.
+            TagFileError: at the first damage, naming the byte offset; all clicks before it have
+                been yielded.
         """
         codec = _CODECS[self.info.format]
         if isinstance(codec, BatchCodec):
             return codec.read_batches(self.info, self.chunk_records)
-        return batches(codec.read(self.info, self.chunk_records), codec.begin_ps)
+        self._seen["reordered"] = 0
+        return batches(
+            codec.read(self.info, self.chunk_records),
+            codec.begin_ps,
+            start_unix_ns=self.info.start_unix_ns,
+            clock_id=self.info.clock_id,
+            reordered=self._count,
+        )
+
+    def _count(self, reordered: int) -> None:
+        self._seen["reordered"] += reordered
 
 
 def open_tags(
@@ -95,6 +135,9 @@ def open_tags(
     format: str | None = None,  # noqa: A002 - the word on the command line too
     *,
     chunk_records: int = CHUNK_RECORDS,
+    channel: int | None = None,
+    period_ps: int | None = None,
+    resolution_ps: float | None = None,
 ) -> TagFile:
     """Open a recorded tag file. Reads the header at most; the clicks come on iteration.
 
@@ -103,12 +146,22 @@ def open_tags(
         format: One of `FORMATS`; None finds it by content (PicoQuant's magic; for formats
             without a header whether the first records make sense).
         chunk_records: Records read at a time; bounds the memory.
+        channel: Number of the channel, for files that do not tell it (id900).
+        period_ps: Period of the reference that times count from (id900ref, id900txt).
+        resolution_ps: Time step, where the file does not tell it (quTAU).
 
     Raises:
-        TagFileError: for a missing, empty, truncated or unknown file, or a header that lies.
+        TagFileError: for a missing, empty or unknown file, or a header that lies.
+        ValueError: for an option that the format does not take, or a value that cannot be.
     """
     if format is not None and format not in _CODECS:
         raise TagFileError(f"unknown format {format!r}; known are {', '.join(FORMATS)}")
+    if channel is not None and not -(1 << 15) <= channel < 1 << 15:
+        raise ValueError(f"channel {channel} does not fit 16 bits")
+    if period_ps is not None and not 0 < period_ps <= 10**15:
+        raise ValueError(f"a period of {period_ps} ps is not between 1 ps and 1000 s")
+    if resolution_ps is not None and not 1e-3 <= resolution_ps <= 1e9:
+        raise ValueError(f"a time step of {resolution_ps:g} ps cannot be")
     path = Path(path)
     try:
         if path.is_dir():
@@ -117,7 +170,9 @@ def open_tags(
         if not size:
             raise TagFileError("is empty: the recording wrote nothing", path=str(path))
         name = format or _recognise(path, size)
-        return TagFile(_CODECS[name].describe(path, size), chunk_records)
+        info = _CODECS[name].describe(path, size)
+        options = {"channel": channel, "period_ps": period_ps, "resolution_ps": resolution_ps}
+        return TagFile(_with_options(info, options), chunk_records)
     except OSError as error:
         raise TagFileError(f"cannot be read: {error.strerror}", path=str(path)) from error
 
@@ -254,6 +309,16 @@ def _writable(name: str) -> WritableCodec:
         there = ", ".join(n for n in FORMATS if isinstance(_CODECS[n], WritableCodec))
         raise ValueError(f"no writer for {name!r}; there are {there}")
     return codec
+
+
+def _with_options(info: TagFileInfo, options: dict[str, int | float | None]) -> TagFileInfo:
+    given = {name: value for name, value in options.items() if value is not None}
+    takes: frozenset[str] = getattr(_CODECS[info.format], "options", frozenset())
+    for name in given:
+        if name not in takes:
+            raise ValueError(f"{info.format} files tell or need no {name}; leave it out")
+    step = given.pop("resolution_ps", info.resolution_ps)
+    return replace(info, resolution_ps=float(step), header={**info.header, **given})
 
 
 def _recognise(path: Path, size: int) -> str:

@@ -8,6 +8,9 @@ Three layouts of two little-endian 32-bit words, ``high << 32 | low`` being the 
 - ``s15raw`` (older cards): high word first, 49-bit time in 125 ps in bits 63-15, detectors in
   bits 3-0.
 
+As text, one number a line: ``a0`` is a1 in words of 8 hexadecimal digits, ``a2`` its events in
+16 digits.
+
 1/256 ns is 3.90625 ps: times are rounded to the nearest ps, halves up, each on its own, so
 the rounding error stays below 0.5 ps and does not accumulate. Both counters turn over after
 19.5 h, which is undone. Times count from the counter's own zero, not from the first event.
@@ -18,8 +21,8 @@ Sources: pyS15, fpfind, QKDServer.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -28,20 +31,25 @@ import numpy.typing as npt
 
 from ..tags import TagBatch
 from ._common import (
+    Decoded,
     Piece,
     RecordWriter,
     TagFileInfo,
     Unwrap,
-    back_in_time,
     chunks,
     click_patterns,
+    error_at,
     fixed_step,
-    pattern_clicks,
+    in_order,
+    pattern_bits,
     plain_info,
     to_ps,
 )
+from ._text import count_lines, hex_words
 
-__all__ = ["A1", "A1X", "RAW", "S15Codec"]
+__all__ = ["A0", "A1", "A1X", "A2", "RAW", "S15Codec", "S15TextCodec"]
+
+Events = tuple[npt.NDArray[np.int64], npt.NDArray[np.uint64]]  # records and events
 
 _DUMMY = 0x10
 _RAREST_PS = 1e13  # one event per 10 s; rarer is no recording
@@ -63,6 +71,10 @@ class S15Codec:
         """Time step of the counter."""
         return self.numerator / self.denominator
 
+    @property
+    def _half(self) -> int:
+        return 1 << (63 - self.time_shift)
+
     def _events(self, words: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint64]:
         pairs = words.reshape(-1, 2).astype(np.uint64)
         high, low = (0, 1) if self.high_first else (1, 0)
@@ -74,19 +86,24 @@ class S15Codec:
 
     def read(self, info: TagFileInfo, chunk_records: int) -> Iterator[Piece]:
         """Decode the events."""
-        unwrap = Unwrap(64 - self.time_shift)
-        for first, words in chunks(info, "<u4", chunk_records):
-            events = self._events(words)
+        pairs = chunks(info, "<u4", chunk_records)
+        events = ((first, self._events(words)) for first, words in pairs)
+        yield from in_order(
+            info, self.clicks((first + np.arange(e.size), e) for first, e in events)
+        )
+
+    def clicks(self, pieces: Iterable[Events]) -> Iterator[Decoded]:
+        """Return the clicks of events."""
+        unwrap = Unwrap(64 - self.time_shift, self.resolution_ps)
+        for records, events in pieces:
             # Dummies keep no order with the clicks around them, and carry none.
             index = np.flatnonzero((events & np.uint64(_DUMMY)) == 0)
             events = events[index]
-            ticks, bad = unwrap((events >> np.uint64(self.time_shift)).astype(np.int64))
-            if bad >= 0:
-                raise back_in_time(info, first + int(index[bad]))
-            if ticks.size:
-                times = to_ps(ticks, self.numerator, self.denominator)
-                upto = int(times[-1])
-                yield Piece(*pattern_clicks(times, events & np.uint64(0xF)), upto)
+            ticks = unwrap((events >> np.uint64(self.time_shift)).astype(np.int64))
+            times = to_ps(ticks, self.numerator, self.denominator)
+            event, channels = pattern_bits(events & np.uint64(0xF))
+            reached = int(times.max()) if times.size else None
+            yield Decoded(times[event], channels, records[index[event]], reached)
 
     def encode(self, batch: TagBatch) -> bytes:
         """Return the records of a batch, times rounded to the nearest step of the counter.
@@ -118,7 +135,7 @@ class S15Codec:
     def plausible(self, head: bytes, size: int) -> bool:
         """Whether the head decodes to events in order that all carry a detector or a dummy."""
         count = len(head) // 8
-        if size % 8 or count < 4:
+        if count < 4:
             return False
         events = self._events(np.frombuffer(head, "<u4", 2 * count))
         low = events & np.uint64(0x1F)
@@ -127,14 +144,85 @@ class S15Codec:
         fine = np.uint64((1 << 15) - 32)  # what only the newer cards fill in
         if self.high_first and bool(np.any(events & fine)) == (self is RAW):
             return False
-        counter = (events[low < _DUMMY] >> np.uint64(self.time_shift)).astype(np.int64)
-        ticks, bad = Unwrap(64 - self.time_shift)(counter)
-        if ticks.size < 4 or bad >= 0:
+        ticks = (events[low < _DUMMY] >> np.uint64(self.time_shift)).astype(np.int64)
+        if ticks.size < 4:
             return False
+        # Merged files are out of order in places, files of another format everywhere.
+        steps = np.diff(ticks)
+        steps = (steps + self._half) % (2 * self._half) - self._half
+        back = np.count_nonzero(steps < 0)
+        span = float(np.abs(steps).sum(dtype=np.float64))
         # TDC1 words in pairs are in order too, but would be hours apart.
-        return bool((ticks[-1] - ticks[0]) * self.resolution_ps <= ticks.size * _RAREST_PS)
+        return bool(
+            10 * back <= steps.size and span * self.resolution_ps <= ticks.size * _RAREST_PS
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class S15TextCodec:
+    """Reader and writer of a1 events as hexadecimal text."""
+
+    name: str
+    digits: int
+    begin_ps: int | None = None
+
+    def describe(self, path: Path, size: int) -> TagFileInfo:
+        """Describe a file of this layout; its lines are counted."""
+        info = plain_info(self.name, path, size, self.digits, A1.resolution_ps)
+        return replace(info, records=count_lines(path) * self.digits // 16, record_bytes=0)
+
+    def read(self, info: TagFileInfo, chunk_records: int) -> Iterator[Piece]:
+        """Decode the events."""
+        yield from in_order(info, A1.clicks(self._events(info, chunk_records)))
+
+    def _events(self, info: TagFileInfo, chunk_records: int) -> Iterator[Events]:
+        held: Events = np.zeros(0, np.int64), np.zeros(0, np.uint64)
+        for offsets, words in hex_words(info, self.digits, chunk_records):
+            if self.digits == 16:
+                yield offsets, words
+                continue
+            offsets = np.concatenate([held[0], offsets])
+            words = np.concatenate([held[1], words])
+            pairs = words.size // 2 * 2
+            held = offsets[pairs:], words[pairs:]
+            yield offsets[:pairs:2], words[1:pairs:2] << np.uint64(32) | words[:pairs:2]
+        if held[0].size:
+            raise error_at(
+                info, int(held[0][0]), "the last event is cut off: the file is truncated"
+            )
+
+    def writer(
+        self,
+        file: BinaryIO,
+        *,
+        resolution_ps: float | None = None,
+        start_unix_ns: int = 0,
+        clock_id: str = "",
+    ) -> RecordWriter:
+        """Begin a file; it has no place for start and clock."""
+        fixed_step(self.name, A1.resolution_ps, resolution_ps)
+        return RecordWriter(file, self._encode)
+
+    def _encode(self, batch: TagBatch) -> bytes:
+        events = A1.encode(batch)
+        if self.digits == 8:
+            return b"".join(b"%08x\n" % word for word in np.frombuffer(events, "<u4").tolist())
+        return b"".join(b"%016x\n" % word for word in np.frombuffer(events, "<u8").tolist())
+
+    def plausible(self, head: bytes, size: int) -> bool:
+        """Whether the head is lines of so many digits that make sensible events."""
+        lines = head[: head.rfind(b"\n") + 1].split()
+        if any(len(line) != self.digits for line in lines):
+            return False
+        try:
+            words = bytes.fromhex(b"".join(lines).decode("ascii"))
+        except ValueError:
+            return False
+        return A1.plausible(np.frombuffer(words, f">u{self.digits // 2}").byteswap().tobytes(), 0)
 
 
 A1 = S15Codec("a1", False, 10, 125, 32)
 A1X = S15Codec("a1x", True, 10, 125, 32)
 RAW = S15Codec("s15raw", True, 15, 125, 1)
+A0 = S15TextCodec("a0", 8)
+A2 = S15TextCodec("a2", 16)

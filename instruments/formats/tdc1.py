@@ -91,6 +91,8 @@ class Tdc1Decoder:
     def flush(self) -> TagBatch:
         """Return what still waits; the stream is over. The batch ends 1 ps after the last word.
 
+        After an error of `feed`, these are the clicks before the damage.
+
         Raises:
             TagFileError: without ``resync``, for half a word at the end.
         """
@@ -111,8 +113,10 @@ class Tdc1Decoder:
             bad, bases = _check(words, self._last)
             suspect = _first(bad | self._unmarked(words, bases), proven)
             if not self._resync and suspect >= 0:
+                word = int(words[suspect])
+                self._pending = self._pending[: 4 * suspect]  # what `flush` still gives
                 raise TagFileError(
-                    f"word {int(words[suspect]):#010x} is neither an event nor a dummy, or lies"
+                    f"word {word:#010x} is neither an event nor a dummy, or lies"
                     " just before its predecessor: damaged, or not of format tdc1",
                     offset=self._consumed + 4 * suspect,
                 )
@@ -296,16 +300,25 @@ class Tdc1Codec:
     def read(self, info: TagFileInfo, chunk_records: int) -> Iterator[Piece]:
         """Decode the words; damage is an error."""
         decoder = Tdc1Decoder(resync=False)
-        try:
-            for _, words in chunks(info, "<u4", chunk_records):
+        damage: TagFileError | None = None
+        source = chunks(info, "<u4", chunk_records)
+        while damage is None:
+            try:
+                _, words = next(source)
                 batch = decoder.feed(words.tobytes())
-                yield Piece(batch.times_ps, batch.channels, batch.end_ps)
-            batch = decoder.flush()
-        except TagFileError as error:
-            if error.path:
-                raise
-            raise error_at(info, (error.offset or 0) // 4, str(error)) from None
-        yield Piece(batch.times_ps, batch.channels, batch.end_ps - 1)
+            except StopIteration:
+                break
+            except TagFileError as error:
+                damage = error
+                if not error.path:
+                    damage = error_at(info, (error.offset or 0) // 4, str(error))
+                break
+            yield Piece(batch.times_ps, batch.channels, batch.end_ps)
+        batch = decoder.flush()
+        if batch.end_ps:
+            yield Piece(batch.times_ps, batch.channels, batch.end_ps - 1)
+        if damage is not None:
+            raise damage from None
 
     def writer(
         self,
@@ -322,7 +335,7 @@ class Tdc1Codec:
     def plausible(self, head: bytes, size: int) -> bool:
         """Whether the head is all healthy words."""
         words = _words(head)
-        return size % 4 == 0 and words.size >= _FEWEST and not _check(words, 0)[0].any()
+        return words.size >= _FEWEST and not _check(words, 0)[0].any()
 
 
 TDC1 = Tdc1Codec()
