@@ -2,6 +2,17 @@
 
 from .coincidences import CoincidenceCounter, Coincidences, match
 from .correlation import Correlation, CorrelationHistogram, delay_histogram
+from .events import EventFinder, EventTable, Matcher
+from .histograms import (
+    Histogram,
+    Histogram2D,
+    HistogramCounts,
+    HistogramCounts2D,
+    PhaseCounts,
+    PhaseHistogram,
+    StartStop,
+)
+from .multichannel import FoldCounter, FoldCounts
 from .offset import ChannelDelays, OffsetEstimate, find_channel_delays, find_offset
 from .rates import Counter, CountRates, CountsOverTime, dead_time_corrected
 from .virtual import (
@@ -30,8 +41,20 @@ __all__ = [
     "DeadTime",
     "DelayedChannel",
     "EventDivider",
+    "EventFinder",
+    "EventTable",
+    "FoldCounter",
+    "FoldCounts",
     "GatedChannel",
+    "Histogram",
+    "Histogram2D",
+    "HistogramCounts",
+    "HistogramCounts2D",
+    "Matcher",
     "OffsetEstimate",
+    "PhaseCounts",
+    "PhaseHistogram",
+    "StartStop",
     "VirtualChannel",
     "dead_time_corrected",
     "delay_histogram",

@@ -1,0 +1,416 @@
+"""Folds, histograms and event tables of many channels: against brute force, in any split."""
+
+import itertools
+import math
+from collections.abc import Sequence
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import pytest
+from bellbench.instruments import Loss, TagBatch
+from bellbench.protocols import timing
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+Clicks = list[tuple[int, int]]
+Intervals = list[tuple[int, int]]
+
+END = 301
+clicks = st.lists(st.tuples(st.integers(0, 300), st.integers(1, 5)), max_size=30).map(sorted)
+#: Many clicks at few times, so that equal times and full windows are common.
+crowds = st.lists(st.tuples(st.integers(0, 40), st.integers(1, 5)), max_size=25).map(sorted)
+streams = st.one_of(clicks, crowds)
+cuts = st.lists(st.integers(0, END), max_size=4)
+losses = st.lists(
+    st.tuples(st.integers(0, 300), st.integers(0, 30)).map(lambda x: (x[0], x[0] + x[1])),
+    max_size=3,
+)
+delays = st.fixed_dictionaries({c: st.integers(-60, 60) for c in (1, 2, 3, 4)})
+some = settings(max_examples=60, deadline=None)
+
+
+def batch(pairs: Clicks, lost: Sequence[tuple[int, int]] = ()) -> TagBatch:
+    times = np.array([t for t, _ in pairs], np.int64)
+    channels = np.array([c for _, c in pairs], np.int16)
+    gone = tuple(Loss("overflow", begin, end) for begin, end in lost)
+    return TagBatch(times, channels, 0, END, losses=gone)
+
+
+def split(whole: TagBatch, at: Sequence[int]) -> list[TagBatch]:
+    parts = []
+    for cut in sorted(at):
+        first, whole = whole.split(cut)
+        parts.append(first)
+    return [*parts, whole]
+
+
+def fed(operation: Any, whole: TagBatch, at: Sequence[int]) -> Any:
+    for part in split(whole, at):
+        operation.add(part)
+    return operation.finish()
+
+
+def by_channel(
+    pairs: Clicks, lost: Intervals, late: dict[int, int]
+) -> dict[int, list[tuple[int, int]]]:
+    """Corrected times of the clicks outside losses, each with the number of losses before it."""
+    found: dict[int, list[tuple[int, int]]] = {c: [] for c in range(1, 6)}
+    for t, c in pairs:
+        if not any(begin <= t < end for begin, end in lost):
+            found[c].append((t - late.get(c, 0), sum(begin <= t for begin, _ in lost)))
+    return {c: sorted(of) for c, of in found.items()}
+
+
+def folds_by_force(
+    of: dict[int, list[tuple[int, int]]], channels: Sequence[int], window: int
+) -> int:
+    return sum(
+        2 * (max(t for t, _ in some) - min(t for t, _ in some)) <= window
+        and len({piece for _, piece in some}) == 1
+        for some in itertools.product(*(of[c] for c in channels))
+    )
+
+
+@given(pairs=streams, lost=losses, late=delays, cut=cuts, window=st.integers(0, 60))
+@settings(max_examples=80, deadline=None)
+def test_folds_are_all_tuples_within_half_a_window_in_any_split(
+    pairs: Clicks, lost: Intervals, late: dict[int, int], cut: list[int], window: int
+) -> None:
+    channels = (4, 1, 2, 3)
+    folds = ((1, 2, 3), (3, 2), (4, 3, 2, 1), (2, 3, 4))
+    shifts = ({2: 17}, {3: -25, 4: -25})
+    counter = timing.FoldCounter(channels, window, folds=folds, delays_ps=late, shifts_ps=shifts)
+    got = fed(counter, batch(pairs, lost), cut)
+    of = by_channel(pairs, lost, late)
+    for a, b in itertools.combinations(channels, 2):
+        assert got.count(a, b) == got.count(b, a) == folds_by_force(of, (a, b), window)
+    assert [got.count(c) for c in channels] == [len(of[c]) for c in channels]
+    assert got.counts.tolist() == [folds_by_force(of, fold, window) for fold in folds]
+    for k, shift in enumerate(shifts):
+        there = by_channel(pairs, lost, {c: late[c] + shift.get(c, 0) for c in channels})
+        expected = [folds_by_force(there, fold, window) for fold in folds]
+        assert got.shifted_counts[k].tolist() == expected
+        for i, j in itertools.combinations(range(4), 2):
+            both = folds_by_force(there, (channels[i], channels[j]), window)
+            assert got.shifted_pairs[k, i, j] == got.shifted_pairs[k, j, i] == both
+    assert not np.diagonal(got.pairs).any()
+
+
+@given(pairs=streams, late=delays, window=st.integers(0, 60))
+@some
+def test_a_two_fold_is_a_pair_of_the_coincidence_counter(
+    pairs: Clicks, late: dict[int, int], window: int
+) -> None:
+    counter = timing.CoincidenceCounter([1, 2], [3, 4], window, delays_a=late, delays_b=late)
+    folds = timing.FoldCounter((1, 2, 3, 4), window, delays_ps=late)
+    expected = fed(counter, batch(pairs), [])
+    assert fed(folds, batch(pairs), []).pairs[:2, 2:].tolist() == expected.counts.tolist()
+
+
+def test_folds_example() -> None:
+    # Two clicks of 1, one of 2 and of 3: two tuples, whatever came last. 150 is too late.
+    pairs = [(100, 1), (104, 1), (105, 2), (110, 3), (150, 2), (200, 3)]
+    counter = timing.FoldCounter(
+        [1, 2, 3], 20, folds=[(3, 1, 2)], shifts_ps=[{1: 40}, {1: 5, 2: 5, 3: 5}, {3: 50}]
+    )
+    counter.add(batch(pairs, [(160, 261)]))
+    got = counter.finish()
+    assert got.count(1, 2, 3) == 2
+    assert got.count(3, 1) == 2
+    assert got.count(2, 1) == 2
+    assert got.count(2) == 2
+    assert got.live_s == pytest.approx(200e-12)
+    assert got.rate_hz(1, 2, 3) == pytest.approx(1e10)
+    # 1 sought 40 later meets nothing, 3 sought 50 later meets nothing; moving all tells nothing.
+    assert got.shifted_counts.tolist() == [[0], [2], [0]]
+    assert got.accidentals(1, 2, 3) == 0
+    assert got.accidentals(2, 3) == 0
+    assert math.isnan(timing.FoldCounter([1], 20).finish().rate_hz(1))
+    # 9 of half a window does not reach from 100 to 110.
+    nine = timing.FoldCounter([1, 2, 3], 19, folds=[(1, 2, 3)])
+    assert fed(nine, batch(pairs), []).count(1, 2, 3) == 1
+    assert math.isnan(nine.finish().accidentals(1, 2))
+
+
+def test_accidental_pairs_and_four_folds_of_uncorrelated_streams_are_those_of_theory() -> None:
+    rng = np.random.default_rng(5)
+    seconds, rate, window = 0.02, 2e7, 2000
+    n = rng.poisson(4 * rate * seconds)
+    end = int(seconds * 1e12)
+    whole = TagBatch(
+        np.sort(rng.integers(0, end, n)), rng.integers(1, 5, n).astype(np.int16), 0, end
+    )
+    counter = timing.FoldCounter(
+        [1, 2, 3, 4], window, folds=[(1, 2, 3, 4)], shifts_ps=[{1: 10**6, 2: 2 * 10**6}]
+    )
+    for part in split(whole, range(0, end, end // 7)):
+        counter.add(part)
+    got = counter.finish()
+    pairs = rate**2 * 2001e-12 * seconds
+    assert got.count(1, 2) == pytest.approx(pairs, abs=4 * math.sqrt(pairs))
+    assert got.accidentals(1, 2) == pytest.approx(pairs, abs=4 * math.sqrt(pairs))
+    # n t^(n-1) rates^n: the last of n comes up to window/2 after the first, 4 may be the first.
+    fours = 4 * (rate * window / 2 * 1e-12) ** 3 * rate * seconds
+    # Tuples share clicks: their scatter is some 2.5 times Poisson's at 0.02 clicks per window.
+    assert got.count(1, 2, 3, 4) == pytest.approx(fours, abs=6 * math.sqrt(fours))
+
+
+def after(
+    of: dict[int, list[tuple[int, int]]], start: int, click: int, span: int
+) -> list[list[int]]:
+    """For each start, the times since it of the clicks in reach, later ones of a channel itself."""
+    found = []
+    for i, (t, piece) in enumerate(of[start]):
+        others = of[click][i + 1 :] if click == start else of[click]
+        found.append([u - t for u, where in others if where == piece and 0 <= u - t < span])
+    return found
+
+
+@given(
+    pairs=streams, lost=losses, late=delays, cut=cuts, width=st.integers(1, 9), same=st.booleans()
+)
+@some
+def test_start_stop_and_histogram(
+    pairs: Clicks, lost: Intervals, late: dict[int, int], cut: list[int], width: int, same: bool
+) -> None:
+    start, bins = (2 if same else 1), 15
+    of = by_channel(pairs, lost, late)
+    got = fed(timing.Histogram(2, start, width, bins, delays_ps={c: late[c] for c in {2, start}}),
+              batch(pairs, lost), cut)  # fmt: skip
+    expected = [0] * bins
+    for steps in after(of, start, 2, width * bins):
+        for step in steps:
+            expected[step // width] += 1
+    assert got.counts.tolist() == expected
+    assert (got.starts, got.clicks) == (len(of[start]), len(of[2]))
+    assert got.delays_ps.tolist() == [width * (k + 0.5) for k in range(bins)]
+
+    stops = timing.StartStop(
+        2, None if same else 1, width, bins, delays_ps={c: late[c] for c in {2, start}}
+    )
+    got = fed(stops, batch(pairs, lost), cut)
+    expected = [0] * bins
+    for i, (t, piece) in enumerate(of[2]):
+        starts = [s for s, where in (of[2][:i] if same else of[1]) if where == piece and s <= t]
+        if starts and t - max(starts) < width * bins:
+            expected[(t - max(starts)) // width] += 1
+    assert got.counts.tolist() == expected
+
+
+@given(pairs=streams, lost=losses, late=delays, cut=cuts, every=st.booleans())
+@some
+def test_histogram_of_two_stops(
+    pairs: Clicks, lost: Intervals, late: dict[int, int], cut: list[int], every: bool
+) -> None:
+    names = {c: late[c] for c in (1, 2, 3)}
+    histogram = timing.Histogram2D(1, 2, 3, 5, 7, 6, 9, every=every, delays_ps=names)
+    got = fed(histogram, batch(pairs, lost), cut)
+    of = by_channel(pairs, lost, late)
+    expected = np.zeros((6, 9), np.int64)
+    for first, second in zip(after(of, 1, 2, 30), after(of, 1, 3, 63), strict=True):
+        for a, b in itertools.product(first, second) if every else zip(first[:1], second[:1]):  # noqa: B905
+            expected[a // 5, b // 7] += 1
+    assert got.counts.tolist() == expected.tolist()
+    assert got.starts == len(of[1])
+    assert got.delays_2_ps.tolist() == [7 * (k + 0.5) for k in range(9)]
+
+
+@given(pairs=streams, lost=losses, late=delays, cut=cuts, eighths=st.integers(9, 300))
+@some
+def test_phase_since_the_last_sync(
+    pairs: Clicks, lost: Intervals, late: dict[int, int], cut: list[int], eighths: int
+) -> None:
+    period = Fraction(eighths, 8)
+    names = {c: late[c] for c in (1, 2, 3)}
+    histogram = timing.PhaseHistogram((3, 1), 2, float(period), 8, periods=2, delays_ps=names)
+    got = fed(histogram, batch(pairs, lost), cut)
+    of = by_channel(pairs, lost, late)
+    for row, c in enumerate((3, 1)):
+        expected, unsynced = [0] * 8, 0
+        for t, piece in of[c]:
+            syncs = [s for s, where in of[2] if where == piece and s <= t]
+            if syncs and t - max(syncs) < period * Fraction(5, 2):
+                # float(turns) * 8 rounds to the next bin only where it is within 1e-14 of it.
+                expected[int((t - max(syncs)) % period * 8 / period)] += 1
+            else:
+                unsynced += 1
+        assert got.counts[row].tolist() == expected
+        assert got.unsynced[row] == unsynced
+    assert got.syncs == len(of[2])
+    assert got.phases_ps[0] == float(period) / 16
+
+
+def events_by_rule(groups: list[list[int]], window: int) -> list[list[int]]:
+    """Greedy, all clicks known: the rule said in words."""
+    groups = [list(group) for group in groups]
+    found = []
+    while all(groups):
+        heads = [group[0] for group in groups]
+        if 2 * (max(heads) - min(heads)) <= window:
+            found.append(heads)
+            for group in groups:
+                group.pop(0)
+        else:
+            groups[heads.index(min(heads))].pop(0)
+    return found
+
+
+def most_events(groups: list[list[int]], window: int) -> int:
+    """Largest number of disjoint events, trying everything for the last click of the first."""
+    if not all(groups):
+        return 0
+    first, *others = groups
+    best = most_events([first[:-1], *others], window)
+    for rest in itertools.product(*(range(len(g)) for g in others)):
+        times = [first[-1], *(g[i] for g, i in zip(others, rest, strict=True))]
+        if 2 * (max(times) - min(times)) <= window:
+            left = [first[:-1], *(g[:i] + g[i + 1 :] for g, i in zip(others, rest, strict=True))]
+            best = max(best, 1 + most_events(left, window))
+    return best
+
+
+@given(
+    pairs=streams,
+    lost=losses,
+    late=delays,
+    cut=st.lists(cuts, min_size=3, max_size=3),
+    window=st.integers(0, 80),
+    one=st.booleans(),
+)
+@some
+def test_event_tables_follow_the_rule_in_any_split(
+    pairs: Clicks, lost: Intervals, late: dict[int, int], cut: list[list[int]], window: int,
+    one: bool,
+) -> None:  # fmt: skip
+    groups = ([1, 3], [2], [4])
+    finder = timing.EventFinder(groups, window, delays_ps=[late] * 3)
+    whole = batch(pairs, lost)
+    if one:
+        tables = [finder.feed(part) for part in split(whole, cut[0])]
+    else:  # three taggers that run ahead of each other
+        none = batch([]).split(END)[1]
+        parts = itertools.zip_longest(*(split(whole, at) for at in cut), fillvalue=none)
+        tables = [finder.feed(*part) for part in parts]
+    got = timing.EventTable.joined([*tables, finder.finish()])
+    of = by_channel(pairs, lost, late)
+    members = [sorted((t, c) for c in group for t, _ in of[c]) for group in groups]
+    expected = events_by_rule([[t for t, _ in member] for member in members], window)
+    assert got.times_ps.tolist() == expected
+    assert len(got) == len(expected)
+    assert finder.singles == tuple(map(len, members))
+    for column, member in enumerate(members):
+        assert (np.diff(got.indices[:, column]) > 0).all()
+        for event in range(len(got)):
+            t, c = got.times_ps[event, column], got.channels[event, column]
+            assert member[got.indices[event, column]][0] == t
+            assert (t, c) in member
+
+
+@given(
+    groups=st.lists(st.lists(st.integers(0, 60), max_size=4).map(sorted), min_size=2, max_size=3),
+    window=st.integers(0, 40),
+)
+@some
+def test_no_choice_gives_more_events(groups: list[list[int]], window: int) -> None:
+    matcher = timing.Matcher(len(groups), window)
+    times, numbers = matcher.feed([np.array(g, np.int64) for g in groups], [1 << 62] * len(groups))
+    assert len(times) == len(numbers) == most_events(groups, window)
+    if len(groups) == 2:
+        a, b = (np.array(g, np.int64) for g in groups)
+        i, j = timing.match(a, b, window)
+        assert numbers.tolist() == [list(pair) for pair in zip(i.tolist(), j.tolist(), strict=True)]
+
+
+def test_fourfolds_of_a_station_and_two_ends() -> None:
+    station = batch([(100, 1), (103, 4), (200, 2), (201, 3), (250, 1)])
+    alice = batch([(99, 1), (190, 2), (202, 3)])
+    bob = batch([(110, 1), (211, 2), (260, 2)])
+    finder = timing.EventFinder([[1, 3], [2, 4], [1, 2, 3, 4], [1, 2]], 10,
+                                delays_ps=[{}, {}, {}, {1: 10, 2: 10}])  # fmt: skip
+    table = finder.feed(station, station, alice, bob)
+    table = timing.EventTable.joined([table, finder.finish()])
+    assert table.times_ps.tolist() == [[100, 103, 99, 100], [201, 200, 202, 201]]
+    assert table.channels.tolist() == [[1, 4, 1, 1], [3, 2, 3, 2]]
+    assert table.indices.tolist() == [[0, 0, 0, 0], [1, 1, 2, 1]]
+    assert finder.live_s == pytest.approx(END * 1e-12)
+
+
+def test_mistakes_are_told() -> None:
+    with pytest.raises(ValueError, match="full width"):
+        timing.FoldCounter([1, 2], -1)
+    with pytest.raises(ValueError, match="distinct channels"):
+        timing.FoldCounter([1, 1], 10)
+    for fold in ([1], [1, 1], [1, 7]):
+        with pytest.raises(ValueError, match="a fold is of two or more"):
+            timing.FoldCounter([1, 2], 10, folds=[fold])
+    with pytest.raises(ValueError, match=r"delays of channels \[9\]"):
+        timing.FoldCounter([1, 2], 10, delays_ps={9: 1})
+    got = timing.FoldCounter([1, 2, 3], 10).finish()
+    with pytest.raises(ValueError, match="was not counted"):
+        got.count(1, 2, 3)
+    with pytest.raises(ValueError, match="channel 4 was not counted"):
+        got.count(1, 4)
+    with pytest.raises(ValueError, match="distinct channels"):
+        got.count(1, 1)
+    with pytest.raises(ValueError, match="hold nothing"):
+        timing.Histogram(1, 2, 0)
+    with pytest.raises(ValueError, match="10 million"):
+        timing.Histogram2D(1, 2, 3, 1, 1, 4000, 4000)
+    with pytest.raises(ValueError, match="distinct channels"):
+        timing.Histogram2D(1, 2, 2, 1, 1, 4, 4)
+    for period in (0.0, math.nan, math.inf, -1.0):
+        with pytest.raises(ValueError, match="not between"):
+            timing.PhaseHistogram([1], 2, period)
+    with pytest.raises(ValueError, match="two streams"):
+        timing.EventFinder([[1, 2]], 10)
+    with pytest.raises(ValueError, match="share a channel"):
+        timing.EventFinder([[1, 2], [2]], 10).feed(batch([]))
+    with pytest.raises(ValueError, match="3 batches for 2 groups"):
+        timing.EventFinder([[1], [2]], 10).feed(batch([]), batch([]), batch([]))
+    with pytest.raises(ValueError, match="delays for 1 groups of 2"):
+        timing.EventFinder([[1], [2]], 10, delays_ps=[{}])
+
+
+def test_a_window_too_wide_for_its_folds_is_told() -> None:
+    n = 5000
+    times = np.sort(np.tile(np.arange(n), 4))
+    crowd = TagBatch(times, np.tile(np.arange(1, 5, dtype=np.int16), n), 0, n)
+    counter = timing.FoldCounter([1, 2, 3, 4], 10 * n, folds=[(1, 2, 3, 4)])
+    with pytest.raises(ValueError, match="is it in ps"):
+        fed(counter, crowd, [])
+
+
+def test_far_delays_and_unnamed_channels_in_long_batches() -> None:
+    # Long enough for several chunks, delays of thousands of clicks.
+    rng = np.random.default_rng(7)
+    n = 150_000
+    times = np.sort(rng.integers(0, 10**9, n))
+    whole = TagBatch(times, rng.integers(-1, 4, n).astype(np.int16), 0, 10**9)
+    late = {1: 10**7, 2: -(10**7), 3: 123}
+    got = fed(timing.FoldCounter([1, 2, 3], 4000, delays_ps=late), whole, [10**8, 7 * 10**8])
+    counter = timing.CoincidenceCounter([1], [2, 3], 4000, delays_a=late, delays_b=late)
+    assert got.pairs[0, 1:].tolist() == fed(counter, whole, []).counts[0].tolist()
+    assert got.singles.tolist() == [int((whole.channels == c).sum()) for c in (1, 2, 3)]
+
+
+def test_memory_does_not_grow_with_the_stream() -> None:
+    late = {1: 0, 2: 50_000, 3: -20_000}
+    folds = timing.FoldCounter([1, 2, 3], 1000, folds=[(1, 2, 3)], delays_ps=late)
+    histogram = timing.Histogram(1, 2, 100, 100)
+    two = timing.Histogram2D(1, 2, 3, 100, 100, 10, 10)
+    events = timing.EventFinder([[1], [2, 3]], 1000, delays_ps=[late, late])
+    for k in range(30):
+        times = np.arange(k * 10**9, (k + 1) * 10**9, 10**6)
+        # Of the last kind of clicks only the first half of the stream holds any.
+        channels = (1 + np.arange(times.size) % (3 if k < 15 else 1)).astype(np.int16)
+        part = TagBatch(times, channels, k * 10**9, (k + 1) * 10**9)
+        for operation in (folds, histogram, two):
+            operation.add(part)
+        events.feed(part)
+        held = folds._passes[0]
+        assert held._held.size + held._line._times.size < 5
+        assert histogram._starts.size < 5
+        assert sum(x.size for x in two._held) < 10
+        assert sum(x.size for x in events._matcher._waiting) < 10
+        assert sum(x.size for x in events._which) < 10
