@@ -559,9 +559,11 @@ class BbtReader:
         """Return the next batch and go past it; None at the end of what is complete."""
         while True:
             head = file.read(_HEAD.size)
-            if len(head) < _HEAD.size and head[:4] == _MAGIC[: len(head)]:
+            chunk: _Chunk | str = "no chunk begins here"
+            if len(head) == _HEAD.size:
+                chunk = _parse(head, self.position)
+            elif head[:4] == _MAGIC[: len(head)]:
                 return None
-            chunk = _parse(head, self.position)
             wrong = chunk if isinstance(chunk, str) else self._misplaced(chunk)
             if not wrong and not isinstance(chunk, str):
                 words = np.empty(chunk.size // 8 + 2, np.uint64)
@@ -591,9 +593,9 @@ class BbtReader:
                 lost = self._skip(file)
             else:
                 lost = self._lose(chunk.next, chunk, chunk.end, chunk.before + chunk.clicks)
+            file.seek(self.position)
             if lost is None or lost.losses:
                 return lost
-            file.seek(self.position)
 
     def _go(self, position: int, chunk: _Chunk, end: int, clicks: int) -> None:
         self.position = position
