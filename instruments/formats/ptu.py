@@ -30,12 +30,11 @@ Sources: PicoQuant's Time-Tagged-File-Format-Demos (PTU/Python, doc/apx_tttrreco
 
 from __future__ import annotations
 
-import math
 import os
 import struct
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from datetime import datetime, timedelta
 from fractions import Fraction
 from pathlib import Path
@@ -114,29 +113,39 @@ class PtuCodec:
     def describe(self, path: Path, size: int) -> TagFileInfo:
         """Check the header. ``resolution_ps`` is the tick in T2, the step of the delay in T3."""
         with path.open("rb") as file:
-            tags, offset = _read_header(file, path, size)
-        kind = _KINDS.get(_integer(tags, "TTResultFormat_TTTRRecType", path))
-        if kind is None:
-            raise TagFileError(
-                f"record type {tags['TTResultFormat_TTTRRecType']:#010x} is not a known one",
-                path=str(path),
+            tags, places, offset = _read_header(file, path, size)
+
+        def damaged(name: str, what: str) -> TagFileError:
+            # an entry that is missing is missing at the end
+            at = places.get(name, offset - 48)
+            return TagFileError(f"{what}: damaged header", path=str(path), offset=at)
+
+        for name in ("TTResultFormat_TTTRRecType", "TTResult_NumberOfRecords"):
+            if isinstance(tags.get(name), bool) or not isinstance(tags.get(name), int):
+                raise damaged(name, f"there is no usable {name}")
+        number = tags["TTResultFormat_TTTRRecType"]
+        if number not in _KINDS:
+            raise damaged(
+                "TTResultFormat_TTTRRecType", f"record type {number:#010x} is not a known one"
             )
-        if tags.get("Measurement_Mode") != kind.mode:
-            raise TagFileError(
-                f"records of mode T{kind.mode} in a measurement of mode"
-                f" {tags.get('Measurement_Mode')}: damaged header",
-                path=str(path),
+        mode = _KINDS[number].mode
+        if tags.get("Measurement_Mode") != mode:
+            raise damaged(
+                "Measurement_Mode",
+                f"records of mode T{mode} in a measurement of mode {tags.get('Measurement_Mode')}",
             )
         bits = tags.get("TTResultFormat_BitsPerRecord")
         if bits not in (None, 0, 32):
-            raise TagFileError(f"{bits} bits per record, not 32: damaged header", path=str(path))
-        _integer(tags, "TTResult_NumberOfRecords", path)
-        step_ps = _picoseconds(
-            tags, "MeasDesc_GlobalResolution", path, 1e9 if kind.mode == 2 else 1e13
-        )
-        if kind.mode == 3:
-            step_ps = _picoseconds(tags, "MeasDesc_Resolution", path, 1e9)
-        return TagFileInfo("ptu", str(path), (size - offset) // 4, 4, offset, float(step_ps), tags)
+            raise damaged("TTResultFormat_BitsPerRecord", f"{bits} bits per record, not 32")
+        steps = {"MeasDesc_GlobalResolution": 1e-3 if mode == 2 else 10.0}
+        if mode == 3:
+            steps["MeasDesc_Resolution"] = 1e-3
+        for name, most in steps.items():
+            seconds = tags.get(name)
+            if not (isinstance(seconds, float) and 1e-15 <= seconds <= most):  # NaN neither
+                raise damaged(name, f"{name} of {seconds} s cannot be a time step")
+        step_ps = float(_picoseconds(tags[[*steps][-1]]))
+        return TagFileInfo("ptu", str(path), (size - offset) // 4, 4, offset, step_ps, tags)
 
     def read_batches(self, info: TagFileInfo, chunk_records: int) -> Iterator[TagBatch]:
         """Decode the records."""
@@ -192,13 +201,12 @@ class _Stream:
     def __init__(self, info: TagFileInfo) -> None:
         self._info = info
         tags = info.header
-        path = Path(info.path)
         kind = self._kind = _KINDS[tags["TTResultFormat_TTTRRecType"]]
         self._meaning = kind.meaning()
-        self._step = _fixed_point(_picoseconds(tags, "MeasDesc_GlobalResolution", path, 1e13))
+        self._step = _fixed_point(_picoseconds(tags["MeasDesc_GlobalResolution"]))
         self._delay = (0, 0)
         if kind.mode == 3:
-            self._delay = _fixed_point(_picoseconds(tags, "MeasDesc_Resolution", path, 1e9))
+            self._delay = _fixed_point(_picoseconds(tags["MeasDesc_Resolution"]))
         self._limit = min(_LATEST_PS // max(self._step[0], 1), _LATEST_PS)
         self._state = np.zeros(4, np.int64)
         self._times, self._channels = np.empty(0, np.int64), np.empty(0, np.int16)
@@ -288,13 +296,13 @@ class _Stream:
 _START, _CLOCK = "Bellbench_StartUnixNs", "Bellbench_ClockId"
 _COMMENT_BYTES = 256
 _WRITE_RECORDS = 1 << 20
-_CHANNELS = range(-1, 63)
+_CHANNELS = range(-1, 64)
 
 
 class PtuWriter:
     """Writes a PTU file of type T2, generic records, as of a MultiHarp.
 
-    Holds channels -1 (sync) and 0..62 and times from 0 on, for 46 days. ptufile, phconvert,
+    Holds channels -1 (sync) and 0..63 and times from 0 on, for 46 days. ptufile, phconvert,
     tttrlib and snAPI read the same clicks from it; their numbers of a channel differ (ptufile
     gives -1 and 0 the same number). The file lasts to the end of the last batch, by overflow
     records. Losses find no place in the format: their number and length stand in
@@ -430,7 +438,7 @@ class PtuWriter:
             "MeasDesc_StopAt": 0,
             "MeasDesc_StopOnOvfl": False,
             "MeasDesc_Restart": False,
-            "HW_Type": "MultiHarp 150",
+            "HW_Type": "Bellbench",
             "HW_PartNo": "",
             "HW_Version": "1.0",
             "HW_SerialNo": "0",
@@ -472,14 +480,17 @@ def _entry(name: str, value: bool | int | float | str | _Date | None) -> bytes:
     return head + struct.pack("<Iq", _BOOL if isinstance(value, bool) else _INT, value)
 
 
-def _read_header(file: BinaryIO, path: Path, size: int) -> tuple[dict[str, Any], int]:
-    """Return the header's entries and the offset of the first record.
+def _read_header(
+    file: BinaryIO, path: Path, size: int
+) -> tuple[dict[str, Any], dict[str, int], int]:
+    """Return the header's entries, the offsets of their values, and that of the first record.
 
     An entry with an index becomes a list; a binary blob its length in bytes.
     """
     if file.read(8) != _MAGIC:
         raise TagFileError("does not begin with PQTTTR: not a PTU file", path=str(path), offset=0)
     tags: dict[str, Any] = {}
+    places: dict[str, int] = {}
     offset = 16
     while True:
         file.seek(offset)
@@ -494,7 +505,7 @@ def _read_header(file: BinaryIO, path: Path, size: int) -> tuple[dict[str, Any],
         name = raw.partition(b"\0")[0].decode("ascii", "replace")
         offset += 48
         if name == "Header_End":
-            return tags, offset
+            return tags, places, offset
         if kind in _SIZED:
             (length,) = struct.unpack("<q", entry[40:])
             if not 0 <= length <= size - offset:
@@ -519,6 +530,7 @@ def _read_header(file: BinaryIO, path: Path, size: int) -> tuple[dict[str, Any],
                 offset=offset - 48,
             )
         value = _value(kind, entry[40:], length, b"" if kind == _BLOB else file.read(length))
+        places[name] = offset - 8
         offset += length
         if index < 0:
             tags[name] = value
@@ -552,22 +564,8 @@ def _value(kind: int, field: bytes, length: int, data: bytes) -> Any:
     return bool(number) if kind == _BOOL else number
 
 
-def _integer(tags: Mapping[str, Any], name: str, path: Path) -> int:
-    value = tags.get(name)
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TagFileError(f"the header has no usable {name}: damaged header", path=str(path))
-    return value
-
-
-def _picoseconds(tags: Mapping[str, Any], name: str, path: Path, most: float) -> Fraction:
+def _picoseconds(seconds: float) -> Fraction:
     """Return a time of the header in ps, freed from the rounding of its unit."""
-    value = tags.get(name)
-    seconds = value if isinstance(value, float) else math.nan
-    if not 1e-15 <= seconds <= most * 1e-12:
-        raise TagFileError(
-            f"{name} of {seconds:g} s cannot be a time step; the header is damaged",
-            path=str(path),
-        )
     return _nice(Fraction(seconds) * 10**12)
 
 

@@ -53,7 +53,7 @@ STEPS = st.lists(
             st.integers(OVERFLOW_PS - 2, 3 * OVERFLOW_PS),
             st.integers(126 * OVERFLOW_PS, 400 * OVERFLOW_PS),
         ),
-        st.integers(-1, 62),
+        st.integers(-1, 63),
     ),
     max_size=40,
 )
@@ -169,8 +169,8 @@ def test_impossible_resolutions(resolution: float) -> None:
 @pytest.mark.parametrize(
     ("times", "channels", "begin", "message"),
     [
-        ([10, 20], [0, 63], 0, r"channel 63 at 20 ps: .* -1\.\.62"),
-        ([10, 20], [-2, 0], 0, r"channel -2 at 10 ps: .* -1\.\.62"),
+        ([10, 20], [0, 64], 0, r"channel 64 at 20 ps: .* -1\.\.63"),
+        ([10, 20], [-2, 0], 0, r"channel -2 at 10 ps: .* -1\.\.63"),
         ([-5, 20], [0, 0], -10, "click at -5 ps: .* from 0"),
         ([10, 5 * 10**18], [0, 0], 0, "click at 5000000000000000000 ps"),
         ([10, 30, 20], [0, 0, 0], 0, "in order of time"),
@@ -203,7 +203,7 @@ def busy(write: Write) -> tuple[Path, TagBatch]:
     rng = np.random.default_rng(5)
     gaps = rng.integers(0, 10**6, 4000)
     gaps[[7, 100, 300, 301]] = OVERFLOW_PS, 127 * OVERFLOW_PS, 128 * OVERFLOW_PS, 10**12
-    channels = rng.choice([-1, 0, 1, 5, 62], gaps.size)
+    channels = rng.choice([-1, 0, 1, 5, 62, 63], gaps.size)
     times = np.cumsum(gaps)
     batch = batch_of(times, channels, int(times[-1]) + 10**9)
     return write(*batch.split(10**11), start=START_NS), batch
