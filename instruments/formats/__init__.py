@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from ..errors import TagFileError
 from ..tags import TagBatch
@@ -26,8 +27,10 @@ from ._common import (
     Writer,
     batches,
 )
+from .bbt import BBT
 from .id900 import ID900, ID900_REF, ID900_TXT
 from .ptu import PTU
+from .qcrypto import QCRYPTO_T1, QCRYPTO_T2, QcryptoCodec, epochs_of
 from .qutag import QUTAG, QUTAG_RAW, QUTAU
 from .s15 import A0, A1, A1X, A2, RAW
 from .swabian import SWABIAN
@@ -47,6 +50,7 @@ __all__ = [
 ]
 
 _CODECS: dict[str, PieceCodec | BatchCodec] = {
+    "bbt": BBT,
     "ptu": PTU,
     "a0": A0,
     "a1": A1,
@@ -61,13 +65,18 @@ _CODECS: dict[str, PieceCodec | BatchCodec] = {
     "id900": ID900,
     "id900ref": ID900_REF,
     "id900txt": ID900_TXT,
+    "qcrypto_t1": QCRYPTO_T1,
+    "qcrypto_t2": QCRYPTO_T2,
 }
+#: Formats that begin with a mark; it counts for more than records that seem to make sense.
+_MARKED = ("bbt", "ptu", "photon_hdf5", "qcrypto_t1", "qcrypto_t2")
 #: Formats whose files can be read while they are written.
 _LIVE = frozenset({"bbt"})
 
 #: Names of the formats and what they are.
 FORMATS: dict[str, str] = {
-    "ptu": "PicoQuant PTU, T2 mode",
+    "bbt": "Bellbench tags, our own compact stream",
+    "ptu": "PicoQuant PTU, T2 and T3 mode",
     "a0": "S-Fifteen a1 as text, lines of 8 hexadecimal digits",
     "a1": "S-Fifteen TDC2 / timestamp7 a1, low word first",
     "a1x": "S-Fifteen a1, high word first (legacy -X)",
@@ -81,6 +90,8 @@ FORMATS: dict[str, str] = {
     "id900": "ID Quantique ID900 words, one channel",
     "id900ref": "ID Quantique ID900 words with reference index, one channel",
     "id900txt": "ID Quantique ID900 text with reference index, one channel",
+    "qcrypto_t1": "qcrypto T1 packets (chopper2), a file or a folder of epochs",
+    "qcrypto_t2": "qcrypto T2 packets (chopper), a file or a folder of epochs",
 }
 
 _SUFFIXES = {"h5": "photon_hdf5", "hdf5": "photon_hdf5"}
@@ -142,7 +153,7 @@ def open_tags(
     """Open a recorded tag file. Reads the header at most; the clicks come on iteration.
 
     Args:
-        path: The file.
+        path: The file; of qcrypto a folder of epochs, too.
         format: One of `FORMATS`; None finds it by content (PicoQuant's magic; for formats
             without a header whether the first records make sense).
         chunk_records: Records read at a time; bounds the memory.
@@ -164,13 +175,18 @@ def open_tags(
         raise ValueError(f"a time step of {resolution_ps:g} ps cannot be")
     path = Path(path)
     try:
-        if path.is_dir():
-            raise TagFileError("is a folder; name a tag file in it", path=str(path))
-        size = path.stat().st_size
+        first = epochs_of(path)[0] if path.is_dir() else path
+        size = first.stat().st_size
         if not size:
-            raise TagFileError("is empty: the recording wrote nothing", path=str(path))
-        name = format or _recognise(path, size)
-        info = _CODECS[name].describe(path, size)
+            raise TagFileError("is empty: the recording wrote nothing", path=str(first))
+        name = format or _recognise(first, size)
+        codec = _CODECS[name]
+        if not path.is_dir():
+            info = codec.describe(path, size)
+        elif isinstance(codec, QcryptoCodec):
+            info = codec.describe_folder(path)
+        else:
+            raise TagFileError(f"is a folder, but {name} comes in files", path=str(path))
         options = {"channel": channel, "period_ps": period_ps, "resolution_ps": resolution_ps}
         return TagFile(_with_options(info, options), chunk_records)
     except OSError as error:
@@ -185,12 +201,20 @@ class TagWriter:
     in place, readable from the beginning and kept after an error.
     """
 
-    def __init__(self, path: Path, format: str, file: BinaryIO, writer: Writer) -> None:  # noqa: A002
+    def __init__(
+        self,
+        path: Path,
+        format: str,  # noqa: A002 - as in create_tags
+        part: Path,
+        file: BinaryIO | None,
+        writer: Writer,
+    ) -> None:
         self.path = path
         self.format = format
-        self._file = file
+        self._part = part
+        self._file = file  # None: a folder
         self._writer = writer
-        self._part = Path(file.name)
+        self._closed = False
 
     def write(self, batch: TagBatch) -> None:
         """Append a batch that follows on the one before. Times are rounded to the format's step.
@@ -202,16 +226,25 @@ class TagWriter:
 
     def close(self) -> None:
         """Complete the file and give it its name. Again: nothing."""
-        if self._file.closed:
+        if self._closed:
             return
         try:
             self._writer.finish()
         except BaseException:
             self._discard()
             raise
-        self._file.close()
+        self._closed = True
+        if self._file is not None:
+            self._file.close()
         if self._part != self.path:
-            os.replace(self._part, self.path)
+            try:
+                os.replace(self._part, self.path)
+            except OSError as error:
+                raise TagFileError(
+                    f"cannot take the place of what is there: {error.strerror}; the new"
+                    f" recording is {self._part}",
+                    path=str(self.path),
+                ) from error
 
     def __enter__(self) -> TagWriter:
         return self
@@ -228,6 +261,10 @@ class TagWriter:
             self._discard()
 
     def _discard(self) -> None:
+        self._closed = True
+        if self._file is None:
+            shutil.rmtree(self._part, ignore_errors=True)
+            return
         self._file.close()
         if self._part != self.path:
             self._part.unlink(missing_ok=True)
@@ -244,7 +281,7 @@ def create_tags(
     """Begin a tag file; an old file of that name is replaced when the new one is complete.
 
     Args:
-        path: The file.
+        path: The file; of qcrypto a folder.
         format: One of `FORMATS`; None: by the suffix of ``path``.
         resolution_ps: Time step, for formats that let one choose; None: the format's own.
         start_unix_ns: Host time of the recording's start, ns since the Unix epoch; 0: unknown.
@@ -257,20 +294,28 @@ def create_tags(
     path = Path(path)
     name = format or format_of_suffix(path)
     codec = _writable(name)
-    target = path if name in _LIVE else path.with_name(path.name + ".part")
+    part = path if name in _LIVE else path.with_name(path.name + ".part")
+    about: dict[str, Any] = {
+        "resolution_ps": resolution_ps,
+        "start_unix_ns": start_unix_ns,
+        "clock_id": clock_id,
+    }
+    file: BinaryIO | None = None
     try:
-        file = target.open("w+b")
+        if isinstance(codec, QcryptoCodec):
+            writer: Writer = codec.folder_writer(part, **about)
+            part.mkdir()
+        else:
+            file = part.open("w+b")
+            writer = codec.writer(file, **about)
     except OSError as error:
         raise TagFileError(f"cannot be written: {error.strerror}", path=str(path)) from error
-    try:
-        writer = codec.writer(
-            file, resolution_ps=resolution_ps, start_unix_ns=start_unix_ns, clock_id=clock_id
-        )
     except BaseException:
-        file.close()
-        target.unlink()
+        if file is not None:
+            file.close()
+            part.unlink()
         raise
-    return TagWriter(path, name, file, writer)
+    return TagWriter(path, name, part, file, writer)
 
 
 def format_of_suffix(path: Path) -> str:
@@ -325,6 +370,7 @@ def _recognise(path: Path, size: int) -> str:
     with path.open("rb") as file:
         head = file.read(1 << 16)
     fitting = [name for name, codec in _CODECS.items() if codec.plausible(head, size)]
+    fitting = [name for name in fitting if name in _MARKED] or fitting
     if len(fitting) == 1:
         return fitting[0]
     if path.suffix.lower() == ".ptu":

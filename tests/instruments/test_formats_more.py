@@ -384,7 +384,9 @@ def test_a_refused_batch_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_create_tags_errors(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="does not say a format by its suffix; name one of ptu"):
+    with pytest.raises(
+        ValueError, match="does not say a format by its suffix; name one of bbt, ptu"
+    ):
         create_tags(tmp_path / "x.dat")
     with pytest.raises(ValueError, match="time step of 1 ps, not 4"):
         create_tags(tmp_path / "x", "swabian", resolution_ps=4)

@@ -192,7 +192,9 @@ def test_channels_that_a_format_cannot_hold() -> None:
     ],
 )
 def test_not_a_tag_file(write: Write, content: bytes) -> None:
-    with pytest.raises(TagFileError, match=r"not a tag file I know.*say --format with one of ptu"):
+    with pytest.raises(
+        TagFileError, match=r"not a tag file I know.*say --format with one of bbt, ptu"
+    ):
         open_tags(write(content))
 
 
@@ -204,11 +206,11 @@ def test_named_ptu_without_the_magic(write: Write) -> None:
 def test_empty_folder_missing_and_unknown(tmp_path: Path, write: Write) -> None:
     with pytest.raises(TagFileError, match="is empty"):
         open_tags(write(b""))
-    with pytest.raises(TagFileError, match="is a folder"):
+    with pytest.raises(TagFileError, match="is a folder without epoch files"):
         open_tags(tmp_path)
     with pytest.raises(TagFileError, match="cannot be read: No such file"):
         open_tags(tmp_path / "none.ptu")
-    with pytest.raises(TagFileError, match="unknown format 'ttbin'; known are ptu, a0"):
+    with pytest.raises(TagFileError, match="unknown format 'ttbin'; known are bbt, ptu, a0"):
         open_tags(tmp_path, "ttbin")
 
 
