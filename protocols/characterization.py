@@ -12,14 +12,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ..instruments import TagBatch, concatenate
-from .estimates import Estimate
+from .estimates import Estimate, counted
 from .qkd.finite_key import choose_sample
 from .qkd.link_model import asymptotic_key_rate
 from .qkd.parameters import Detectors
 from .qkd.randomness import Randomness
 from .qkd.sifting import Clicks
 from .swapping import Tally
-from .timing import Coincidences, CountRates
+from .timing import Coincidences, CountRates, car, car_at_least, klyshko
 
 __all__ = ["PairLink", "Squasher", "characterize", "finite_key_bits"]
 
@@ -154,21 +154,12 @@ def characterize(
     if counts.counts.shape != (4, 4) or not len(counts.shifted):
         raise ValueError("needs four detectors per party, H, V, D, A, and wrong delays")
     live = counts.live_s
-    total, wrong = int(counts.counts.sum()), int(counts.shifted.sum())
     shifts = len(counts.shifted)
-    accidental = wrong / shifts
-    true = Estimate(total - accidental, _poisson(total, wrong / shifts**2), total)
+    source = klyshko(counts, singles, darks=darks)
     seen = [
-        _rate(sum(party.counts.get(c, 0) for c in channels), party.live_s)
+        counted(sum(party.counts.get(c, 0) for c in channels), party.live_s)
         for party, channels in zip(singles, (counts.channels_a, counts.channels_b), strict=True)
     ]
-    light = list(seen)
-    if darks is not None:
-        for i, channels in enumerate((counts.channels_a, counts.channels_b)):
-            dark = _rate(sum(darks[i].counts.get(c, 0) for c in channels), darks[i].live_s)
-            light[i] = Estimate(
-                seen[i].value - dark.value, math.hypot(seen[i].sigma, dark.sigma), seen[i].n
-            )
     tallies = {
         basis: Tally(int(np.trace(block)), int(block.sum()))
         for basis, block in zip(_BASES, (counts.counts[:2, :2], counts.counts[2:, 2:]), strict=True)
@@ -177,33 +168,20 @@ def characterize(
     visibility = {basis: tally.estimate for basis, tally in tallies.items()}
     qber = {basis: Estimate((1 - v.value) / 2, v.sigma / 2, v.n) for basis, v in visibility.items()}
     sifted = tallies["all"].total
-    true_hz = true * (1 / live if live else math.nan)
     return PairLink(
         singles_hz=(seen[0], seen[1]),
-        coincidences_hz=_rate(total, live),
-        accidentals_hz=_rate(wrong, live * shifts),
-        true_hz=true_hz,
-        car=_car(total, wrong, shifts),
-        car_at_least=0.0 if wrong else _car_at_least(total, shifts),
-        heralding=(true_hz / light[1], true_hz / light[0]),
-        pair_rate_hz=light[0] * light[1] / true_hz,
+        coincidences_hz=counted(int(counts.counts.sum()), live),
+        accidentals_hz=counted(int(counts.shifted.sum()), live * shifts),
+        true_hz=source.true_hz,
+        car=car(counts),
+        car_at_least=car_at_least(counts),
+        heralding=source.efficiency,
+        pair_rate_hz=source.pairs_hz,
         qber=qber,
         visibility=visibility,
-        sifted_hz=_rate(sifted, live),
-        key_rate_bps=_key_rate(_rate(sifted, live), qber["all"], f_ec),
+        sifted_hz=counted(sifted, live),
+        key_rate_bps=_key_rate(counted(sifted, live), qber["all"], f_ec),
     )
-
-
-def _car_at_least(total: int, shifts: int) -> float:
-    """What the CAR exceeds at 95 % where no accidental was seen in ``shifts`` windows.
-
-    Of two Poisson counts the first is binomial in their sum, so all of n lie in one of them with
-    probability p^n: Clopper and Pearson's bound is p = 0.05^(1/n) (Biometrika 26, 404 (1934)).
-    """
-    if not total:
-        return 0.0
-    p: float = 0.05 ** (1 / total)
-    return max(0.0, shifts * p / (1 - p) - 1)
 
 
 def finite_key_bits(link: PairLink, *, f_ec: float = 1.1, epsilon: float = 1e-10) -> Estimate:
@@ -224,24 +202,6 @@ def finite_key_bits(link: PairLink, *, f_ec: float = 1.1, epsilon: float = 1e-10
         return float(choose_sample(sifted, qber, f_ec, epsilon).length)
 
     return _over(link.qber["all"], bits, n=sifted)
-
-
-def _rate(count: int, seconds: float) -> Estimate:
-    if not seconds:
-        return Estimate(math.nan, math.nan)
-    return Estimate(count / seconds, _poisson(count) / seconds, count)
-
-
-def _poisson(*variances: float) -> float:
-    """Root of a sum of counts; at least 1, as of one count that might have come."""
-    return math.sqrt(max(sum(variances), 1.0))
-
-
-def _car(total: int, wrong: int, shifts: int) -> Estimate:
-    if not wrong:
-        return Estimate(math.nan, math.nan, 0)
-    ratio = total * shifts / wrong
-    return Estimate(ratio - 1, max(ratio, 1.0) * math.sqrt(1 / max(total, 1) + 1 / wrong), wrong)
 
 
 def _key_rate(sifted_hz: Estimate, qber: Estimate, f_ec: float) -> Estimate:

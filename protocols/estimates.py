@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-__all__ = ["Estimate"]
+__all__ = ["Estimate", "counted", "counted_sigma", "fraction"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,3 +44,23 @@ class Estimate:
         value = self.value / other.value
         sigma = math.hypot(self.sigma, value * other.sigma) / other.value
         return Estimate(value, sigma, min(self.n, other.n))
+
+
+def counted(count: int, per: float) -> Estimate:
+    """A count over a time, or over what else it is measured in; nan where that is 0."""
+    if not per:
+        return Estimate(math.nan, math.nan)
+    return Estimate(count / per, counted_sigma(count) / per, count)
+
+
+def counted_sigma(*variances: float) -> float:
+    """Root of a sum of counts; at least 1, as of one count that might have come."""
+    return math.sqrt(max(sum(variances), 1.0))
+
+
+def fraction(count: int, trials: int) -> Estimate:
+    """Binomial share; its error never vanishes (Agresti and Coull, Am. Stat. 52, 119, 1998)."""
+    if not trials:
+        return Estimate(math.nan, math.nan)
+    near = (count + 1) / (trials + 2)
+    return Estimate(count / trials, math.sqrt(near * (1 - near) / trials))

@@ -22,6 +22,7 @@ import numpy.typing as npt
 from ..instruments import Loss, MemoryInfo, ProtocolError, TagBatch, TimesPs
 from . import timing
 from .estimates import Estimate
+from .timing import GateCounts
 from .timing._streams import DelayLine
 
 __all__ = [
@@ -65,45 +66,6 @@ class HeraldLayout:
     delays_ps: Mapping[int, int]
     sigma_ps: float
     fwhm_ps: float
-
-
-@dataclass(frozen=True, slots=True)
-class GateCounts:
-    """Clicks in gates at given delays after heralds.
-
-    Attributes:
-        trials: Gates that were open.
-        c, d: Gates in which the detector clicked.
-        both: Gates in which both did.
-    """
-
-    trials: int
-    c: int
-    d: int
-    both: int
-
-    @property
-    def clicked(self) -> int:
-        """Gates in which either detector clicked."""
-        return self.c + self.d - self.both
-
-    @property
-    def probability(self) -> Estimate:
-        """Of a click in a gate; nan without gates."""
-        return _fraction(self.clicked, self.trials)
-
-    @property
-    def g2(self) -> Estimate:
-        """Heralded autocorrelation P(cd|h) / (P(c|h) P(d|h)) at zero delay; 0 for one photon.
-
-        Grangier, Roger and Aspect, EPL 1, 173 (1986). nan where a detector never clicked; the
-        error of no coincidence at all is that of one.
-        """
-        if not (self.c and self.d):
-            return Estimate(math.nan, math.nan)
-        one = self.trials / (self.c * self.d)
-        relative = 1 / max(self.both, 1) + 1 / self.c + 1 / self.d
-        return Estimate(self.both * one, max(self.both, 1) * one * math.sqrt(relative))
 
 
 @dataclass(frozen=True)
@@ -556,14 +518,6 @@ def _net(counts: HeraldCounts, gate: str) -> Estimate:
     rest = 1 - a.value
     slope = (1 - p.value) / rest
     return Estimate((p.value - a.value) / rest, math.hypot(p.sigma, slope * a.sigma) / rest)
-
-
-def _fraction(count: int, trials: int) -> Estimate:
-    """Binomial share; its error never vanishes (Agresti and Coull, Am. Stat. 52, 119, 1998)."""
-    if not trials:
-        return Estimate(math.nan, math.nan)
-    near = (count + 1) / (trials + 2)
-    return Estimate(count / trials, math.sqrt(near * (1 - near) / trials))
 
 
 def _ps(seconds: float) -> int:

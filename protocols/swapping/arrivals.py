@@ -300,15 +300,9 @@ def klyshko(
     at_end = _in_phase(corrected(end, delays[1]), phase_ps, (phase_ps,), period_ps, window_ps)
     per_pulse = at_station * at_end / pairs / (found.live_s * pulses_hz)
     noise = float(found.accidentals.sum()) * (1 + 1 / len(_SHIFTS))
-
-    def ratio(of: float) -> Estimate:
-        eta = pairs / of
-        binomial = max(eta * (1 - eta), 0.0) / of
-        return Estimate(eta, math.sqrt(binomial + noise / of**2), round(of))
-
     return Klyshko(
-        ratio(at_station),
-        ratio(at_end),
+        timing.net_efficiency(pairs, at_station, noise),
+        timing.net_efficiency(pairs, at_end, noise),
         Estimate(per_pulse, per_pulse / math.sqrt(pairs), round(pairs)),
         _visibility(found.counts, found.accidentals, station_channels, end_channels),
     )

@@ -15,6 +15,16 @@ from .histograms import (
 from .multichannel import FoldCounter, FoldCounts
 from .offset import ChannelDelays, OffsetEstimate, find_channel_delays, find_offset
 from .rates import Counter, CountRates, CountsOverTime, dead_time_corrected
+from .statistics import (
+    GateCounts,
+    HeraldedG2,
+    PairSource,
+    car,
+    car_at_least,
+    g2_zero,
+    klyshko,
+    net_efficiency,
+)
 from .virtual import (
     Chain,
     CoincidenceChannel,
@@ -45,20 +55,28 @@ __all__ = [
     "EventTable",
     "FoldCounter",
     "FoldCounts",
+    "GateCounts",
     "GatedChannel",
+    "HeraldedG2",
     "Histogram",
     "Histogram2D",
     "HistogramCounts",
     "HistogramCounts2D",
     "Matcher",
     "OffsetEstimate",
+    "PairSource",
     "PhaseCounts",
     "PhaseHistogram",
     "StartStop",
     "VirtualChannel",
+    "car",
+    "car_at_least",
     "dead_time_corrected",
     "delay_histogram",
     "find_channel_delays",
     "find_offset",
+    "g2_zero",
+    "klyshko",
     "match",
+    "net_efficiency",
 ]
