@@ -24,6 +24,7 @@ _HALF_PLACES = PLACES // 2
 _LOW = (1 << _HALF_PLACES) - 1
 _PLACE_MASK = (1 << PLACES) - 1
 _HALF = 1 << (PLACES - 1)
+_ONE = np.uint64(1)
 _T2_BITS = 25
 _T2_MASK = (1 << _T2_BITS) - 1
 _SYNC, _OVERFLOW_CODE = 0x40, 0x7F
@@ -81,28 +82,30 @@ def decode_t2(
         filled: Clicks that are in the output already.
     """
     base, last = state[0], state[1]
-    mask = np.int64((1 << shift) - 1)
+    at = np.uint64(filled)  # unsigned: no test for an index from the end, 1.5 times as fast
+    bits = np.uint32(shift)
+    mask = np.uint32((1 << shift) - 1)
     state[3] = FINE
     for i in range(records.size):
-        record = np.int64(records[i])
-        channel = meaning[record >> shift]
+        record = records[i]
+        channel = meaning[np.uint64(record >> bits)]
         if channel >= -1:
-            tick = base + (record & mask)
+            tick = base + np.int64(record & mask)
             if tick < last:
                 state[2], state[3] = i, BACK
                 break
             last = tick
             if fraction == 0:
-                times[filled] = tick * whole
+                times[at] = tick * whole
             else:
                 more, rest = _product(tick, fraction)
-                times[filled] = tick * whole + more + ((rest + _HALF) >> PLACES)
-            channels[filled] = channel
-            filled += 1
+                times[at] = tick * whole + more + ((rest + _HALF) >> PLACES)
+            channels[at] = channel
+            at += _ONE
         elif channel == OVERFLOW:
-            if record & marker_mask:
+            if record & np.uint32(marker_mask):
                 continue
-            count = record & mask
+            count = np.int64(record & mask)
             base += unit if one_each or count == 0 else unit * count
             if base > limit:
                 state[2], state[3] = i, TOO_LATE
@@ -112,7 +115,7 @@ def decode_t2(
             state[2], state[3] = i, BAD_CODE
             break
     state[0], state[1] = base, last
-    return filled
+    return int(at)
 
 
 @_compiled
@@ -140,29 +143,32 @@ def decode_t3(
     a delay is a marker.
     """
     base, last = state[0], state[1]
-    mask = np.int64((1 << sync_bits) - 1)
-    delays = np.int64((1 << (shift - sync_bits)) - 1)
+    at = np.uint64(filled)
+    bits, low_bits = np.uint32(shift), np.uint32(sync_bits)
+    mask = np.uint32((1 << sync_bits) - 1)
+    delays = np.uint32((1 << (shift - sync_bits)) - 1)
+    turn = 1 << sync_bits
     state[3] = FINE
     for i in range(records.size):
-        record = np.int64(records[i])
-        channel = meaning[record >> shift]
-        delay = (record >> sync_bits) & delays
+        record = records[i]
+        channel = meaning[np.uint64(record >> bits)]
+        delay = np.int64((record >> low_bits) & delays)
         if channel >= -1:
-            sync = base + (record & mask)
+            sync = base + np.int64(record & mask)
             if sync < last:
                 state[2], state[3] = i, BACK
                 break
             last = sync
             more, rest = _product(sync, fraction)
             carry = (rest + delay * dtime_fraction + _HALF) >> PLACES
-            times[filled] = sync * whole + delay * dtime_whole + more + carry
-            channels[filled] = channel
-            filled += 1
+            times[at] = sync * whole + delay * dtime_whole + more + carry
+            channels[at] = channel
+            at += _ONE
         elif channel == OVERFLOW:
             if picoharp and delay:
                 continue
-            count = record & mask
-            base += (mask + 1) if one_each or count == 0 else (mask + 1) * count
+            count = np.int64(record & mask)
+            base += turn if one_each or count == 0 else turn * count
             if base > limit:
                 state[2], state[3] = i, TOO_LATE
                 break
@@ -171,7 +177,7 @@ def decode_t3(
             state[2], state[3] = i, BAD_CODE
             break
     state[0], state[1] = base, last
-    return filled
+    return int(at)
 
 
 @_compiled
