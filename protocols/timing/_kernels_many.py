@@ -14,7 +14,7 @@ Int16 = npt.NDArray[np.int16]
 Int64 = npt.NDArray[np.int64]
 Float64 = npt.NDArray[np.float64]
 
-_NEVER = -(1 << 63)
+_NEVER = -(1 << 62)
 _MOST = 1 << 32  # tuples of one fold that one click may complete
 
 
@@ -39,8 +39,8 @@ def arrange(
     that have to go far back are left where they are, for a real sort.
     """
     n = waiting.size
-    out[:n] = waiting
-    which[:n] = waiting_which
+    for k in range(n):
+        out[k], which[k] = waiting[k], waiting_which[k]
     moves = 8 * times.size
     for i in range(times.size):
         row = rows[np.uint16(channels[i])]
@@ -87,7 +87,9 @@ def count_folds(
     for k in range(held.size):
         kinds += inside[held_which[k]] == 0
         inside[held_which[k]] += 1
-    fewest = sizes.min() - 1 if sizes.size else inside.size
+    fewest = inside.size  # other channels that the smallest fold needs
+    for size in sizes:
+        fewest = min(fewest, size - 1)
     oldest = 0
     low = 0
     n = times.size
@@ -149,20 +151,18 @@ def start_stop(
 
     Starts are 0 in ``which``; with ``same``, every click starts after it has stopped.
     """
-    n = times.size
-    for i in range(n):
+    seen = 0  # clicks looked at for starts: of equal times, a start comes first
+    for i in range(times.size):
         t = times[i]
-        if which[i] != 0 or same:
-            k = i + 1
-            while not same and k < n and times[k] == t:  # a start at the same time comes first
-                if which[k] == 0:
-                    started, last = True, t
-                k += 1
-            if started:
-                step = (t - last) // width
-                if step < counts.size:
-                    counts[step] += 1
-        if which[i] == 0:
+        while not same and seen < times.size and times[seen] <= t:
+            if which[seen] == 0:
+                started, last = True, times[seen]
+            seen += 1
+        if (which[i] != 0 or same) and started:
+            step = (t - last) // width
+            if step < counts.size:
+                counts[step] += 1
+        if same:
             started, last = True, t
     return started, last
 
@@ -175,8 +175,10 @@ def stops_after(
     n = times.size
     span = width * counts.size
     queue = np.empty(starts.size + n, np.int64)
-    queue[: starts.size] = starts
-    head, tail = 0, starts.size
+    head = tail = 0
+    for start in starts:
+        queue[tail] = start
+        tail += 1
     pushed = 0  # clicks looked at for starts
     for i in range(n):
         t = times[i]
@@ -238,18 +240,16 @@ def fold_phase(
 
     Syncs are 0 in ``which``, the rows of ``counts`` are the others.
     """
-    n = times.size
     bins = counts.shape[1]
-    for i in range(n):
+    seen = 0  # clicks looked at for syncs: of equal times, a sync comes first
+    for i in range(times.size):
         t = times[i]
+        while seen < times.size and times[seen] <= t:
+            if which[seen] == 0:
+                synced, last = True, times[seen]
+            seen += 1
         if which[i] == 0:
-            synced, last = True, t
             continue
-        k = i + 1
-        while k < n and times[k] == t:  # a sync at the same time comes first
-            if which[k] == 0:
-                synced, last = True, t
-            k += 1
         since = float(t - last)
         if not synced or since >= longest:
             unsynced[which[i] - 1] += 1
@@ -265,29 +265,42 @@ def gather(times: Int64, heads: Int64, ends: Int64, horizons: Int64, half: int, 
     """Match one click of each stream, earliest first; return the number of events.
 
     Stream s is ``times[heads[s]:ends[s]]``; what it brings later is not before ``horizons[s]``.
-    ``heads`` move past what is decided; ``out`` gets the places of each event's clicks.
+    ``heads`` move past what is decided; ``out`` gets the places of each event's clicks, and needs
+    a row more than there can be.
     """
     streams = heads.size
-    found = 0
+    found = agreed = s = 0
+    if streams == 2:  # without a branch to guess, and then only what is left
+        i, j = heads[0], heads[1]
+        while i < ends[0] and j < ends[1]:
+            near_a = times[j] <= times[i] + half
+            near_b = times[j] >= times[i] - half
+            out[found, 0], out[found, 1] = i, j
+            found += near_a & near_b
+            i += near_b
+            j += near_a
+        heads[0], heads[1] = i, j
+    latest = _NEVER
     while True:
-        earliest, first = 0, -1
-        latest = _NEVER
-        unknown = False
-        for s in range(streams):
-            if heads[s] < ends[s]:
-                t = times[heads[s]]
-                if first < 0 or t < earliest:
-                    earliest, first = t, s
-            else:
-                t = horizons[s]
-                unknown = True
-            latest = max(latest, t)
-        if first >= 0 and latest - earliest > half:
-            heads[first] += 1
-        elif unknown:
-            return found
+        since = latest - half
+        h, end = heads[s], ends[s]
+        while h < end and times[h] < since:
+            h += 1
+        heads[s] = h
+        t = times[h] if h < end else horizons[s]
+        if t > latest:
+            latest, agreed = t, 1
         else:
-            for s in range(streams):
-                out[found, s] = heads[s]
-                heads[s] += 1
+            agreed += 1
+        if agreed == streams:  # no head is more than half a window before the latest
+            for k in range(streams):
+                if heads[k] == ends[k]:
+                    return found
+            for k in range(streams):
+                out[found, k] = heads[k]
+                heads[k] += 1
             found += 1
+            latest, agreed = _NEVER, 0
+        s += 1
+        if s == streams:
+            s = 0

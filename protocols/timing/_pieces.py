@@ -12,7 +12,17 @@ from ._streams import FOREVER
 
 Ready = tuple[TimesPs, npt.NDArray[np.int16], int]
 
+_WIDEST = 1 << 60  # so that no sum of times leaves 64 bits
 _CHUNK = 1 << 16  # clicks whose arrays stay in the processor's cache
+
+
+def half_of(window_ps: int) -> int:
+    """Half a window, in whole ps."""
+    if not 0 <= window_ps < _WIDEST:
+        raise ValueError(
+            f"a coincidence window is a full width from 0 to {_WIDEST - 1} ps, not {window_ps}"
+        )
+    return int(window_ps // 2)
 
 
 def between_losses(batch: TagBatch) -> Iterator[tuple[bool, TagBatch]]:
@@ -42,13 +52,16 @@ def _part(batch: TagBatch, begin: int, end: int) -> TagBatch:
 class CutLine:
     """Subtracts each channel's delay, puts the clicks in order again, and begins anew after a loss.
 
-    A :class:`DelayLine` of many channels whose clicks are few within the delays. Clicks recorded
-    on the two sides of a loss are never handed out together. Clicks on other channels and inside
+    Clicks recorded on the two sides of a loss are never handed out together, unless it goes
+    ``through`` losses: then they are in one order as if nothing had been lost. Clicks on other channels and inside
     losses are dropped. What may still be overtaken waits: memory is bounded by the clicks within
     the largest difference of delays.
     """
 
-    def __init__(self, channels: Sequence[int], delays_ps: Mapping[int, int]) -> None:
+    def __init__(
+        self, channels: Sequence[int], delays_ps: Mapping[int, int], *, through: bool = False
+    ) -> None:
+        self._through = through
         if not channels or len(set(channels)) != len(channels):
             raise ValueError(f"need distinct channels, got {list(channels)}")
         if any(not -(1 << 15) <= channel < 1 << 15 for channel in channels):
@@ -74,7 +87,7 @@ class CutLine:
             yield self._end(), True
             return
         for cut, piece in between_losses(batch):
-            if cut:
+            if cut and not self._through:
                 yield self._end(), True
             for i in range(0, max(len(piece), 1), _CHUNK):
                 j = i + _CHUNK

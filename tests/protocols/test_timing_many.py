@@ -337,8 +337,11 @@ def test_fourfolds_of_a_station_and_two_ends() -> None:
 
 
 def test_mistakes_are_told() -> None:
-    with pytest.raises(ValueError, match="full width"):
-        timing.FoldCounter([1, 2], -1)
+    for window in (-1, 1 << 61, math.nan):
+        with pytest.raises(ValueError, match="full width"):
+            timing.FoldCounter([1, 2], window)  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match="full width"):
+            timing.Matcher(2, window)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="distinct channels"):
         timing.FoldCounter([1, 1], 10)
     for fold in ([1], [1, 1], [1, 7]):
@@ -355,6 +358,8 @@ def test_mistakes_are_told() -> None:
         got.count(1, 1)
     with pytest.raises(ValueError, match="hold nothing"):
         timing.Histogram(1, 2, 0)
+    with pytest.raises(ValueError, match="longer than any"):
+        timing.StartStop(1, 2, 1 << 55, 100)
     with pytest.raises(ValueError, match="10 million"):
         timing.Histogram2D(1, 2, 3, 1, 1, 4000, 4000)
     with pytest.raises(ValueError, match="distinct channels"):
