@@ -1,5 +1,6 @@
 """Clicks in time: rates, coincidences, correlations, delays. Windows are full widths."""
 
+from .clocks import ClockRecovery, ClockState, find_clock
 from .coincidences import CoincidenceCounter, Coincidences, match
 from .correlation import Correlation, CorrelationHistogram, delay_histogram
 from .events import EventFinder, EventTable, Matcher
@@ -39,6 +40,8 @@ from .virtual import (
 __all__ = [
     "Chain",
     "ChannelDelays",
+    "ClockRecovery",
+    "ClockState",
     "CoincidenceChannel",
     "CoincidenceCounter",
     "Coincidences",
@@ -74,6 +77,7 @@ __all__ = [
     "dead_time_corrected",
     "delay_histogram",
     "find_channel_delays",
+    "find_clock",
     "find_offset",
     "g2_zero",
     "klyshko",
