@@ -53,9 +53,9 @@ class CutLine:
     """Subtracts each channel's delay, puts the clicks in order again, and begins anew after a loss.
 
     Clicks recorded on the two sides of a loss are never handed out together, unless it goes
-    ``through`` losses: then they are in one order as if nothing had been lost. Clicks on other channels and inside
-    losses are dropped. What may still be overtaken waits: memory is bounded by the clicks within
-    the largest difference of delays.
+    ``through`` losses: then all are in one order. Clicks on other channels and inside losses are
+    dropped. What may still be overtaken waits: memory is bounded by the clicks within the largest
+    difference of delays.
     """
 
     def __init__(

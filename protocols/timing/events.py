@@ -12,8 +12,8 @@ events. It is that of :func:`match` for two groups, and not that of the nearest 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import zip_longest
 from dataclasses import dataclass
+from itertools import zip_longest
 
 import numpy as np
 import numpy.typing as npt
