@@ -184,21 +184,37 @@ def write_fixed(channels: Int16, index: UInt16, width: int, out: Words) -> int:
 
 @_compiled
 def read_fixed(words: Words, at: int, width: int, known: Int16, channels: Int16) -> bool:
-    """Unpack what `write_fixed` wrote."""
-    k = _U(width)
-    mask = (_1 << k) - _1
-    bit = _U(at) << _6
-    good = True
+    """Unpack what `write_fixed` wrote; the words for all channels are there."""
+    if width == 0:
+        channels[:] = known[0]
+        return True
     table = np.zeros(1 << width, np.int16)
     table[: known.size] = known
-    most = _U(known.size)
-    for i in range(channels.size):
-        j = bit >> _6
-        shift = bit & _63
-        value = ((words[j] >> shift) | ((words[j + _1] << _1) << (_63 - shift))) & mask
-        bit += k
-        good &= bool(value < most)
-        channels[i] = table[value]
+    k, most = _U(width), _U(known.size)
+    mask = (_1 << k) - _1
+    good = True
+    bits, left = _0, 0  # what the word before left over
+    i = 0
+    while i < channels.size:
+        word = words[at]
+        at += 1
+        used = 0
+        if left:
+            value = (bits | word << _U(left)) & mask
+            good &= bool(value < most)
+            channels[i] = table[value]
+            i += 1
+            used = width - left
+        bits = word >> _U(used)
+        left = 64 - used
+        count = min(left // width, channels.size - i)
+        for j in range(i, i + count):
+            value = bits & mask
+            good &= bool(value < most)
+            channels[j] = table[value]
+            bits >>= k
+        i += count
+        left -= count * width
     return good
 
 

@@ -463,7 +463,7 @@ class BbtWriter:
         many, count = int(known.size), len(channels)
         width = (many - 1).bit_length()
         group = next((g for g in range(kernels.WIDEST, 0, -1) if many**g <= 256), 0)
-        if many > 1 and group and _worth_codes(channels, width, rest / count):
+        if many > 1 and group and _worth_codes(channels, self._index, width, rest / count):
             symbols = np.empty(-(-count // group), np.uint8)
             counts = np.empty(many**group, np.int64)
             kernels.groups_of(channels, self._index, many, group, symbols, counts)
@@ -479,10 +479,13 @@ class BbtWriter:
         return 0, np.zeros(0, np.uint8), out[:used]
 
 
-def _worth_codes(channels: Channels, width: int, rest: float) -> bool:
+def _worth_codes(
+    channels: Channels, index: npt.NDArray[np.uint16], width: int, rest: float
+) -> bool:
     """Judge by a sample whether codes may save enough."""
-    shares = np.unique(channels[:: max(1, len(channels) >> 10)], return_counts=True)[1]
-    shares = shares / shares.sum()
+    sample = index[channels[:: max(1, len(channels) >> 10)].view(np.uint16)]
+    counts = np.bincount(sample)
+    shares = counts[counts > 0] / len(sample)
     entropy = float(-(shares @ np.log2(shares)))
     return entropy + rest < _WORTH * (width + rest)
 
