@@ -42,7 +42,7 @@ def between_losses(batch: TagBatch) -> Iterator[tuple[bool, TagBatch]]:
 
 def _part(batch: TagBatch, begin: int, end: int) -> TagBatch:
     begin = min(begin, batch.end_ps)
-    end = max(begin, end)
+    end = max(begin, min(end, batch.end_ps))
     i, j = 0, len(batch)
     if begin != batch.begin_ps or end != batch.end_ps:
         i, j = map(int, batch.times_ps.searchsorted([begin, end]))

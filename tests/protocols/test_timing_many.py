@@ -386,6 +386,25 @@ def test_a_window_too_wide_for_its_folds_is_told() -> None:
         fed(counter, crowd, [])
 
 
+def test_losses_that_outlast_their_batch_hold_nothing_back() -> None:
+    lost = (Loss("gap", 50, 500), Loss("gap", 60, 700), Loss("gap", -9, 3))
+    first = TagBatch(np.array([2, 40]), np.array([1, 1], np.int16), 0, 100, losses=lost)
+    second = TagBatch(np.array([110, 111]), np.array([1, 2], np.int16), 100, 200)
+    counter = timing.FoldCounter([1, 2], 10)
+    counter.add(first)
+    counter.add(second)
+    got = counter.finish()
+    assert got.singles.tolist() == [2, 1]
+    assert got.count(1, 2) == 1
+    # The other tagger is ahead; its click waits for what comes up to 100.
+    events = timing.EventFinder([[1], [1]], 10)
+    ahead = TagBatch(np.array([112]), np.array([1], np.int16), 0, 200)
+    assert len(events.feed(first, ahead)) == 0
+    empty = TagBatch(ahead.times_ps[1:], ahead.channels[1:], 200, 200)
+    assert events.feed(second, empty).times_ps.tolist() == [[110, 112]]
+    assert len(events.finish()) == 0
+
+
 def test_far_delays_and_unnamed_channels_in_long_batches() -> None:
     # Long enough for several chunks, delays of thousands of clicks.
     rng = np.random.default_rng(7)
