@@ -5,7 +5,8 @@ import io
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+import tracemalloc
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from fractions import Fraction
 from pathlib import Path
@@ -66,7 +67,7 @@ STEPS = st.lists(
     chunk=st.integers(1, 50),
     room=st.integers(1, 20),
 )
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_what_we_write_we_read(
     write: Write,
     monkeypatch: pytest.MonkeyPatch,
@@ -143,6 +144,25 @@ def test_a_start_that_is_unknown_stays_so(write: Write) -> None:
     assert concatenate(file).start_unix_ns == 0
     created = file.info.header["File_CreatingTime"].replace(tzinfo=UTC)
     assert before < created < datetime.now(UTC) + timedelta(seconds=1)
+
+
+def test_memory_does_not_grow_with_the_file(write: Write) -> None:
+    concatenate(open_tags(write(batch_of([1], [0], 2))))  # compiled
+
+    def parts() -> Iterator[TagBatch]:
+        times = np.arange(0, 50 * 10_000, 50)
+        for begin in range(0, 30 * 500_000, 500_000):
+            yield batch_of(begin + times, times % 5, begin + 500_000, begin)
+
+    tracemalloc.start()
+    path = write(*parts())
+    tracemalloc.reset_peak()
+    before = tracemalloc.get_traced_memory()[0]
+    assert sum(len(batch) for batch in open_tags(path, "ptu", chunk_records=10_000)) == 300_000
+    peak = tracemalloc.get_traced_memory()[1] - before
+    tracemalloc.stop()
+    assert path.stat().st_size > 1_200_000
+    assert peak < 10_000 * 40
 
 
 def test_an_empty_recording(write: Write) -> None:
