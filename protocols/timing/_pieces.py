@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...instruments import TagBatch, TimesPs
+from ._losses import loss_intervals
 from ._streams import FOREVER
 
 Ready = tuple[TimesPs, npt.NDArray[np.int16], int]
@@ -31,21 +32,21 @@ def between_losses(batch: TagBatch) -> Iterator[tuple[bool, TagBatch]]:
     A loss without length cuts too. Where the batch ends in a loss, an empty piece comes last, so
     that the loss is known before the next batch.
     """
+    if not batch.losses:
+        yield False, batch
+        return
     cut, reach = False, batch.begin_ps
-    for loss in sorted(batch.losses, key=lambda loss: (loss.begin_ps, loss.end_ps)):
-        if loss.begin_ps >= batch.end_ps or max(loss.begin_ps, loss.end_ps - 1) < batch.begin_ps:
+    begins, ends = loss_intervals(batch)
+    for begin, end in zip(begins.tolist(), ends.tolist(), strict=True):
+        if begin >= batch.end_ps or max(begin, end - 1) < batch.begin_ps:
             continue
-        yield cut, _part(batch, reach, max(reach, loss.begin_ps))
-        cut, reach = True, max(reach, loss.end_ps)
+        yield cut, _part(batch, reach, max(reach, begin))
+        cut, reach = True, max(reach, min(end, batch.end_ps))
     yield cut, _part(batch, reach, batch.end_ps)
 
 
 def _part(batch: TagBatch, begin: int, end: int) -> TagBatch:
-    begin = min(begin, batch.end_ps)
-    end = max(begin, min(end, batch.end_ps))
-    i, j = 0, len(batch)
-    if begin != batch.begin_ps or end != batch.end_ps:
-        i, j = map(int, batch.times_ps.searchsorted([begin, end]))
+    i, j = map(int, batch.times_ps.searchsorted([begin, end]))
     return TagBatch(batch.times_ps[i:j], batch.channels[i:j], begin, end)
 
 

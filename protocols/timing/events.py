@@ -126,8 +126,9 @@ class EventTable:
 class EventFinder:
     """Makes a table of events from the streams of one tagger or several, piece by piece.
 
-    The rule is said at the top of this module. Clicks inside losses do not count and are not
-    numbered. The tables, joined, do not depend on how the streams were cut.
+    The rule is said at the top of this module. The tables, joined, do not depend on how the
+    streams were cut. Clicks inside losses do not count and are not numbered; an event with a loss
+    between its clicks counts, all of them having been seen.
 
     With the groups ``[cH, dH]``, ``[cV, dV]`` of a Bell-state station and the four detectors of
     each end, the events are heralded four-folds: the first two columns of ``channels`` tell the

@@ -67,7 +67,6 @@ def folds_by_force(
 ) -> int:
     return sum(
         2 * (max(t for t, _ in some) - min(t for t, _ in some)) <= window
-        and len({piece for _, piece in some}) == 1
         for some in itertools.product(*(of[c] for c in channels))
     )
 
@@ -97,15 +96,15 @@ def test_folds_are_all_tuples_within_half_a_window_in_any_split(
     assert not np.diagonal(got.pairs).any()
 
 
-@given(pairs=streams, late=delays, window=st.integers(0, 60))
+@given(pairs=streams, lost=losses, late=delays, window=st.integers(0, 60))
 @some
 def test_a_two_fold_is_a_pair_of_the_coincidence_counter(
-    pairs: Clicks, late: dict[int, int], window: int
+    pairs: Clicks, lost: Intervals, late: dict[int, int], window: int
 ) -> None:
     counter = timing.CoincidenceCounter([1, 2], [3, 4], window, delays_a=late, delays_b=late)
     folds = timing.FoldCounter((1, 2, 3, 4), window, delays_ps=late)
-    expected = fed(counter, batch(pairs), [])
-    assert fed(folds, batch(pairs), []).pairs[:2, 2:].tolist() == expected.counts.tolist()
+    expected = fed(counter, batch(pairs, lost), [])
+    assert fed(folds, batch(pairs, lost), []).pairs[:2, 2:].tolist() == expected.counts.tolist()
 
 
 def test_folds_example() -> None:
