@@ -84,7 +84,8 @@ def snapi(path: Path, work: str, **options: float) -> tuple[float, Any] | None:
         path: PTU file.
         work: ``unfold`` (answer: clicks), ``g2`` (answer: pairs in the bins) or ``coincidences``
             (answer: their number).
-        options: ``window_ps``, ``bin_ps``, ``delay_ps`` (of input 2 after input 1).
+        options: ``window_ps`` (full width), ``bin_ps``, ``delay_ps`` (of channel 2 after 1),
+            ``records`` (of the file, and of what is made of them).
     """
     if not installed("snAPI"):
         return None
@@ -111,9 +112,9 @@ def _snapi_child(path: str, work: str, options: dict[str, float]) -> None:
     engine = snAPI()
     engine.getFileDevice(path)
     engine.initDevice(MeasMode.T2)
-    first, second = 1, 2
+    first, second = 2, 3  # it counts from the sync input, 0
     if options.get("delay_ps"):  # delays cannot be negative: input 1 waits
-        first = engine.manipulators.delay(1, options["delay_ps"], False)
+        first = engine.manipulators.delay(first, options["delay_ps"])
     answer: float
     if work == "g2":
         engine.correlation.setG2Parameters(
@@ -127,9 +128,8 @@ def _snapi_child(path: str, work: str, options: dict[str, float]) -> None:
     else:
         wanted = None
         if work == "coincidences":
-            wanted = engine.manipulators.coincidence(
-                [first, second], options["window_ps"], keepChannels=False
-            )
+            half = options["window_ps"] / 2  # its window is what a click may lie away
+            wanted = engine.manipulators.coincidence([first, second], half)
         size = int(options["records"])
         start = time.perf_counter()
         engine.unfold.measure(1000, size, True)
