@@ -31,7 +31,7 @@ import numpy.typing as npt
 
 from ..errors import TagFileError
 from ..tags import Channels, Loss, TagBatch, TimesPs
-from ._common import TagFileInfo, to_ps
+from ._common import TagFileInfo
 
 __all__ = ["BBT", "BbtCodec", "BbtReader", "BbtWriter"]
 
@@ -105,6 +105,7 @@ def _parse(data: bytes, at: int) -> _Chunk | str:
         return f"this is version {version} of the format, and I read {_VERSION}; update bellbench"
     chunk = _Chunk(at, kind, *rest)
     step_fits = 0 < chunk.denominator <= chunk.numerator < _MOST_STEP
+    step_fits = step_fits and math.gcd(chunk.numerator, chunk.denominator) == 1
     if (
         zero
         or kind not in (_START, _CLICKS, _END)
@@ -248,7 +249,7 @@ class BbtWriter:
             ValueError: for a batch that does not follow, is out of order, is of another
                 recording, or does not fit 64 bits; nothing of it is written.
         """
-        from ._kernels_bbt import decreases
+        from ._kernels_bbt import decreases, scaled
 
         if self._done:
             raise ValueError("the recording is finished; begin another, or resume it")
@@ -264,7 +265,7 @@ class BbtWriter:
         times, channels = batch.times_ps, batch.channels
         late = self._late
         if self._step != (1, 1):
-            times = np.concatenate([late[0], to_ps(times, *self._step[::-1])])
+            times = np.concatenate([late[0], scaled(times, *self._step[::-1])])
             channels = np.concatenate([late[1], channels])
             ready = int(np.searchsorted(times, end))
             late = times[ready:], channels[ready:]
@@ -328,8 +329,8 @@ class BbtWriter:
 
     def _tick(self, time_ps: int) -> int:
         tick = _scaled(time_ps, self._step[1], self._step[0])
-        if tick not in _INT64 or time_ps not in _INT64:
-            raise ValueError(f"{time_ps} ps does not fit 64 bits")
+        if time_ps not in _INT64 or (self._step != (1, 1) and abs(time_ps) >= 1 << 62):
+            raise ValueError(f"{time_ps} ps does not fit 64 bits (63 where the step is not 1 ps)")
         return tick
 
     def _in_ticks(self, loss: Loss) -> Loss:
@@ -645,9 +646,12 @@ class BbtReader:
         if clicks is None:
             return None
         times, channels, losses = clicks
-        step = (chunk.numerator, chunk.denominator)
-        if step != (1, 1):
-            times = to_ps(times, *step)
+        if chunk.denominator == 1:
+            times *= chunk.numerator
+        else:
+            from ._kernels_bbt import scaled
+
+            times = scaled(times, chunk.numerator, chunk.denominator)
         return TagBatch(
             times,
             channels,

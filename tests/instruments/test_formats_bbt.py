@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from bellbench.instruments import Loss, TagBatch, concatenate
-from bellbench.instruments.formats import bbt
+from bellbench.instruments.formats import bbt, create_tags, encode_tags, open_tags
 from bellbench.instruments.formats.bbt import BbtReader, BbtWriter
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -187,6 +187,30 @@ def test_start_clock_and_metadata(path: Path) -> None:
     assert (batch.start_unix_ns, batch.clock_id) == (1_700_000_000_123, "A")
 
 
+def test_as_one_of_the_formats(path: Path) -> None:
+    times = np.arange(10, 10**6, 7)
+    batch = TagBatch(times, (times % 4).astype(np.int16), 0, 10**6, 5, "A")
+    for resolution in (None, 1.0):
+        with create_tags(path, resolution_ps=resolution, start_unix_ns=5, clock_id="A") as writer:
+            writer.write(batch)
+            assert path.exists()
+        tags = open_tags(path)
+        assert tags.info.format == "bbt"
+        assert tags.info.records == times.size
+        same(concatenate(tags), batch)
+    path.write_bytes(encode_tags(batch, "bbt"))
+    same(concatenate(open_tags(path, "bbt", chunk_records=10)), batch)
+
+
+def test_an_abandoned_recording_stays(path: Path) -> None:
+    batch = batch_of([1, 2], [1, 2], 0, 5)
+    writer = create_tags(path)
+    writer.write(batch)
+    with pytest.raises(ValueError, match="in order"), writer:
+        writer.write(batch)
+    same(concatenate(open_tags(path)), batch)
+
+
 # Coarser steps.
 
 
@@ -226,6 +250,21 @@ def test_off_the_step_they_are_rounded_half_up(path: Path, steps: list[int], cut
     assert found.times_ps.tolist() == ((times + 4) // 8 * 8).tolist()
     assert found.channels.tolist() == list(range(times.size))
     assert {(x.begin_ps, x.end_ps) for x in found.losses} <= {(0, 8), (8, 16)}
+
+
+@given(
+    seed=st.integers(0, 2**32),
+    scale=st.tuples(st.integers(1, 2**31 - 1), st.integers(1, 2**31 - 1)),
+    span=st.integers(1, 62),
+)
+@PROPERTY
+def test_scaling_is_exact(seed: int, scale: tuple[int, int], span: int) -> None:
+    from bellbench.instruments.formats._kernels_bbt import scaled
+
+    top = min(2**span, 2**62 // max(1, scale[0] // scale[1]) // 2 + 1)
+    times = np.sort(np.random.default_rng(seed).integers(-top, top, 50))
+    found = scaled(times, *scale).tolist()
+    assert found == [(t * scale[0] + scale[1] // 2) // scale[1] for t in times.tolist()]
 
 
 # What cannot be written.

@@ -359,6 +359,7 @@ def forge(data: bytes, at: int, **changed: int) -> bytes:
         {"denominator": 0},
         {"denominator": 2},
         {"numerator": 2},
+        {"numerator": 6, "denominator": 2},
         {"kind": 70},
         {"version": 2},
         {"zero": 1},
@@ -400,7 +401,7 @@ def test_payloads_that_lie(
         broken[starts[1] + HEAD.size + int(place**3 * (size - 1))] = value
     path.write_bytes(forge(bytes(broken), starts[1], clicks=clicks if clicks < 300 else 300))
     found, error = keep(path)
-    assert error is None or error.offset == starts[1]
+    assert error is None or error.offset in starts[1:]
     for batch in (*found, *BbtReader(path, damage="mark")):
         batch.checked()
 
