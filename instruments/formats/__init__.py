@@ -29,6 +29,7 @@ from ._common import (
 )
 from .bbt import BBT
 from .id900 import ID900, ID900_REF, ID900_TXT
+from .photon_hdf5 import PHOTON_HDF5
 from .ptu import PTU
 from .qcrypto import QCRYPTO_T1, QCRYPTO_T2, QcryptoCodec, epochs_of
 from .qutag import QUTAG, QUTAG_RAW, QUTAU
@@ -67,6 +68,7 @@ _CODECS: dict[str, PieceCodec | BatchCodec] = {
     "id900txt": ID900_TXT,
     "qcrypto_t1": QCRYPTO_T1,
     "qcrypto_t2": QCRYPTO_T2,
+    "photon_hdf5": PHOTON_HDF5,
 }
 #: Formats that begin with a mark; it counts for more than records that seem to make sense.
 _MARKED = ("bbt", "ptu", "photon_hdf5", "qcrypto_t1", "qcrypto_t2")
@@ -92,6 +94,7 @@ FORMATS: dict[str, str] = {
     "id900txt": "ID Quantique ID900 text with reference index, one channel",
     "qcrypto_t1": "qcrypto T1 packets (chopper2), a file or a folder of epochs",
     "qcrypto_t2": "qcrypto T2 packets (chopper), a file or a folder of epochs",
+    "photon_hdf5": "Photon-HDF5 (needs h5py: bellbench[hdf5])",
 }
 
 _SUFFIXES = {"h5": "photon_hdf5", "hdf5": "photon_hdf5"}
