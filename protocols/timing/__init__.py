@@ -2,7 +2,13 @@
 
 from .clocks import ClockRecovery, ClockState, find_clock
 from .coincidences import CoincidenceCounter, Coincidences, match
-from .correlation import Correlation, CorrelationHistogram, delay_histogram
+from .correlation import (
+    Correlation,
+    CorrelationHistogram,
+    HistogramLogBins,
+    LogCorrelation,
+    delay_histogram,
+)
 from .events import EventFinder, EventTable, Matcher
 from .histograms import (
     Histogram,
@@ -65,6 +71,8 @@ __all__ = [
     "Histogram2D",
     "HistogramCounts",
     "HistogramCounts2D",
+    "HistogramLogBins",
+    "LogCorrelation",
     "Matcher",
     "OffsetEstimate",
     "PairSource",

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...instruments import TagBatch, TimesPs
-from ._streams import DelayLine, Pairing
+from ._streams import FOREVER, Pairs
 
 __all__ = ["CoincidenceCounter", "Coincidences", "match"]
 
@@ -58,10 +58,16 @@ class CoincidenceCounter:
     """Counts coincidences between two sets of channels, of one stream or of two.
 
     All pairs count: a click may enter several. The result does not depend on how the streams
-    were cut into batches. Clicks inside losses do not count.
+    were cut into batches. Clicks inside losses do not count; a pair with a loss between its
+    clicks does, both of them having been seen.
 
-    Cost: some 5 ns per tag and 5 ns per tag and shift, 0.1 us per tag more where delays differ;
-    memory for the clicks within the delays, the shifts and the lead of one stream over the other.
+    Cost: some 4 ns per tag for two channels and a narrow window, nearly as much with twenty shifts
+    as with none; of m + n channels each is walked through once per channel of the other set,
+    at 3 ns. Where pairs are many, 3 ns per tag and shift, however wide the window. The first use
+    on a machine compiles for some seconds.
+
+    Memory: four times the clicks within window and shifts and within the lead of one stream over
+    the other, at 8 bytes, and 2 MB per channel, at most.
 
     Args:
         channels_a: Rows of the result.
@@ -82,15 +88,18 @@ class CoincidenceCounter:
         delays_b: Mapping[int, int] | None = None,
         shifts_ps: Sequence[int] = (),
     ) -> None:
-        if window_ps < 0:
-            raise ValueError("the coincidence window is a full width and cannot be negative")
+        self._width = _width(window_ps)
         self._window = window_ps
         self._channels = tuple(channels_a), tuple(channels_b)
-        self._lines = DelayLine(channels_a, delays_a or {}), DelayLine(channels_b, delays_b or {})
-        self._shifts = [0, *shifts_ps]
-        half = window_ps // 2
-        self._pairing = Pairing(min(self._shifts) - half, max(self._shifts) + half)
-        self._counts = np.zeros((len(self._shifts), len(channels_a), len(channels_b)), np.int64)
+        shifts, half = [0, *map(int, shifts_ps)], window_ps // 2
+        self._pairs = Pairs(
+            self._channels,
+            (delays_a or {}, delays_b or {}),
+            (min(shifts) - half, max(shifts) + half),
+            self._count,
+        )
+        self._lows = np.array(shifts, np.int64) - half
+        self._counts = np.zeros((len(channels_a), len(channels_b), len(shifts)), np.int64)
         self._live = [0.0, 0.0]
 
     def add(self, a: TagBatch, b: TagBatch | None = None) -> None:
@@ -103,30 +112,31 @@ class CoincidenceCounter:
             both = set(self._channels[0]) & set(self._channels[1])
             if both:
                 raise ValueError(f"channels {sorted(both)} would coincide with themselves")
-            b = a
+        self._pairs.add(a, b)
         self._live[0] += a.live_s
-        self._live[1] += b.live_s
-        self._feed(a, b)
+        self._live[1] += (a if b is None else b).live_s
 
     def finish(self) -> Coincidences:
         """End the streams and return the result."""
-        self._feed(None, None)
+        self._pairs.finish()
+        counts = np.moveaxis(self._counts, 2, 0)
         return Coincidences(
-            *self._channels,
-            self._window,
-            self._counts[0].copy(),
-            self._counts[1:].copy(),
-            min(self._live),
+            *self._channels, self._window, counts[0].copy(), counts[1:].copy(), min(self._live)
         )
 
-    def _feed(self, a: TagBatch | None, b: TagBatch | None) -> None:
+    def _count(self, i: int, j: int, a: TimesPs, b: TimesPs, offset: int) -> None:
         from . import _kernels
 
-        line_a, line_b = self._lines
-        clicks = line_a.feed(a), line_b.feed(b)
-        ready = self._pairing.feed(*clicks, line_a.watermark, line_b.watermark)
-        for shift, counts in zip(self._shifts, self._counts, strict=True):
-            _kernels.count_pairs(*ready, shift, self._window // 2, counts)
+        _kernels.count_windows(a, b, self._lows + offset, self._width, self._counts[i, j])
+
+
+def _width(window_ps: int) -> int:
+    """Whole ps in a window with both ends closed."""
+    if window_ps < 0:
+        raise ValueError("the coincidence window is a full width and cannot be negative")
+    if window_ps >= FOREVER:
+        raise ValueError("a coincidence window goes up to 2**62 ps (53 days)")
+    return window_ps // 2 * 2 + 1
 
 
 def match(times_a: TimesPs, times_b: TimesPs, window_ps: int) -> tuple[Indices, Indices]:
@@ -147,13 +157,12 @@ def match(times_a: TimesPs, times_b: TimesPs, window_ps: int) -> tuple[Indices, 
         Indices into a and into b of the pairs, both strictly increasing.
 
     Raises:
-        ValueError: for a negative window.
+        ValueError: for a window that is negative or exceeds 2**62 ps.
     """
     from . import _kernels
 
-    if window_ps < 0:
-        raise ValueError("the coincidence window is a full width and cannot be negative")
+    half = _width(window_ps) // 2
     out_a = np.empty(min(times_a.size, times_b.size), np.int64)
     out_b = np.empty_like(out_a)
-    found = _kernels.match(times_a, times_b, window_ps // 2, out_a, out_b)
+    found = _kernels.match(times_a, times_b, half, out_a, out_b)
     return out_a[:found], out_b[:found]

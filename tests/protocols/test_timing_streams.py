@@ -2,12 +2,14 @@
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pytest
 from bellbench.instruments import Loss, TagBatch
 from bellbench.protocols import timing
+from bellbench.protocols.timing import _kernels
+from bellbench.protocols.timing._streams import DelayLine
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -240,10 +242,245 @@ def test_mistakes() -> None:
         timing.CorrelationHistogram(1, 2, 10**9, 1)
 
 
-def test_memory_does_not_grow_with_the_stream() -> None:
+def pieces(seconds: int, rates: dict[int, float], silent: int | None = None) -> Iterator[TagBatch]:
+    """A stream in batches of 50 ms, uniformly random; ``silent`` never clicks."""
+    rng = np.random.default_rng(8)
+    step = 5 * 10**10
+    for begin in range(0, seconds * 10**12, step):
+        parts = [
+            (rng.integers(begin, begin + step, int(rate * step * 1e-12)), channel)
+            for channel, rate in rates.items()
+            if channel != silent
+        ]
+        times = np.concatenate([times for times, _ in parts])
+        channels = np.concatenate([np.full(t.size, c, np.int16) for t, c in parts])
+        order = np.argsort(times)
+        yield TagBatch(times[order], channels[order], begin, begin + step)
+
+
+@pytest.mark.parametrize("silent", [None, 1, 2])
+def test_memory_does_not_grow_with_the_stream(silent: int | None) -> None:
     counter = timing.CoincidenceCounter([1], [2], 1000, delays_b={2: 50_000})
-    for k in range(50):
-        times = np.arange(k * 10**9, (k + 1) * 10**9, 10**6)
-        channels = (1 + np.arange(times.size) % 2).astype(np.int16)
-        counter.add(TagBatch(times, channels, k * 10**9, (k + 1) * 10**9))
-        assert counter._pairing._a.size + counter._pairing._b.size < 10
+    histogram = timing.CorrelationHistogram(1, 2, 10**9, 10**6)
+    logarithmic = timing.HistogramLogBins(1, 2, 100, 10**10, 30)
+    held = []
+    for part in pieces(2, {1: 4e5, 2: 4e5}, silent):
+        for operation in (counter, histogram, logarithmic):
+            operation.add(part)
+        held.append(sum(each._pairs.held for each in (counter, histogram, logarithmic)))
+    assert max(held[2:]) == held[2]
+
+
+def test_memory_holds_the_lead_of_one_tagger_and_gives_it_back() -> None:
+    counter = timing.CoincidenceCounter([1], [2], 1000)
+    alone = list(pieces(2, {1: 1e6}))
+    late = list(pieces(2, {2: 1e5}))
+    counter.add(alone[0], late[0])
+    at_rest = counter._pairs.held
+    for part in alone[1:]:
+        counter.add(part, late[0].split(late[0].end_ps)[1])
+    assert counter._pairs.held < 4 * 2 * 10**6 + at_rest
+    for part in late[1:]:
+        counter.add(alone[-1].split(alone[-1].end_ps)[1], part)
+    counter.add(*(part.split(part.end_ps)[1] for part in (alone[-1], late[-1])))
+    assert counter._pairs.held <= 4 * at_rest
+
+
+def stretched(a: Clicks, factor: int, origin: int) -> TagBatch:
+    times = np.array([origin + factor * t for t, _ in a], np.int64)
+    channels = np.array([c for _, c in a], np.int16)
+    return TagBatch(times, channels, origin, origin + factor * 301)
+
+
+@given(
+    a=clicks,
+    b=clicks,
+    factor=st.sampled_from([1, 10**3, 10**15]),
+    at=st.sampled_from(["first", "zero", "last"]),
+    bins=st.integers(1, 400),
+)
+@settings(max_examples=40, deadline=None)
+def test_times_of_any_size(a: Clicks, b: Clicks, factor: int, at: str, bins: int) -> None:
+    last = 1 << 62
+    origin = {"first": -last, "zero": 0, "last": last + 1 - 301 * factor}[at]
+    batches = stretched(a, factor, origin), stretched(b, factor, origin)
+    half = 20 * factor
+    counter = timing.CoincidenceCounter([1], [2], 2 * half, shifts_ps=[100 * factor])
+    counter.add(*batches)
+    width = max(1, factor * 300 // bins)
+    histogram = timing.CorrelationHistogram(1, 2, bins * width, width)
+    histogram.add(*batches)
+    steps = [
+        int(tb) - int(ta)
+        for ta in batches[0].times_ps[batches[0].channels == 1]
+        for tb in batches[1].times_ps[batches[1].channels == 2]
+    ]
+    got = counter.finish()
+    assert got.counts[0, 0] == sum(abs(step) <= half for step in steps)
+    assert got.shifted[0, 0, 0] == sum(abs(step - 100 * factor) <= half for step in steps)
+    expected = [0] * bins
+    for step in steps:
+        if 0 <= (place := (step + bins * width // 2) // width) < bins:
+            expected[place] += 1
+    assert histogram.finish().counts.tolist() == expected
+
+
+def test_times_beyond_the_limits_are_refused() -> None:
+    none = np.zeros(0, np.int64), np.zeros(0, np.int16)
+    counter = timing.CoincidenceCounter([1], [2], 10)
+    with pytest.raises(ValueError, match=r"2\*\*62 ps \(53 days\)"):
+        counter.add(TagBatch(*none, 0, (1 << 62) + 2))
+    with pytest.raises(ValueError, match=r"2\*\*62 ps \(53 days\)"):
+        counter.add(TagBatch(*none, -(1 << 62) - 1, 0))
+    counter.add(TagBatch(*none, 0, 100))
+    with pytest.raises(ValueError, match="begins at 99 ps, before 100 ps"):
+        counter.add(TagBatch(*none, 99, 200))
+    with pytest.raises(ValueError, match="began with one stream"):
+        counter.add(TagBatch(*none, 100, 200), TagBatch(*none, 100, 200))
+    with pytest.raises(ValueError, match=r"beyond 2\*\*61 ps"):
+        timing.CoincidenceCounter([1], [2], 10, shifts_ps=[1 << 61])
+    with pytest.raises(ValueError, match=r"beyond 2\*\*61 ps"):
+        timing.CorrelationHistogram(1, 2, 100, 10, delay_ps=-(1 << 100))
+    with pytest.raises(ValueError, match=r"up to 2\*\*62 ps"):
+        timing.match(*none, 1 << 62)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("span", [10**5, 10**7, 10**9, 4 * 10**9])
+def test_few_pairs_and_many(span: int) -> None:
+    """From pairs counted one by one to pairs counted by the ranks of the edges."""
+    stream = poisson(5, {1: 1e6, 2: 6e5}, 0.004)
+    a, b = (stream.times_ps[stream.channels == channel] for channel in (1, 2))
+    edges = np.arange(-span // 2, span // 2 + 1, span // 50)
+    counter = timing.CoincidenceCounter([1], [2], span, shifts_ps=[span // 3])
+    histogram = timing.CorrelationHistogram(1, 2, span, span // 50)
+    for part in split(stream, [10**9, 3 * 10**9]):
+        counter.add(part)
+        histogram.add(part)
+    ranks = np.array([np.searchsorted(b, a + edge).sum() for edge in edges])
+    assert histogram.finish().counts.tolist() == np.diff(ranks).tolist()
+    got = counter.finish()
+    for shift, count in ((0, got.counts), (span // 3, got.shifted[0])):
+        until = np.searchsorted(b, a + shift + span // 2, "right").sum()
+        assert count[0, 0] == until - np.searchsorted(b, a + shift - span // 2).sum()
+
+
+@given(width=st.integers(1, 10**8), bins=st.integers(1, 10**7), data=st.data())
+@settings(max_examples=40, deadline=None)
+def test_bins_are_exact_at_their_edges(width: int, bins: int, data: st.DataObject) -> None:
+    """The product with 1/width must not carry a difference over an edge."""
+    place = data.draw(st.integers(0, bins - 1))
+    steps = {place * width, place * width + width - 1, place * width + width // 2}
+    counts = np.zeros(bins, np.int64)
+    _kernels.histogram(np.zeros(1, np.int64), np.array(sorted(steps)), 0, width, counts)
+    assert counts[place] == len(steps) == counts.sum()
+
+
+def test_unordered_times_do_no_harm() -> None:
+    """Order is not checked for speed's sake: nonsense comes out, but nothing breaks."""
+    rng = np.random.default_rng(1)
+    for size in (10, 1000, 20_000):
+        times = rng.integers(0, 10**6, size)
+        times[0], times[-1] = 0, 10**6 - 1
+        mixed = TagBatch(times, rng.integers(1, 3, size).astype(np.int16), 0, 10**6)
+        counter = timing.CoincidenceCounter([1], [2], 100, shifts_ps=[1000])
+        histogram = timing.CorrelationHistogram(1, 2, 1000, 10)
+        counter.add(mixed)
+        histogram.add(mixed)
+        assert histogram.finish().counts.size == 100
+        assert counter.finish().counts.shape == (1, 1)
+
+
+@given(
+    a=clicks,
+    b=clicks,
+    cut_a=cuts,
+    cut_b=cuts,
+    late=delay,
+    first=st.integers(1, 50),
+    wide=st.integers(1, 300),
+    bins=st.integers(1, 40),
+    own=st.booleans(),
+)
+@settings(max_examples=60, deadline=None)
+def test_logarithmic_bins(
+    a: Clicks,
+    b: Clicks,
+    cut_a: list[int],
+    cut_b: list[int],
+    late: int,
+    first: int,
+    wide: int,
+    bins: int,
+    own: bool,
+) -> None:
+    second = 1 if own else 2
+    histogram = timing.HistogramLogBins(1, second, first, first + wide, bins, delay_ps=late)
+    if own:
+        b = a
+        for part in split(batch(a), cut_a):
+            histogram.add(part)
+    else:
+        for part_a, part_b in in_pieces(batch(a), batch(b), cut_a, cut_b):
+            histogram.add(part_a, part_b)
+    got = histogram.finish()
+    edges = got.edges_ps.tolist()
+    assert (edges[0], edges[-1]) == (first, first + wide)
+    assert edges == sorted(set(edges))
+    assert len(edges) <= bins + 1
+    expected = [0] * (len(edges) - 1)
+    for (i, (ta, ca)), (j, (tb, cb)) in itertools.product(enumerate(a), enumerate(b)):
+        step = tb - late - ta
+        if (ca, cb) == (1, second) and not (own and i == j) and first <= step < first + wide:
+            expected[int(np.searchsorted(edges, step, "right")) - 1] += 1
+    assert got.counts.tolist() == expected
+
+
+def test_logarithmic_bins_grow_by_one_factor_and_are_whole() -> None:
+    got = timing.HistogramLogBins(1, 2, 1, 10**12, 120).finish()
+    assert got.edges_ps[[0, -1]].tolist() == [1, 10**12]
+    growth = got.edges_ps[-60:] / got.edges_ps[-61:-1]
+    assert growth == pytest.approx(np.full(60, 10**0.1), rel=1e-5)
+    assert got.delays_ps[-1] == pytest.approx(10**11.95, rel=1e-5)
+    assert np.isnan(got.g2).all()
+    assert np.isnan(got.g2_sigma).all()
+    with pytest.raises(ValueError, match="no logarithmic bins from 0 to 5 ps"):
+        timing.HistogramLogBins(1, 2, 0, 5, 3)
+    with pytest.raises(ValueError, match="1 to 100000 bins"):
+        timing.HistogramLogBins(1, 2, 1, 5, 0)
+
+
+def test_independent_clicks_have_g2_of_one_through_losses_and_to_the_end() -> None:
+    stream = poisson(11, {1: 2e5, 2: 1e5}, 1.0)
+    # A third of the time lost, and delays up to 0.8 of the recording.
+    gaps = tuple(Loss("gap", k * 10**11, k * 10**11 + 3 * 10**10) for k in range(1, 10))
+    alive = np.ones(len(stream), np.bool_)
+    for gap in gaps:
+        alive &= ~((stream.times_ps >= gap.begin_ps) & (stream.times_ps < gap.end_ps))
+    lossy = TagBatch(stream.times_ps, stream.channels, 0, 10**12, losses=gaps)
+    for channels in ((1, 2), (2, 1), (1, 1)):
+        histogram = timing.HistogramLogBins(*channels, 10**6, 8 * 10**11, 25)
+        for part in split(lossy, [10**11, 15 * 10**10, 85 * 10**10]):
+            histogram.add(part)
+        got = histogram.finish()
+        assert got.live_s == pytest.approx(0.73)
+        times = stream.times_ps[alive]
+        a, b = (times[stream.channels[alive] == c] for c in channels)
+        ranks = [int(np.searchsorted(b, a + edge).sum()) for edge in got.edges_ps]
+        assert got.counts.tolist() == np.diff(ranks).tolist()
+        # Pairs share clicks: at many pairs per click the scatter is that of the clicks.
+        sigma = np.hypot(got.g2_sigma, 2 / math.sqrt(min(a.size, b.size)))
+        assert np.abs(got.g2 - 1).max() < 4 * sigma.max()
+        assert (np.abs(got.g2 - 1) / sigma).max() < 4.5
+
+
+def test_delay_lines_put_clicks_in_order_however_far_they_overtake() -> None:
+    stream = poisson(2, {1: 3e5, 2: 3e5, 3: 1e5}, 0.01)
+    for spread in (0, 10**5, 10**7, 10**9):
+        delays = {1: spread, 2: 0, 3: -spread // 3}
+        line = DelayLine([1, 2, 3], delays)
+        parts = [line.feed(part) for part in (*split(stream, [3 * 10**9, 10**9]), None)]
+        times, which = (np.concatenate(column) for column in zip(*parts, strict=True))
+        shifted = stream.times_ps - np.array([0, spread, 0, -spread // 3])[stream.channels]
+        order = np.argsort(shifted, kind="stable")
+        assert times.tolist() == shifted[order].tolist()
+        assert which.tolist() == (stream.channels[order] - 1).tolist()
