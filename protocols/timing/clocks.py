@@ -35,6 +35,8 @@ _MIN_BIN_PS = 200_000  # coarse bins gather channels of different delays
 _PAIRS = 4e5  # differences that a place may need
 _MAX_LENGTH = 1 << 17  # bins of a segment
 _FINEST_PS = 40.0
+_WIDEST_PS = 50_000.0  # jitter of a peak; anything wider is the source's own flicker
+_SHORTEST_SPAN_PS = 1e9
 _NARROW_PS = 5e6  # first search after a loss, at least, on either side
 
 
@@ -194,7 +196,7 @@ def _acquire(
     search: int,
     frequency: float,
     rungs: int = len(_RUNGS),
-    work: float = 3e8,
+    work: float = 1.2e8,
 ) -> tuple[_Line | None, str]:
     """Find the line, or say why not."""
     if a.size < 10 or b.size < 10:
@@ -226,7 +228,7 @@ def _acquire(
             if found is None:
                 continue
             full = _grow(a, b, found, (begin, end))
-            if full is not None:
+            if full is not None and abs(full.slope) < 1.05 * frequency + 5 * full.sigma_slope:
                 return full, ""
         if width == _MIN_BIN_PS or product * width * span < 10:
             break  # nothing to gain from finer bins, or too few clicks for them
@@ -369,6 +371,8 @@ def _zoom_in(a: TimesPs, b: TimesPs, line: _Line, width: float, span: float) -> 
         choices = []
         for pieces in (1, 2, 4):
             part = span / pieces
+            if pieces > 1 and part < _SHORTEST_SPAN_PS:
+                break
             count = math.ceil(6 / pieces)
             slopes: Float = np.arange(-count, count + 1, dtype=np.float64) * (new / part)
             for piece in range(pieces):
@@ -403,7 +407,7 @@ def _zoom_in(a: TimesPs, b: TimesPs, line: _Line, width: float, span: float) -> 
         previous, width, span = significance, new, part
         if width <= _FINEST_PS:
             break
-    return _fit(a, b, line, span, width)
+    return None if width > 4 * _WIDEST_PS else _fit(a, b, line, span, width)
 
 
 def _peak(counts: npt.NDArray[np.int64], ground: float) -> tuple[float, int, float]:
@@ -441,7 +445,7 @@ def _fit(a: TimesPs, b: TimesPs, line: _Line, span: float, width: float) -> _Lin
     info = np.maximum(weight - weight * (1 - weight) * (steps / sigma) ** 2, -1.0) / sigma**2
     about = float(info.sum())
     turning = float(info @ (times - middle) ** 2)
-    if about <= 0 or turning <= 0 or _lumped(times, weight, span):
+    if about <= 0 or turning <= 0 or sigma > _WIDEST_PS or _lumped(times, weight, span):
         return None
     line = line.moved(line.at + round(middle))
     return replace(
@@ -637,9 +641,9 @@ class _Tracker:
         return _Line(at, self.base + whole, x - whole, y * 1e-12), math.sqrt(var)
 
     def coast(self, until: int) -> bool:
-        """Add a knot by prediction alone, if it is good to the jitter."""
-        expected = self.expected(until)
-        if until - self.at > self.hold or expected[1] > self.jitter:
+        """Add a knot by prediction alone, where too few coincidences were to come to see any."""
+        few = (until - self.at) * 1e-12 * self.rate < 15
+        if not few or self.expected(until)[1] > self.jitter:
             return False
         self.bank.go((until - self.at) * 1e-12)
         self.at = until
@@ -732,12 +736,15 @@ class _Tracker:
         return True
 
 
-def _backwards(a: TimesPs, b: TimesPs, line: _Line, limit: int) -> list[_Knot]:
+def _backwards(a: TimesPs, b: TimesPs, line: _Line, limit: int, coast: bool) -> list[_Knot]:
     """Knots before ``line.at``, in order, as far back towards ``limit`` as the peak is seen."""
     tracker = _Tracker(line.mirrored())
     mirror_a, mirror_b = -a[::-1], -b[::-1]
-    while tracker.at < -limit and tracker.step(mirror_a, mirror_b, -limit) is not None:
-        pass
+    while tracker.at < -limit:
+        if tracker.step(mirror_a, mirror_b, -limit) is None:
+            if not (coast and tracker.coast(-limit)) and len(tracker.knots) > 1:
+                tracker.knots.pop()  # it may hold a step
+            break
     knots = []
     for knot in reversed(tracker.knots[1:]):
         fraction = -knot.fraction
@@ -1144,7 +1151,7 @@ class ClockRecovery:
         times_a, times_b = self._a.photons.times, self._b.photons.times
         a = times_a[: int(np.searchsorted(times_a, end))]
         b = times_b[: int(np.searchsorted(times_b, end + line.base + line.offset + reach))]
-        before = _backwards(a, b, line, min(limit, line.at))
+        before = _backwards(a, b, line, min(limit, line.at), not self._branches)
         self._waiting = [*before, tracker.knots.pop()]
         self._locked_from = self._cursor
         self._last, self._tick = None, 0
