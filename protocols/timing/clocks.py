@@ -522,14 +522,13 @@ def _grow(a: TimesPs, b: TimesPs, line: _Line, limits: tuple[int, int]) -> _Line
 # -- tracking
 
 _Q1 = np.array([0.1, 10.0, 1e3, 1e5])  # ps^2/s: white frequency noise, walk of the fibre
-_Q2 = np.array([1e-4, 1e-2, 1.0, 1e2, 1e4, 1e6, 1e8])  # (ps/s)^2/s: random walk of the frequency
+_Q2 = np.array([1e-4, 1e-2, 1.0, 1e2, 1e4, 1e6, 1e8, 1e10])  # (ps/s)^2/s: random walk of the frequency
 _FORGET = 0.97
 _ENOUGH = 30.0  # 2 ln(likelihood ratio) at which an interval shows the peak: 5 sigma
 _PER_INTERVAL = 50  # coincidences
 _SHORTEST_PS = 20_000_000_000
 _LONGEST_PS = 8_000_000_000_000
 _HOLD_PS = 3_000_000_000_000  # how long no peak may be seen, at least
-_STEP_SIGMA = 6.0
 _SECOND = 10**12
 _TICK = _SECOND // 2
 
@@ -543,7 +542,8 @@ class _Bank:
         n = self._q1.size
         self._x, self._y = np.full(n, offset), np.full(n, frequency)
         self._xx, self._xy, self._yy = np.full(n, var), np.zeros(n), np.full(n, var_frequency)
-        self._log = np.zeros(n)
+        # Poor clocks only where the clicks say so, or their spread would open the window wide.
+        self._log = -np.log(np.maximum(self._q2 / 1e4, 1.0))
 
     def copy(self) -> _Bank:
         other = object.__new__(_Bank)
@@ -714,18 +714,13 @@ class _Tracker:
                 place, error, peak, ratio, when, width = kernels.measure(
                     times, steps, ground, self.jitter, spread, reach
                 )
-                seen = ratio >= _ENOUGH and abs(place) < reach
-        if seen:
-            ahead = self.bank.copy()
-            ahead.go(when * 1e-12)
-            measured = x + y * when * 1e-12 + place
-            expected, _, expected_var, _ = ahead.now
-            if abs(measured - expected) > _STEP_SIGMA * math.sqrt(expected_var + error):
-                seen = False
+                seen = ratio >= _ENOUGH and abs(place) < 0.8 * reach
         if not seen:
             self.longer *= 2
             return None if span >= self.hold or end >= until else False
-        ahead.see(measured, error)
+        ahead = self.bank.copy()
+        ahead.go(when * 1e-12)
+        ahead.see(x + y * when * 1e-12 + place, error)
         ahead.go((span - when) * 1e-12)
         self.bank, self.at, self.longer = ahead, end, 1
         share = min(peak / (peak + 2000), 0.5)
