@@ -1,16 +1,17 @@
-"""``bellbench tags``: what is in a recorded tag file."""
+"""``bellbench tags``: what is in a recorded tag file, and into another format with it."""
 
 from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .instruments import BellbenchError, TagFileError, parse_quantity
-from .instruments.formats import FORMATS, TagFile, open_tags
+from .instruments import BellbenchError, Loss, TagBatch, TagFileError, parse_quantity
+from .instruments.formats import FORMATS, LOOK_AHEAD, TagFile, create_tags, open_tags
 
 if TYPE_CHECKING:
     from .protocols.timing import Correlation, CountRates
@@ -22,6 +23,12 @@ app = typer.Typer(
     no_args_is_help=True,
 )
 
+#: Kinds of losses each format has a place for; the others none.
+_HOLDS = {
+    "bbt": {"overflow", "gap", "late", "corrupt", "clock"},
+    "photon_hdf5": {"overflow", "gap", "late", "corrupt", "clock"},
+    "swabian": {"overflow", "corrupt"},
+}
 _BARS = "▁▂▃▄▅▆▇█"
 _COLUMNS = 72
 
@@ -43,6 +50,66 @@ def _coincidence_ps(text: str) -> int:
             "a coincidence window goes up to 100 us; 'tags correlate' looks further"
         )
     return value
+
+
+def _step(text: str) -> float:
+    try:
+        value = parse_quantity(text, "s") * 1e12
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    if not 1e-3 <= value <= 1e9:
+        raise typer.BadParameter("must be between 1 fs and 1 ms")
+    return value
+
+
+def _renumbering(text: str | None) -> dict[int, int]:
+    """Return the new number of each channel to keep; empty: keep all as they are."""
+    numbers: dict[int, int] = {}
+    for part in text.split(",") if text is not None else []:
+        old, equals, new = part.partition("=")
+        try:
+            before, after = int(old), int(new if equals else old)
+        except ValueError as error:
+            raise typer.BadParameter(
+                "write channels as in 0,1 or 0=1,1=2", param_hint="--channels"
+            ) from error
+        if not all(-(1 << 15) <= x < 1 << 15 for x in (before, after)):
+            raise typer.BadParameter("channels are 16-bit numbers", param_hint="--channels")
+        if before in numbers:
+            raise typer.BadParameter(f"channel {before} stands twice", param_hint="--channels")
+        numbers[before] = after
+    return numbers
+
+
+def _renumbered(batch: TagBatch, numbers: dict[int, int]) -> TagBatch:
+    import numpy as np
+
+    if not numbers:
+        return batch
+    batch = batch.select(list(numbers))
+    new = np.zeros(1 << 16, np.int16)
+    for before, after in numbers.items():
+        new[before] = after  # a negative channel counts from the end
+    return replace(batch, channels=new[batch.channels])
+
+
+def _without(batch: TagBatch, losses: list[Loss]) -> TagBatch:
+    if not losses:
+        return batch
+    return replace(batch, losses=tuple(x for x in batch.losses if x not in losses))
+
+
+def _inside(batch: TagBatch, losses: list[Loss]) -> int:
+    """Length of the union of losses inside a batch, ps."""
+    whole = replace(batch, losses=tuple(losses))
+    return round((whole.duration_s - whole.live_s) * 1e12)
+
+
+def _reordered(tags: TagFile) -> str:
+    return (
+        f"{tags.reordered:,} clicks stand too late in the file and were sorted"
+        f" (up to {LOOK_AHEAD:,} clicks late they can be)"
+    )
 
 
 def _numbers(text: str | None) -> list[int] | None:
@@ -101,6 +168,7 @@ def info(file: File, format: Format = None, as_json: Json = False) -> None:  # n
         "format": tags.info.format,
         "description": FORMATS[tags.info.format],
         "records": tags.info.records,
+        "reordered": tags.reordered,
         "resolution_ps": tags.info.resolution_ps,
         "duration_s": rates.duration_s,
         "live_s": rates.live_s,
@@ -117,6 +185,8 @@ def info(file: File, format: Format = None, as_json: Json = False) -> None:  # n
     table.add_row("duration", _time(rates.duration_s))
     if rates.live_s < rates.duration_s:
         table.add_row("live", _time(rates.live_s))
+    if tags.reordered:
+        table.add_row("out of order", f"{tags.reordered:,} clicks, sorted")
     for channel in sorted(rates.counts):
         table.add_row(f"channel {channel}", f"{rates.counts[channel]:,} clicks")
     for name, value in header.items():
@@ -125,9 +195,128 @@ def info(file: File, format: Format = None, as_json: Json = False) -> None:  # n
 
 
 @app.command()
+def convert(
+    source: Annotated[Path, typer.Argument(metavar="IN", help="The recording.")],
+    target: Annotated[Path, typer.Argument(metavar="OUT", help="The file to write.")],
+    to: Annotated[
+        str | None, typer.Option(help="Format of OUT; by its suffix if not said.")
+    ] = None,
+    format: Format = None,  # noqa: A002
+    resolution: Annotated[
+        float | None,
+        typer.Option(parser=_step, metavar="TIME", help="Time step of OUT, where it has a choice."),
+    ] = None,
+    channels: Annotated[
+        str | None,
+        typer.Option(metavar="C,C=NEW", help="Channels to keep, =NEW with a new number."),
+    ] = None,
+    channel: Annotated[
+        int | None, typer.Option(help="Number of IN's channel, where it does not tell (id900).")
+    ] = None,
+    period: Annotated[
+        int | None,
+        typer.Option(parser=_ps, metavar="TIME", help="Period of IN's reference (id900ref)."),
+    ] = None,
+    step: Annotated[
+        float | None,
+        typer.Option(parser=_step, metavar="TIME", help="Time step of IN, where it cannot tell."),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace OUT if it exists.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Write a recording in another format, and say what that loses.
+
+    Streams: memory does not grow with the recording. Where IN is damaged, all before the damage is
+    written before the error.
+    """
+    numbers = _renumbering(channels)
+    try:
+        tags = open_tags(source, format, channel=channel, period_ps=period, resolution_ps=step)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    if target.exists():
+        if target.resolve() == source.resolve():
+            raise BellbenchError(f"{target} is the recording itself; name another file")
+        if not force:
+            raise BellbenchError(f"{target} exists; --force replaces it")
+    damage: TagFileError | None = None
+    clicks, dropped, lost_ps, start, clock = 0, 0, 0, 0, ""
+    batches = iter(tags)
+    try:
+        first = next(batches, None)
+    except TagFileError as error:
+        raise TagFileError(f"{error}; nothing before it could be kept") from error
+    if first is None:
+        raise TagFileError("holds no click", path=str(source))
+    start, clock = first.start_unix_ns, first.clock_id
+    try:
+        with create_tags(
+            target, to, resolution_ps=resolution, start_unix_ns=start, clock_id=clock
+        ) as writer:
+            holds = _HOLDS.get(writer.format, set())
+            batch: TagBatch | None = first
+            while batch is not None:
+                batch = _renumbered(batch, numbers)
+                gone = [x for x in batch.losses if x.kind not in holds]
+                dropped += sum(x.begin_ps >= batch.begin_ps for x in gone)
+                lost_ps += _inside(batch, gone)
+                writer.write(_without(batch, gone))
+                clicks += len(batch)
+                try:
+                    batch = next(batches, None)
+                except TagFileError as error:
+                    damage, batch = error, None
+    except ValueError as error:
+        hint = "" if numbers else "; --channels chooses and renumbers, as in 0=1,1=2"
+        raise TagFileError(f"cannot be written: {error}{hint}", path=str(target)) from error
+    except OSError as error:
+        raise TagFileError(f"cannot be written: {error.strerror}", path=str(target)) from error
+    made = open_tags(target, writer.format)
+    again = next(iter(made), None)
+    notes = []
+    old, new = tags.info.resolution_ps, made.info.resolution_ps
+    if new > 1 and (old / new) % 1:
+        notes.append(f"times are rounded to steps of {new:g} ps, half up (they came in {old:g} ps)")
+    if writer.format == "qcrypto_t2":
+        notes.append("clicks less than 250 ps after another are moved to 250 ps after it")
+    if dropped:
+        notes.append(
+            f"{dropped:,} losses, {_time(lost_ps * 1e-12)} in all, are not marked:"
+            f" {writer.format} has no place for them"
+        )
+    if start and not (again and again.start_unix_ns):
+        notes.append(f"the time of the start is not kept: {writer.format} has no place for it")
+    if tags.reordered:
+        notes.append(_reordered(tags))
+    if as_json:
+        _print_json(
+            {
+                "file": str(source),
+                "format": tags.info.format,
+                "written": str(target),
+                "to": writer.format,
+                "clicks": clicks,
+                "losses_dropped": dropped,
+                "lost_s": lost_ps * 1e-12,
+                "reordered": tags.reordered,
+                "resolution_ps": new,
+                "notes": notes,
+            }
+        )
+    else:
+        _show(f"{target}: {clicks:,} clicks as {writer.format}, from {tags.info.format}")
+        for note in notes:
+            _show(f"  {note}")
+    if damage is not None:
+        raise TagFileError(f"{damage}; the {clicks:,} clicks before it are in {target}") from damage
+
+
+@app.command()
 def rates(file: File, format: Format = None, as_json: Json = False) -> None:  # noqa: A002
     """Print the count rate of every channel over live time, with its Poisson error."""
-    found = _count(open_tags(file, format))
+    tags = open_tags(file, format)
+    found = _count(tags)
+    _say_order(tags)
     rows = {
         channel: {
             "clicks": count,
@@ -179,6 +368,7 @@ def correlate(
         raise typer.BadParameter(str(error)) from error
     for batch in tags:
         histogram.add(batch)
+    _say_order(tags)
     found = histogram.finish()
     if not found.singles_a * found.singles_b:
         raise TagFileError(f"channels {first} and {second} did not both click", path=str(file))
@@ -262,6 +452,7 @@ def coincidences(
     for batch in tags:
         for counter in counters:
             counter.add(batch)
+    _say_order(tags)
     rows: list[dict[str, Any]] = []
     for counter in counters:
         found = counter.finish()
@@ -305,6 +496,11 @@ def _count(tags: TagFile) -> CountRates:
     for batch in tags:
         found.add(batch)
     return found
+
+
+def _say_order(tags: TagFile) -> None:
+    if tags.reordered:
+        typer.echo(f"bellbench: {_reordered(tags)}", err=True)
 
 
 def _pick(tags: TagFile, wanted: list[int] | None, number: int | None) -> list[int]:

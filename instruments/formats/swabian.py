@@ -41,6 +41,42 @@ _RECORD = np.dtype(
 _TAG, _ERROR, _BEGIN, _END, _MISSED = range(5)
 
 
+class _Encoder:
+    """Makes the records of batches; a loss that spans several begins and ends once."""
+
+    def __init__(self) -> None:
+        self._open: Loss | None = None
+
+    def __call__(self, batch: TagBatch) -> bytes:
+        records = np.zeros(len(batch), _RECORD)
+        records["channel"], records["time"] = batch.channels, batch.times_ps
+        for loss in batch.losses:
+            if loss.kind not in ("overflow", "corrupt"):
+                raise ValueError(
+                    f"swabian records cannot hold a loss of kind {loss.kind!r}; leave it out"
+                )
+        extra = []
+        for loss in batch.losses:
+            ends = loss.end_ps <= batch.end_ps
+            if loss.kind == "corrupt":
+                if ends:
+                    extra.append((_ERROR, 0, 0, 0, loss.end_ps))
+                continue
+            if self._open != loss:
+                extra.append((_BEGIN, 0, 0, 0, max(loss.begin_ps, batch.begin_ps)))
+            self._open = None if ends else loss
+            if not ends:
+                continue
+            count = loss.count or 0
+            while count:
+                part = min(count, 0xFFFF)
+                extra.append((_MISSED, 0, part, 0, loss.end_ps))
+                count -= part
+            extra.append((_END, 0, 0, 0, loss.end_ps))
+        records = np.concatenate([records, np.array(extra, _RECORD)])
+        return bytes(records[np.argsort(records["time"], kind="stable")].tobytes())
+
+
 class SwabianCodec:
     """Reader and writer of raw records."""
 
@@ -103,31 +139,6 @@ class SwabianCodec:
                     else f"channel {bad['channel']} cannot be one",
                 )
 
-    def encode(self, batch: TagBatch) -> bytes:
-        """Return the records of a batch, its losses included.
-
-        Raises:
-            ValueError: for losses of other kinds than overflow and corrupt.
-        """
-        records = np.zeros(len(batch), _RECORD)
-        records["channel"], records["time"] = batch.channels, batch.times_ps
-        extra = []
-        for loss in batch.losses:
-            if loss.kind == "corrupt":
-                extra.append((_ERROR, 0, 0, 0, loss.end_ps))
-            elif loss.kind == "overflow":
-                extra.append((_BEGIN, 0, 0, 0, loss.begin_ps))
-                count = loss.count or 0
-                while count:
-                    part = min(count, 0xFFFF)
-                    extra.append((_MISSED, 0, part, 0, loss.end_ps))
-                    count -= part
-                extra.append((_END, 0, 0, 0, loss.end_ps))
-            else:
-                raise ValueError(f"raw records cannot hold a loss of kind {loss.kind!r}")
-        records = np.concatenate([records, np.array(extra, _RECORD)])
-        return records[np.argsort(records["time"], kind="stable")].tobytes()
-
     def writer(
         self,
         file: BinaryIO,
@@ -136,9 +147,13 @@ class SwabianCodec:
         start_unix_ns: int = 0,
         clock_id: str = "",
     ) -> RecordWriter:
-        """Begin a file; it has no place for start and clock."""
+        """Begin a file; it has no place for start and clock.
+
+        Its writer refuses losses of other kinds than overflow and corrupt (ValueError). An error
+        record has no beginning: read again, such a loss begins at the record before it.
+        """
         fixed_step("swabian", 1.0, resolution_ps)
-        return RecordWriter(file, self.encode)
+        return RecordWriter(file, _Encoder())
 
     def plausible(self, head: bytes, size: int) -> bool:
         """Whether the head holds known types, channels, and times in order."""

@@ -68,10 +68,10 @@ def test_phconvert_finds_it_valid_and_reads_the_same(
     tables = pytest.importorskip("tables")
     batch = some(1, 500)
     path = write(tmp_path / "x.h5", batch, 3, step=4.0)
-    judge.assert_valid_photon_hdf5(
-        str(path), warnings=False, require_rootformat=True, skip_measurement_specs=True
-    )
     with tables.open_file(str(path)) as file:
+        judge.assert_valid_photon_hdf5(
+            file, warnings=False, require_rootformat=True, skip_measurement_specs=True
+        )
         data = file.root.photon_data
         unit = data.timestamps_specs.timestamps_unit.read()
         assert data.detectors.read().tolist() == batch.channels.tolist()
