@@ -21,6 +21,7 @@ from .histograms import (
 )
 from .multichannel import FoldCounter, FoldCounts
 from .offset import ChannelDelays, OffsetEstimate, find_channel_delays, find_offset
+from .peaks import PeakFit, PeakShape, fit_differences, fit_histogram, fit_peak
 from .rates import Counter, CountRates, CountsOverTime, dead_time_corrected
 from .statistics import (
     GateCounts,
@@ -76,6 +77,8 @@ __all__ = [
     "Matcher",
     "OffsetEstimate",
     "PairSource",
+    "PeakFit",
+    "PeakShape",
     "PhaseCounts",
     "PhaseHistogram",
     "StartStop",
@@ -87,6 +90,9 @@ __all__ = [
     "find_channel_delays",
     "find_clock",
     "find_offset",
+    "fit_differences",
+    "fit_histogram",
+    "fit_peak",
     "g2_zero",
     "klyshko",
     "match",
