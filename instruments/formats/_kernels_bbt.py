@@ -261,20 +261,18 @@ def groups_of(
 
 
 @_compiled
-def code_lengths(counts: Int64) -> Bytes:
-    """Return Huffman's code lengths, none longer than `LONGEST`; 0 for what does not occur."""
-    lengths = np.zeros(counts.size, np.uint8)
-    used = np.flatnonzero(counts)
-    many = used.size
+def code_lengths(weights: Int64, lengths: Bytes) -> None:
+    """Fill in Huffman's code lengths of increasing weights, none longer than `LONGEST`."""
+    many = weights.size
     if many == 1:
-        lengths[used[0]] = 1
-        return lengths
-    weights = counts[used]
+        lengths[0] = 1
+        return
+    tree = np.empty(2 * many - 1, np.int64)
+    parent = np.zeros(2 * many - 1, np.int64)
+    depth = np.zeros(2 * many - 1, np.int64)
+    for i in range(many):
+        tree[i] = weights[i]
     while True:
-        order = np.argsort(weights, kind="mergesort")
-        tree = np.empty(2 * many - 1, np.int64)
-        tree[:many] = weights[order]
-        parent = np.zeros(2 * many - 1, np.int64)
         leaf, node = 0, many
         for new in range(many, 2 * many - 1):
             tree[new] = 0
@@ -287,14 +285,16 @@ def code_lengths(counts: Int64) -> Bytes:
                     node += 1
                 tree[new] += tree[least]
                 parent[least] = new
-        depth = np.zeros(2 * many - 1, np.int64)
+        longest = 0
         for i in range(2 * many - 3, -1, -1):
             depth[i] = depth[parent[i]] + 1
-        if depth[:many].max() <= LONGEST:
-            for i in range(many):
-                lengths[used[order[i]]] = depth[i]
-            return lengths
-        weights = (weights + 1) // 2  # flatter, hence less deep
+            longest = max(longest, depth[i])
+        if longest <= LONGEST:
+            break
+        for i in range(many):
+            tree[i] = (tree[i] + 1) // 2  # flatter, hence less deep
+    for i in range(many):
+        lengths[i] = depth[i]
 
 
 @_compiled

@@ -9,8 +9,8 @@ Times are counted in a step, 1 ps unless one is given, and rounded to it half up
 watermarks, and losses are widened to it. Clicks that round to the watermark or beyond wait for
 the next batch.
 
-Cost (one core at 2.5 GHz): about 10 ns per click to write, 6 ns to read. The first use compiles
-for some 10 s, later ones load that from the cache.
+Cost (one core at 2.5 GHz): about 12 ns per click to write, 9 ns to read; up to 18 and 12 where the
+step is not 1 ps. The first use compiles for some 5 s, later ones load that from the cache.
 """
 
 from __future__ import annotations
@@ -252,7 +252,9 @@ class BbtWriter:
         from ._kernels_bbt import decreases, scaled
 
         if self._done:
-            raise ValueError("the recording is finished; begin another, or resume it")
+            raise ValueError(
+                "the recording is finished, or writing failed; begin another, or resume it"
+            )
         if decreases(batch.times_ps):
             wrong = int(np.argmax(np.diff(batch.times_ps) < 0)) + 1
             raise ValueError(
@@ -287,7 +289,7 @@ class BbtWriter:
 
     def flush(self) -> None:
         """Write what has gathered as a chunk; from now on it is safe and readable."""
-        if self._begin is None:
+        if self._done or self._begin is None:
             return
         if not self._begun or self._losses or self._end > self._begin:
             self._chunk(self._end, self._losses)
@@ -305,7 +307,6 @@ class BbtWriter:
         if not self._begun:
             self._put(self._start(0))
         self._put(self._whole(_END, b"", 0, self._end, self._end))
-        self._file.flush()
         self._done = True
 
     def _follow(self, batch: TagBatch, begin: int) -> list[Loss]:
@@ -393,8 +394,11 @@ class BbtWriter:
         self._begin = self._end = end
 
     def _put(self, data: bytes) -> None:
+        # If this fails (disk full), nothing may follow: what is torn must stay the tail.
+        self._done = True
         self._file.write(data)
         self._file.flush()
+        self._done = False
 
     def _whole(self, kind: int, payload: bytes, count: int, begin: int, end: int) -> bytes:
         checksum = zlib.crc32(payload)
@@ -468,7 +472,11 @@ class BbtWriter:
             symbols = np.empty(-(-count // group), np.uint8)
             counts = np.empty(many**group, np.int64)
             kernels.groups_of(channels, self._index, many, group, symbols, counts)
-            lengths = kernels.code_lengths(counts)
+            order = np.argsort(counts, kind="stable")
+            order = order[np.searchsorted(counts[order], 1) :]
+            lengths, deep = np.zeros(counts.size, np.uint8), np.zeros(order.size, np.uint8)
+            kernels.code_lengths(counts[order], deep)
+            lengths[order] = deep
             bits = int(counts @ lengths.astype(np.int64)) + 8 * lengths.size
             if bits + rest < _WORTH * (width * count + rest):
                 codes = np.zeros(lengths.size, np.uint16)
@@ -546,12 +554,13 @@ class BbtReader:
         Raises:
             TagFileError: at damage, with its byte offset, unless that is marked.
         """
-        with self._path.open("rb") as file:
+        try:
+            file = self._path.open("rb")
+        except OSError as error:
+            raise TagFileError(f"cannot be read: {error.strerror}", path=str(self._path)) from error
+        with file:
             file.seek(self.position)
-            while True:
-                batch = self._next(file)
-                if batch is None:
-                    return
+            while (batch := self._next(file)) is not None:
                 if self._from_ps is not None:
                     if batch.end_ps <= self._from_ps:
                         continue
@@ -647,7 +656,8 @@ class BbtReader:
             return None
         times, channels, losses = clicks
         if chunk.denominator == 1:
-            times *= chunk.numerator
+            if chunk.numerator != 1:
+                times *= chunk.numerator
         else:
             from ._kernels_bbt import scaled
 

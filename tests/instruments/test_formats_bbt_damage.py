@@ -166,6 +166,41 @@ def test_a_closed_recording_goes_on(path: Path) -> None:
     assert info.records == 20
 
 
+class Full(io.BytesIO):
+    """A disk with room for so many bytes."""
+
+    room = 1 << 30
+
+    def write(self, data: bytes) -> int:  # type: ignore[override]
+        fits = min(len(data), self.room)
+        self.room -= fits
+        super().write(data[:fits])
+        if fits < len(data):
+            raise OSError(28, "No space left on device")
+        return fits
+
+
+def test_a_full_disk_leaves_what_is_complete(path: Path) -> None:
+    batches = make()
+    file = Full()
+    writer = BbtWriter(file)
+    for batch in batches[:2]:
+        writer.write(batch)
+        writer.flush()
+    file.room = 70
+    writer.write(batches[2])
+    with pytest.raises(OSError, match="No space"):
+        writer.flush()
+    file.room = 1 << 30
+    writer.finish()
+    with pytest.raises(ValueError, match="writing failed"):
+        writer.write(batches[3])
+    path.write_bytes(file.getvalue())
+    reader = BbtReader(path)
+    assert [b.end_ps for b in reader] == [1000, 2000]
+    assert reader.info.header["torn_bytes"] == 70
+
+
 # Reading while it is written.
 
 
