@@ -60,13 +60,13 @@ def of_numpy(path: Path, times: Int64, channels: Int16) -> tuple[Work, Work]:
 
     def read() -> int:
         with path.open("rb") as file:
-            return min(np.load(file).size, np.load(file).size)
+            return int(min(np.load(file).size, np.load(file).size))
 
     return write, read
 
 
 def of_blosc(path: Path, times: Int64, channels: Int16, codec: str) -> tuple[Work, Work]:
-    import blosc2
+    import blosc2  # type: ignore[import-untyped]
 
     level = {"LZ4": 5, "ZSTD": 1}[codec]
     filters = [blosc2.Filter.DELTA, blosc2.Filter.SHUFFLE]
@@ -96,9 +96,9 @@ def of_blosc(path: Path, times: Int64, channels: Int16, codec: str) -> tuple[Wor
     return write, read
 
 
-def rows(seconds: float = 1.0, times: int = 15) -> Iterator[side_by_side.Row]:
+def rows(seconds: float = 0.2, times: int = 60) -> Iterator[side_by_side.Row]:
     """Yield the rows: write, read, and bytes per tag, ours beside each peer's."""
-    clicks = {"pairs": stream_of_pairs(seconds), "8 channels": flat_stream(int(3e6 * seconds))}
+    clicks = {"pairs": stream_of_pairs(seconds), "8 channels": flat_stream(int(4e6 * seconds))}
     for name, (when, where) in clicks.items():
         with tempfile.TemporaryDirectory() as folder:
             place = Path(folder)

@@ -8,10 +8,12 @@ import sys
 import tracemalloc
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from bellbench.instruments import Loss, TagBatch, TagFileError, concatenate
+from bellbench.instruments.formats import bbt
 from bellbench.instruments.formats.bbt import BBT, BbtReader, BbtWriter
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
@@ -415,15 +417,19 @@ def test_heads_that_lie(path: Path, changed: dict[str, int]) -> None:
     assert peak < 8e6
 
 
-@given(
-    changes=st.lists(st.tuples(st.floats(0, 1), st.integers(0, 255)), min_size=1, max_size=6),
-    clicks=st.integers(0, 400),
-    which=st.integers(0, 2),
+lies = st.fixed_dictionaries(
+    {
+        "changes": st.lists(
+            st.tuples(st.floats(0, 1), st.integers(0, 255)), min_size=1, max_size=6
+        ),
+        "clicks": st.integers(0, 300),
+        "which": st.integers(0, 2),
+    }
 )
-@settings(PROPERTY, max_examples=200)
-def test_payloads_that_lie(
-    path: Path, changes: list[tuple[float, int]], clicks: int, which: int
-) -> None:
+
+
+def lie(path: Path, changes: list[tuple[float, int]], clicks: int, which: int) -> None:
+    """Change a payload, most often in its first bytes, under a checksum that is right."""
     rng = np.random.default_rng(2)
     times = np.cumsum(rng.integers(0, 300, 300))
     channels = [np.arange(300) % 5, np.arange(300) % 300, np.arange(300) // 290][which]
@@ -434,11 +440,35 @@ def test_payloads_that_lie(
     broken = bytearray(data)
     for place, value in changes:
         broken[starts[1] + HEAD.size + int(place**3 * (size - 1))] = value
-    path.write_bytes(forge(bytes(broken), starts[1], clicks=clicks if clicks < 300 else 300))
+    path.write_bytes(forge(bytes(broken), starts[1], clicks=clicks))
     found, error = keep(path)
     assert error is None or error.offset in starts[1:]
-    for batch in (*found, *BbtReader(path, damage="mark")):
-        batch.checked()
+    for part in (*found, *BbtReader(path, damage="mark")):
+        part.checked()
+
+
+@given(case=lies, codes=st.booleans())
+@settings(PROPERTY, max_examples=150)
+def test_payloads_that_lie(
+    path: Path, monkeypatch: pytest.MonkeyPatch, case: dict[str, Any], codes: bool
+) -> None:
+    monkeypatch.setattr(bbt, "_WORTH", 100.0 if codes else 0.97)
+    lie(path, **case)
+
+
+@pytest.mark.slow
+@given(case=lies, codes=st.booleans())
+@settings(PROPERTY, max_examples=30_000)
+def test_many_payloads_that_lie(
+    path: Path, monkeypatch: pytest.MonkeyPatch, case: dict[str, Any], codes: bool
+) -> None:
+    """With every index of the compiled loops checked:
+
+    ``NUMBA_BOUNDSCHECK=1 NUMBA_CACHE_DIR=/tmp/checked pytest --rootdir=tests -c pyproject.toml
+    tests/instruments/test_formats_bbt_damage.py -m slow --timeout=0``
+    """
+    monkeypatch.setattr(bbt, "_WORTH", 100.0 if codes else 0.97)
+    lie(path, **case)
 
 
 @given(data=st.binary(max_size=400), at=st.integers(0, 400))
