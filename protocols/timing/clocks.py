@@ -102,6 +102,7 @@ def find_clock(
     around_ps: int = 0,
     delays_a: Mapping[int, int] | None = None,
     delays_b: Mapping[int, int] | None = None,
+    pps: tuple[int, int] | None = None,
 ) -> ClockState:
     """Find offset and frequency of B's clock from one stretch of both recordings.
 
@@ -122,12 +123,29 @@ def find_clock(
         delays_a: ps per channel, subtracted; only these channels count. By default all channels,
             whose delays may differ by 100 ns: the offset then is that of their highest peak.
         delays_b: Likewise.
+        pps: Channels of A and of B that click at each second of UTC. They give frequency and
+            offset up to whole seconds, which the hosts' times of start decide, or the photons.
+            Photons then are looked for within 1.1 ms of it (paths of light and of pulses differ);
+            where there are none, the pulses' own offset is the answer.
 
     Returns:
         The state in the middle of the stretch that was used; look at ``locked``.
     """
     _check(search_ps, search_frequency)
-    clicks_a, clicks_b = _clicks(a, delays_a), _clicks(b, delays_b)
+    clicks_a = _clicks(a, delays_a, None if pps is None else pps[0])
+    clicks_b = _clicks(b, delays_b, None if pps is None else pps[1])
+    if pps is not None:
+        pulses = tuple(
+            x.times_ps[live(x) & (x.channels == c)] for x, c in zip((a, b), pps, strict=True)
+        )
+        spans = (a.begin_ps, a.end_ps), (b.begin_ps, b.end_ps)
+        hosts = _host_offset(a.start_unix_ns, b.start_unix_ns)
+        found, _, reason = _by_pulses(
+            (clicks_a, clicks_b), (pulses[0], pulses[1]), spans, hosts, search_ps, search_frequency
+        )
+        if found is not None:
+            return _state(found)
+        return _not_locked((a.begin_ps + a.end_ps) // 2, reason)
     line, reason = _acquire(
         clicks_a,
         clicks_b,
@@ -138,10 +156,13 @@ def find_clock(
         search_frequency,
     )
     if line is None:
-        middle = (a.begin_ps + a.end_ps) // 2
-        nan = math.nan
-        return ClockState(False, middle, nan, nan, nan, nan, nan, 0.0, reason)
+        return _not_locked((a.begin_ps + a.end_ps) // 2, reason)
     return _state(line)
+
+
+def _not_locked(at: int, reason: str) -> ClockState:
+    nan = math.nan
+    return ClockState(False, at, nan, nan, nan, nan, nan, 0.0, reason)
 
 
 def _check(search_ps: int, search_frequency: float) -> None:
@@ -164,9 +185,14 @@ def _state(line: _Line) -> ClockState:
     )
 
 
-def _clicks(batch: TagBatch, delays: Mapping[int, int] | None) -> TimesPs:
-    """Live clicks of the channels named, less their delays, in order."""
+def _clicks(batch: TagBatch, delays: Mapping[int, int] | None, besides: int | None) -> TimesPs:
+    """Live clicks of the channels named, less their delays, in order; none of ``besides``."""
     times, channels = batch.times_ps, batch.channels
+    if besides is not None:
+        batch = replace(
+            batch, times_ps=times[channels != besides], channels=channels[channels != besides]
+        )
+        times, channels = batch.times_ps, batch.channels
     if batch.losses:
         alive = live(batch)
         times, channels = times[alive], channels[alive]
@@ -236,6 +262,115 @@ def _acquire(
         f"no coincidence peak within +-{search * 1e-9:g} ms and +-{frequency * 1e6:g} ppm in"
         f" {seconds:.3g} s with {a.size} and {b.size} clicks (best place {best:.1f} sigma): is the"
         " source on and aligned, did both taggers start within the search range?"
+    )
+
+
+def _host_offset(start_a_ns: int, start_b_ns: int) -> int | None:
+    """t_b - t_a by the hosts' clocks, ps; None where one of them is not told."""
+    return (start_a_ns - start_b_ns) * 1000 if start_a_ns and start_b_ns else None
+
+
+def _by_pulses(
+    clicks: tuple[TimesPs, TimesPs],
+    pulses: tuple[TimesPs, TimesPs],
+    spans: tuple[tuple[int, int], tuple[int, int]],
+    hosts: int | None,
+    search: int,
+    frequency: float,
+) -> tuple[_Line | None, bool, str]:
+    """The line by pulses once per second, and by photons near it: (line, photons?, why not)."""
+    a, b = (_regular(times, frequency) for times in pulses)
+    if a.size < 3 or b.size < 3:
+        return None, False, f"{a.size} and {b.size} pulses a second apart: at least 3 are needed"
+    # Pulses by number of the second; number 0 of both is a guess.
+    index_a, index_b = (np.rint((x - x[0]) / _SECOND).astype(np.int64) for x in (a, b))
+    guess = int(b[0] - a[0])
+    if hosts is not None:
+        shifts = [round((hosts - guess) / _SECOND)]
+    else:
+        low, high = (math.floor((x * search - guess) / _SECOND) for x in (-1, 1))
+        shifts = [k for k in range(low, high + 2) if abs(guess + k * _SECOND) <= search * 1.01]
+    lines = [
+        line
+        for shift in shifts
+        if (line := _pulse_line(a, index_a, b, index_b - shift)) is not None
+    ]
+    for line in lines:
+        near = _near_pulses(clicks, spans, line)
+        if near is not None:
+            return near, True, ""
+    if len(lines) == 1:
+        return lines[0], False, ""
+    if not lines:
+        return None, False, "no pulses of the same second in both recordings"
+    return (
+        None,
+        False,
+        f"{len(lines)} offsets fit the pulses, whole seconds apart, and no coincidences tell which:"
+        " give start_unix_ns with both recordings",
+    )
+
+
+def _regular(times: TimesPs, frequency: float) -> TimesPs:
+    """Clicks that have another one a second before or after: pulses, not noise."""
+    if times.size < 2:
+        return times[:0]
+    slack = round(_SECOND * (frequency + 1e-6)) + 1000
+    keep = np.zeros(times.size, np.bool_)
+    for step in (-_SECOND, _SECOND):
+        low = np.searchsorted(times, times + step - slack)
+        keep |= np.searchsorted(times, times + step + slack, "right") > low
+    return times[keep]
+
+
+def _pulse_line(a: TimesPs, index_a: TimesPs, b: TimesPs, index_b: TimesPs) -> _Line | None:
+    _, i, j = np.intersect1d(index_a, index_b, return_indices=True)
+    if i.size < 3:
+        return None
+    at, differences = a[i], b[j] - a[i]
+    middle, base = int(at.mean()), int(differences[0])
+    t, y = (at - middle).astype(np.float64), (differences - base).astype(np.float64)
+    spread = float(t @ t)
+    slope = float(t @ y) / spread
+    offset = float(y.mean()) - slope * float(t.mean())
+    rest = y - offset - slope * t
+    jitter = max(math.sqrt(float(rest @ rest) / (i.size - 2)), 10.0)
+    return _Line(
+        middle,
+        base,
+        offset,
+        slope,
+        jitter / math.sqrt(i.size),
+        jitter / math.sqrt(spread),
+        jitter,
+        math.sqrt(2 * i.size * math.log(_SECOND / jitter)),
+        1.0,
+        float(at[-1] - at[0]),
+    )
+
+
+def _near_pulses(
+    clicks: tuple[TimesPs, TimesPs], spans: tuple[tuple[int, int], tuple[int, int]], line: _Line
+) -> _Line | None:
+    """The photons' line within 1.1 ms of that of the pulses, on clicks freed of its slope."""
+    scale = 1 + line.slope
+    zero = line.at + line.base
+    freed = np.rint((clicks[1] - zero) / scale).astype(np.int64) + zero
+    span = (round((spans[1][0] - zero) / scale) + zero, round((spans[1][1] - zero) / scale) + zero)
+    around = line.base + round(line.offset / scale)
+    slack = 5 * line.sigma_slope + 1e-9
+    found, _ = _acquire(clicks[0], freed, spans[0], span, around, 1_100_000_000, slack)
+    if found is None:
+        return None
+    found = found.moved(line.at)
+    offset = scale * (found.base - line.base + found.offset)
+    whole = math.floor(offset)
+    return replace(
+        found,
+        base=line.base + whole,
+        offset=offset - whole,
+        slope=scale * (1 + found.slope) - 1,
+        sigma=math.hypot(found.sigma, found.sigma_slope * found.span / 2),
     )
 
 
@@ -522,7 +657,9 @@ def _grow(a: TimesPs, b: TimesPs, line: _Line, limits: tuple[int, int]) -> _Line
 # -- tracking
 
 _Q1 = np.array([0.1, 10.0, 1e3, 1e5])  # ps^2/s: white frequency noise, walk of the fibre
-_Q2 = np.array([1e-4, 1e-2, 1.0, 1e2, 1e4, 1e6, 1e8, 1e10])  # (ps/s)^2/s: random walk of the frequency
+_Q2 = np.array(
+    [1e-4, 1e-2, 1.0, 1e2, 1e4, 1e6, 1e8, 1e10]
+)  # (ps/s)^2/s: random walk of the frequency
 _FORGET = 0.97
 _ENOUGH = 30.0  # 2 ln(likelihood ratio) at which an interval shows the peak: 5 sigma
 _PER_INTERVAL = 50  # coincidences
@@ -709,7 +846,7 @@ class _Tracker:
                     break
                 room = found
             times, steps = times[:found], steps[:found]
-            if found >= 3:
+            if found:
                 spread = math.sqrt(max(var, 0.0))
                 place, error, peak, ratio, when, width = kernels.measure(
                     times, steps, ground, self.jitter, spread, reach
@@ -797,12 +934,19 @@ class _Store:
 class _Stream:
     """One party's clicks: as recorded, and as photons in order of arrival."""
 
-    def __init__(self, name: str, channels: Sequence[int] | None, delays: Mapping[int, int] | None):
+    def __init__(
+        self,
+        name: str,
+        channels: Sequence[int] | None,
+        delays: Mapping[int, int] | None,
+        pps: int | None,
+    ) -> None:
         self.name = name
+        self._pps = pps
         if channels is None and delays is not None:
             channels = list(delays)
         self._line = None if channels is None else DelayLine(channels, delays or {})
-        self.raw, self.photons = _Store(), _Store()
+        self.raw, self.photons, self.pulses = _Store(), _Store(), _Store()
         self.losses: list[Loss] = []
         self.begin: int | None = None
         self.end = 0
@@ -837,16 +981,20 @@ class _Stream:
         self.raw.add(batch.times_ps, batch.channels)
         if self._line is not None:
             self.photons.add(*self._line.feed(batch))
-        elif batch.losses:
+        if self._line is None or self._pps is not None:
             alive = live(batch)
-            self.photons.add(batch.times_ps[alive], batch.channels[alive])
-        else:
-            self.photons.add(batch.times_ps, batch.channels)
+            if self._pps is not None:
+                pulse = alive & (batch.channels == self._pps)
+                self.pulses.add(batch.times_ps[pulse], batch.channels[pulse])
+                alive &= ~pulse
+            if self._line is None:
+                self.photons.add(batch.times_ps[alive], batch.channels[alive])
         self.losses += [loss for loss in batch.losses if loss not in self.losses]
 
     def forget(self, before: int) -> None:
         self.raw.forget(before)
         self.photons.forget(before)
+        self.pulses.forget(before)
         self.losses = [loss for loss in self.losses if loss.end_ps >= before]
 
 
@@ -879,6 +1027,8 @@ class ClockRecovery:
         delays_b: Likewise.
         channels_a: Channels whose clicks are photons; those of ``delays_a``, or all, by default.
         channels_b: Likewise.
+        pps: Channels of A and of B that click at each second of UTC: see :func:`find_clock`. The
+            photons are followed where they show when it locks, else the pulses.
     """
 
     _MANY = 16_000_000  # clicks that may wait in a search
@@ -894,11 +1044,14 @@ class ClockRecovery:
         delays_b: Mapping[int, int] | None = None,
         channels_a: Sequence[int] | None = None,
         channels_b: Sequence[int] | None = None,
+        pps: tuple[int, int] | None = None,
     ) -> None:
         _check(search_ps, search_frequency)
+        self._pps = pps is not None
+        self._on_photons = True
         self._search, self._frequency, self._around = search_ps, search_frequency, around_ps
-        self._a = _Stream("A", channels_a, delays_a)
-        self._b = _Stream("B", channels_b, delays_b)
+        self._a = _Stream("A", channels_a, delays_a, None if pps is None else pps[0])
+        self._b = _Stream("B", channels_b, delays_b, None if pps is None else pps[1])
         self._tracker: _Tracker | None = None
         self._waiting: list[_Knot] = []  # of this lock, from the last one handed out
         self._branches: deque[deque[_Knot]] = deque()  # handed out; one per lock
@@ -923,8 +1076,7 @@ class ClockRecovery:
         if self._branches:
             known = self._branches[-1][-1].state
             return replace(known, locked=False, confidence=0.0, reason=self._reason)
-        nan = math.nan
-        return ClockState(False, self._cursor, nan, nan, nan, nan, nan, 0.0, self._reason)
+        return _not_locked(self._cursor, self._reason)
 
     @property
     def history(self) -> tuple[ClockState, ...]:
@@ -977,6 +1129,10 @@ class ClockRecovery:
         if first and self._a.begin is not None:
             self._cursor = self._a.begin
         begin = self._cursor
+        if self._pps and self._a.begin is not None and self._b.begin is not None:
+            hosts = _host_offset(self._a.start_unix_ns, self._b.start_unix_ns)
+            if hosts is not None:
+                self._around, self._search = hosts, max(self._search, _SECOND)
         if self._b.begin is None and self._b.ended:
             self._b.over = True
         if self._a.begin is not None and (self._b.begin is not None or self._b.ended):
@@ -1027,7 +1183,7 @@ class ClockRecovery:
         end, needed, _ = tracker.needs(until)
         if self._a.watermark < end or self._b.watermark < needed:
             return False
-        seen = tracker.step(self._a.photons.times, self._b.photons.times, until)
+        seen = tracker.step(*self._followed, until)
         if seen is None and end >= until and tracker.coast(end):
             seen = True
         if seen:
@@ -1037,6 +1193,12 @@ class ClockRecovery:
         elif seen is None:
             self._lose(tracker)
         return True
+
+    @property
+    def _followed(self) -> tuple[TimesPs, TimesPs]:
+        if self._on_photons:
+            return self._a.photons.times, self._b.photons.times
+        return self._a.pulses.times, self._b.pulses.times
 
     def _lose(self, tracker: _Tracker) -> None:
         self._last = tracker
@@ -1098,6 +1260,7 @@ class ClockRecovery:
                 reach = max(_NARROW_PS, 5 * sigma)
                 line = self._near(a, times_b, begin, end, expected, reach)
                 if line is not None:
+                    self._on_photons = True
                     self._lock(line, end, round(reach))
                     return True
         if not rungs or (a.size > self._MANY // 4 and end - begin > _TICK):
@@ -1107,17 +1270,32 @@ class ClockRecovery:
             min(self._b.end, end + self._around + self._search),
         )
         k, m = np.searchsorted(times_b, span_b)
-        line, reason = _acquire(
-            a,
-            times_b[k:m],
-            (begin, end),
-            span_b,
-            self._around,
-            self._search,
-            self._frequency,
-            rungs,
-            6e7,
-        )
+        self._on_photons = True
+        if self._pps:
+            pulses = (
+                self._a.pulses.between(begin, end)[0],
+                self._b.pulses.between(*span_b)[0],
+            )
+            line, self._on_photons, reason = _by_pulses(
+                (a, times_b[k:m]),
+                pulses,
+                ((begin, end), span_b),
+                _host_offset(self._a.start_unix_ns, self._b.start_unix_ns),
+                self._search,
+                self._frequency,
+            )
+        else:
+            line, reason = _acquire(
+                a,
+                times_b[k:m],
+                (begin, end),
+                span_b,
+                self._around,
+                self._search,
+                self._frequency,
+                rungs,
+                6e7,
+            )
         if line is None:
             if self._last is None:
                 self._reason = reason
@@ -1143,7 +1321,7 @@ class ClockRecovery:
         if self._b.begin is not None:
             limit = max(limit, tracker.reaches(self._b.begin) + 1)
         self._tracker = tracker
-        times_a, times_b = self._a.photons.times, self._b.photons.times
+        times_a, times_b = self._followed
         a = times_a[: int(np.searchsorted(times_a, end))]
         b = times_b[: int(np.searchsorted(times_b, end + line.base + line.offset + reach))]
         before = _backwards(a, b, line, min(limit, line.at), not self._branches)

@@ -329,3 +329,81 @@ def test_unknown_delays_are_found_afterwards() -> None:
     recovery, _, _ = recovered(a, b, search_ps=10**9, delays_a=known_a, delays_b=known_b)
     assert recovery.state.jitter_ps == pytest.approx(80, rel=0.1)
     assert np.abs(pulls(recovery, straight(4e8, 3e-5))).max() < 5
+
+
+# -- pulses once per second
+
+
+def with_pulses(
+    streams: tuple[TagBatch, TagBatch],
+    offset_ps: Callable[[Float], Float],
+    starts_s: tuple[float, float],
+    sigma_ps: float,
+) -> tuple[TagBatch, TagBatch]:
+    """Adds channel 9; A's clock shows true time, B started at ``starts_s[1]``."""
+    rng = np.random.default_rng(3)
+    at = (np.arange(-3, streams[0].duration_s + 3) + 0.25) * 1e12
+    batches = []
+    for party, batch in enumerate(streams):
+        pulses = at + rng.normal(0, sigma_ps, at.size) + party * offset_ps(at)
+        pulses = np.append(pulses, rng.uniform(0, batch.end_ps, 5))  # and five that are none
+        pulses = np.rint(pulses[(pulses >= 0) & (pulses < batch.end_ps)]).astype(np.int64)
+        times = np.concatenate([batch.times_ps, pulses])
+        channels = np.concatenate([batch.channels, np.full(pulses.size, 9, np.int16)])
+        order = np.argsort(times, kind="stable")
+        start = round(starts_s[party] * 1e9)
+        batches.append(TagBatch(times[order], channels[order], 0, batch.end_ps, start))
+    return batches[0], batches[1]
+
+
+@pytest.mark.parametrize("pairs", [0.0, 300.0])
+@pytest.mark.parametrize("hosts", [(0, 0), (1.7e9, 1.7e9 - 2 + 0.1)])
+def test_pulses_per_second(pairs: float, hosts: tuple[float, float]) -> None:
+    """The light comes 80 us after what the pulses say, and B's host is 0.1 s wrong."""
+
+    def truth(t: Float) -> Float:
+        return 2e12 + 3e-5 * t
+
+    light = link(11, 12, (2e3, 2e3), pairs, lambda t: truth(t) + 8e7)
+    a, b = with_pulses(light, truth, hosts, 20_000.0)
+    state = timing.find_clock(a, b, search_ps=3 * 10**12, pps=(9, 9))
+    if not (pairs or hosts[0]):
+        assert not state.locked
+        assert "whole seconds apart, and no coincidences tell which" in state.reason
+        return
+    recovery, _, dated_b = recovered(a, b, search_ps=3 * 10**12, pps=(9, 9))
+    assert state.locked, state.reason
+    expected = truth(np.array(state.at_ps)) + (8e7 if pairs else 0)
+    assert state.offset_ps == pytest.approx(float(expected), abs=5 * state.sigma_ps)
+    assert state.sigma_ps < (100 if pairs else 20_000)
+    assert state.frequency == pytest.approx(3e-5, abs=5 * state.sigma_frequency)
+    assert recovery.state.locked
+    assert recovery.state.sigma_ps < (100 if pairs else 100_000)
+    miss = pulls(recovery, (lambda t: truth(t) + 8e7) if pairs else truth)
+    assert np.abs(miss).max() < 5
+    assert not [x for x in lost(dated_b) if x[0] == "clock" and x[2] > 1]
+
+
+@pytest.mark.slow
+def test_half_an_hour_at_a_low_rate() -> None:
+    """pytest -m slow tests/protocols/test_timing_clocks.py -k hour: some 2 min.
+
+    30 ppm, 80 ps, 10 kcps with 1 % heralding, a fibre that walks by 30 ps/sqrt(s), and a dark
+    minute.
+    """
+    rng = np.random.default_rng(1)
+    walk = np.cumsum(rng.normal(0, 30, 1810))
+
+    def truth(t: Float) -> Float:
+        path = np.interp(t, (np.arange(1810) - 3) * 1e12, walk)
+        return -7e10 + 3e-5 * t + path
+
+    a, b = link(12, 1800, (1e4, 1e4), 100, truth, dark=((600.0, 660.0),))
+    recovery, _, dated_b = recovered(a, b, [5.0 * k for k in range(1, 360)])
+    assert recovery.state.locked
+    miss = pulls(recovery, truth)
+    assert np.sqrt(np.mean(miss**2)) < 1.3
+    assert np.abs(miss).max() < 6
+    clock = [x for x in lost(dated_b) if x[0] == "clock"]
+    assert sum(end - begin for _, begin, end in clock) < 75
+    assert len(dated_b) > 0.95 * len(b)
