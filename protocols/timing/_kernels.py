@@ -184,9 +184,86 @@ def _density(a: Int64, b: Int64, low: int, high: int, rank: Int64) -> float:
 
 
 @_compiled
+def _hits(a: Int64, b: Int64, x: int, width: int, low: int) -> int:
+    """Return for how many of ``a`` the first of ``b`` not below ``a + x`` lies within the width.
+
+    ``low`` of them or more lie below the first. Walks as :func:`_ranks` does.
+    """
+    one, size, span = U64(1), U64(b.size), U64(width)
+    end2 = U64(a.size)
+    end0 = end2 // U64(3)
+    end1 = end0 + end0
+    i0, i1, i2 = U64(0), end0, end1
+    hits0, hits1, hits2 = U64(0), U64(0), U64(0)
+    j0 = U64(_lower(b, a[0] + x, low))
+    j1 = U64(_lower(b, a[i1] + x, I64(j0)))
+    j2 = U64(_lower(b, a[i2] + x, I64(j1)))
+    while True:
+        furthest = max(j0, max(j1, j2))
+        safe = min(min(end0 - i0, min(end1 - i1, end2 - i2)), size - furthest)
+        if safe < U64(16):
+            break
+        for _ in range(safe):
+            begin0, begin1, begin2 = a[i0] + x, a[i1] + x, a[i2] + x
+            next0, next1, next2 = b[j0], b[j1], b[j2]
+            late0, late1, late2 = (
+                U64(next0 < begin0),
+                U64(next1 < begin1),
+                U64(next2 < begin2),
+            )
+            hits0 += U64(U64(next0 - begin0) < span)
+            hits1 += U64(U64(next1 - begin1) < span)
+            hits2 += U64(U64(next2 - begin2) < span)
+            j0 += late0
+            j1 += late1
+            j2 += late2
+            i0 += one - late0
+            i1 += one - late1
+            i2 += one - late2
+    hits = I64(hits0 + hits1 + hits2)
+    for i, end, j in ((i0, end0, j0), (i1, end1, j1), (i2, end2, j2)):
+        while i < end and j < size:
+            if b[j] < a[i] + x:
+                j += one
+            else:
+                hits += I64(U64(b[j] - (a[i] + x)) < span)
+                i += one
+    count: int = hits
+    return count
+
+
+@_compiled
+def count_window(a: Int64, b: Int64, left: int, width: int) -> int:
+    """Return the number of pairs with b - a in [left, left + width)."""
+    if not a.size:
+        return 0
+    begin = _lower(b, a[0] + left, 0)
+    end = _lower(b, a[a.size - 1] + left + width, begin)
+    if begin == end:
+        return 0
+    if float(width) * (end - begin) > 0.05 * (float(b[end - 1]) - float(b[begin])):
+        rank = np.empty(0, np.int64)
+        first, before = _ranks(a, b, left, begin, rank, False)
+        _, until = _ranks(a, b, left + width, first, rank, False)
+        return until - before
+    total = _hits(a, b, left, width, begin)
+    # Rarely more than one of b falls into a window: then two of b are close.
+    early, late = 0, 0
+    for j in range(begin + 1, end):
+        if U64(b[j] - b[j - 1]) < U64(width):
+            early = _lower(a, b[j] - width + 1 - left, early)
+            late = _lower(a, b[j - 1] + 1 - left, max(early, late))
+            total += late - early
+    return total
+
+
+@_compiled
 def count_windows(a: Int64, b: Int64, lows: Int64, width: int, counts: Int64) -> None:
     """Add to ``counts[k]`` every pair with b - a in [lows[k], lows[k] + width)."""
     if not b.size:
+        return
+    if lows.size == 1:
+        counts[0] += count_window(a, b, lows[0], width)
         return
     work = _work()
     rank, found = work[0], work[2]
@@ -331,13 +408,14 @@ def deal(
     rows: Int64,
     begins: Int64,
     ends: Int64,
+    taken: Int64,
 ) -> bool:
     """Append each time to its channel's row of ``store``; False if the rows are too short.
 
     Slot k's clicks lie from ``begins[k]`` to ``ends[k]`` in the row that begins at ``rows[k]``;
     they are moved to its beginning where there is no room behind them, or few.
     ``slots`` has an entry for each 16-bit channel; the last slot is for those not asked for, which
-    are not kept.
+    are not kept. ``taken`` counts each slot's clicks.
     """
     size, last = times.size, ends.size - 1
     begins[last] = ends[last] = rows[last]
@@ -362,6 +440,7 @@ def deal(
             for i in range(size):
                 store[end + U64(i)] = times[i]
             ends[slot] += size
+            taken[slot] += size
     elif last == 2:  # of two channels: faster with their ends in registers
         end0, end1 = U64(ends[0]), U64(ends[1])
         for i in range(size):
@@ -370,13 +449,17 @@ def deal(
             store[end1] = times[i]
             end0 += U64(slot == 0)
             end1 += U64(slot == 1)
+        taken[0] += I64(end0) - ends[0]
+        taken[1] += I64(end1) - ends[1]
         ends[0], ends[1] = end0, end1
     else:
+        taken -= ends
         for i in range(size):
             slot = U64(slots[U64(np.uint16(channels[i]))])
             end = ends[slot]
             store[U64(end)] = times[i]
             ends[slot] = end + 1
+        taken += ends
     return True
 
 

@@ -131,16 +131,22 @@ class _Clicks:
         """Take at most a piece."""
         from . import _kernels
 
-        before = self.ends - self.begins
-        rest = self.begins, self.ends
-        if not _kernels.deal(times, channels, self._slots, self._store, self._rows, *rest):
+        while not _kernels.deal(
+            times,
+            channels,
+            self._slots,
+            self._store,
+            self._rows,
+            self.begins,
+            self.ends,
+            self.taken,
+        ):
             self._make_room()
-            rest = self.begins, self.ends
-            _kernels.deal(times, channels, self._slots, self._store, self._rows, *rest)
-        self.taken += self.ends - self.begins - before
 
     def give_back(self) -> None:
         """Return memory of which far less is needed."""
+        if self._store.size <= 4 * self.ends.size * _PIECE:
+            return
         waiting = int((self.ends - self.begins)[:-1].sum())
         if self._store.size > 4 * (waiting + self.ends.size * _PIECE):
             self._make_room()

@@ -6,12 +6,18 @@ import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from ...instruments import TagBatch, TimesPs
 from ._streams import Pairs, less_delays
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from .peaks import PeakFit
 
 __all__ = [
     "Correlation",
@@ -64,6 +70,20 @@ class Correlation:
             return math.nan, math.nan
         pairs = int(self.counts[inside].sum())
         return pairs / expected, math.sqrt(max(pairs, 1)) / expected
+
+    def plot(
+        self, ax: Axes | None = None, *, fit: PeakFit | None = None, log: bool = False
+    ) -> Axes:
+        """Draw the pairs per bin, with g2 on the right and the level of independent clicks.
+
+        Args:
+            ax: To draw on; a new figure by default.
+            fit: What :func:`fit_peak` found, drawn and told in the legend.
+            log: Logarithmic counts, to see tails.
+        """
+        from ._pictures import draw_correlation
+
+        return draw_correlation(self, ax, fit=fit, log=log)
 
 
 class CorrelationHistogram:
@@ -173,6 +193,12 @@ class LogCorrelation:
         with np.errstate(divide="ignore", invalid="ignore"):
             sigma = np.sqrt(np.maximum(self.counts, 1)) / self.expected
         return np.where(self.expected > 0, sigma, np.nan)
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """Draw g2 with its errors against the logarithm of the delay; a new figure without ax."""
+        from ._pictures import draw_log
+
+        return draw_log(self, ax)
 
 
 class HistogramLogBins:
