@@ -496,9 +496,17 @@ def pattern_bits(
     patterns: npt.NDArray[np.integer[Any]],
 ) -> tuple[npt.NDArray[np.int64], Channels]:
     """Return index of the event and channel of every click, as in `pattern_clicks`."""
+    patterns = patterns & 0xF
+    counts = _CLICKS[patterns]
+    if bool((counts == 1).all()):  # as nearly always
+        return np.arange(patterns.size), _ONLY[patterns]
+    event = np.repeat(np.arange(patterns.size), counts)
     bits = (patterns.astype(np.uint8)[:, None] >> np.arange(4, dtype=np.uint8)) & 1
-    event, bit = np.nonzero(bits)
-    return event, (bit + 1).astype(np.int16)
+    return event, (np.nonzero(bits)[1] + 1).astype(np.int16)
+
+
+_CLICKS = np.array([pattern.bit_count() for pattern in range(16)])
+_ONLY = np.array([pattern.bit_length() for pattern in range(16)], np.int16)
 
 
 def click_patterns(

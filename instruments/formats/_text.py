@@ -14,7 +14,7 @@ from ._common import TagFileInfo, error_at
 __all__ = ["blocks", "count_lines", "hex_words", "spans"]
 
 _LONGEST = 64  # bytes of a line
-_DIGITS = np.full(256, 255, np.uint8)
+_DIGITS = np.full(256, 255, np.uint8)  # what a letter stands for
 _DIGITS[np.frombuffer(b"0123456789", np.uint8)] = np.arange(10)
 _DIGITS[np.frombuffer(b"abcdef", np.uint8)] = np.arange(10, 16)
 _DIGITS[np.frombuffer(b"ABCDEF", np.uint8)] = np.arange(10, 16)
@@ -73,12 +73,11 @@ def hex_words(
         begins, lengths = spans(block)
         wrong = np.flatnonzero(lengths != digits)
         good = int(wrong[0]) if wrong.size else begins.size
-        values = _DIGITS[letters[begins[:good, None] + np.arange(digits)]]
-        bad = np.flatnonzero((values > 15).any(axis=1))
+        lines = letters[begins[:good, None] + np.arange(digits)]
+        bad = np.flatnonzero((_DIGITS[lines] > 15).any(axis=1))
         good = int(bad[0]) if bad.size else good
-        words = np.zeros(good, np.uint64)
-        for column in range(digits):
-            words = words << np.uint64(4) | values[:good, column]
+        packed = bytes.fromhex(lines[:good].tobytes().decode("ascii"))
+        words = np.frombuffer(packed, f">u{digits // 2}").astype(np.uint64)
         yield offset + begins[:good], words
         if good < begins.size:
             raise error_at(

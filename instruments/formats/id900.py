@@ -87,6 +87,11 @@ class Id900Codec:
         columns = 0
         for offset, block in blocks(info, 16 * chunk_records):
             begins, lengths = spans(block)
+            fast = _table(block, begins, lengths)
+            if fast is not None and columns in (0, fast.shape[1]):
+                columns = fast.shape[1]
+                yield offset + begins, fast
+                continue
             rows: list[tuple[int, ...]] = []
             bad = ""
             for begin, length in zip(begins.tolist(), lengths.tolist(), strict=True):
@@ -171,7 +176,7 @@ class Id900Codec:
                 raise ValueError(f"{self.name} holds no times before 0: {batch.times_ps[0]} ps")
             only[:] = only or found
             if not self.words:
-                return "".join(f"{t};{_INDEX}\n" for t in batch.times_ps.tolist()).encode()
+                return b"".join(b"%d;%d\n" % (t, _INDEX) for t in batch.times_ps.tolist())
             words = np.full((len(batch), self.words), _INDEX, "<u8")
             words[:, 0] = batch.times_ps
             return words.tobytes()
@@ -202,6 +207,24 @@ class Id900Codec:
         if not turns:
             return _grows(times)
         return bool(turns < (1 << 32) * count and times.max() > times.min() and times.max() < 1e12)
+
+
+def _table(
+    block: bytes, begins: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]
+) -> npt.NDArray[np.uint64] | None:
+    """Return the numbers of lines that are all as they should be; else None."""
+    if block.translate(None, b"0123456789;\r\n") or not block.endswith(b"\n"):
+        return None
+    marks = np.flatnonzero(np.frombuffer(block, np.uint8) == ord(";"))
+    if not begins.size or marks.size not in (0, begins.size):
+        return None
+    parts = [lengths]
+    if marks.size:
+        parts = [marks - begins, begins + lengths - marks - 1]
+    if any(part.min() < 1 or part.max() > 19 for part in parts):
+        return None
+    numbers = np.array(block.replace(b";", b"\n").split(), "S19").astype(np.uint64)
+    return numbers.reshape(begins.size, -1)
 
 
 def _grows(times: npt.NDArray[np.int64]) -> bool:
