@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from ...instruments import TagBatch, TimesPs
 from ._losses import loss_intervals
-from ._streams import FOREVER
+from ._streams import FOREVER, places
 
 Ready = tuple[TimesPs, npt.NDArray[np.int16], int]
 
@@ -63,12 +63,7 @@ class CutLine:
         self, channels: Sequence[int], delays_ps: Mapping[int, int], *, through: bool = False
     ) -> None:
         self._through = through
-        if not channels or len(set(channels)) != len(channels):
-            raise ValueError(f"need distinct channels, got {list(channels)}")
-        if any(not -(1 << 15) <= channel < 1 << 15 for channel in channels):
-            raise ValueError(f"channels are 16-bit numbers, got {list(channels)}")
-        self._rows = np.full(1 << 16, len(channels), np.int16)
-        self._rows[np.asarray(channels) & 0xFFFF] = np.arange(len(channels))
+        self._rows = places(channels, len(channels))
         shifts = [delays_ps.get(channel, 0) for channel in channels]
         self._latest = max(shifts)
         self._shifts = np.array([*shifts, 0], np.int64)

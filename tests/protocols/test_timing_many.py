@@ -82,13 +82,13 @@ def folds_by_force(
     )
 
 
-@given(pairs=streams, lost=losses, late=delays, cut=cuts, window=windows)
+@given(pairs=streams, lost=losses, late=delays, cut=cuts, window=windows, two=st.booleans())
 @settings(max_examples=80, deadline=None)
 def test_folds_are_all_tuples_within_half_a_window_in_any_split(
-    pairs: Clicks, lost: Intervals, late: dict[int, int], cut: list[int], window: int
+    pairs: Clicks, lost: Intervals, late: dict[int, int], cut: list[int], window: int, two: bool
 ) -> None:
     channels = (4, 1, 2, 3)
-    folds = ((1, 2, 3), (3, 2), (4, 3, 2, 1), (2, 3, 4))
+    folds = ((1, 2, 3), (4, 3, 2, 1), (2, 3, 4), *([(3, 2)] if two else []))
     shifts = ({2: 17}, {3: -25, 4: -25})
     counter = timing.FoldCounter(channels, window, folds=folds, delays_ps=late, shifts_ps=shifts)
     got = fed(counter, batch(pairs, lost), cut)
