@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = [
     "plot_arrivals",
     "plot_bias",
+    "plot_clock",
     "plot_coincidence_matrix",
     "plot_delay_histogram",
     "plot_drift",
@@ -157,6 +158,44 @@ def plot_coincidence_matrix(
     axes.tick_params(length=0)
     figure.colorbar(image, ax=axes, shrink=0.85, label="coincidences")
     axes.set_title(title, loc="left", fontsize=10)
+    figure.savefig(path)
+
+
+def plot_clock(
+    path: Path,
+    times_s: npt.NDArray[Any],
+    offsets_ps: npt.NDArray[Any],
+    frequencies: npt.NDArray[Any],
+    jitters_ps: npt.NDArray[Any],
+    *,
+    title: str,
+) -> None:
+    """What became of a clock that is followed: frequency, offset and width of the peak over time.
+
+    Args:
+        path: PNG to write.
+        times_s: When it was looked at, s, shape (n,).
+        offsets_ps: Its offset, less a straight line.
+        frequencies: By how much it runs fast.
+        jitters_ps: Rms width of the coincidence peak.
+        title: What it is of.
+    """
+    figure, only = _figure(6.4, 5.2)
+    only.remove()
+    axes = [figure.add_subplot(3, 1, k) for k in (1, 2, 3)]
+    for ax, values, label in zip(
+        axes,
+        (1e6 * frequencies, 1e-3 * offsets_ps, jitters_ps),
+        ("frequency (ppm)", "offset less a line (ns)", "jitter, rms (ps)"),
+        strict=True,
+    ):
+        ax.plot(times_s, values, ".-", markersize=2, linewidth=0.8, color="C0")
+        ax.spines[["top", "right"]].set_visible(False)
+        ax.set_ylabel(label)
+        ax.ticklabel_format(axis="y", useOffset=False)
+    axes[-1].set_ylim(bottom=0)
+    axes[-1].set_xlabel("time (s)")
+    axes[0].set_title(title)
     figure.savefig(path)
 
 

@@ -51,6 +51,9 @@ class ExchangeFile(ExperimentFile):
     """Clicks sacrificed to find the delays of the channels."""
     coincidence_window: Annotated[float, Unit("s"), Field(ge=1e-12, le=1e-6)] = 300e-12
     """Full width."""
+    clocks: Literal["recovered", "shared"] = "recovered"
+    """``recovered``: the taggers share nothing, Bob's clock is found and followed by the
+    coincidences alone; ``shared``: both count on one reference, which takes fewer coincidences."""
     key: KeyTerms
 
 
@@ -172,6 +175,7 @@ class Exchange:
             detectors[0],
             parameters,
             find_delays=self._find_delays,
+            shared_clock=file.clocks == "shared",
             randomness=self._randomness("alice"),
         )
         self.bob = qkd.Bob(detectors[1], parameters, randomness=self._randomness("bob"))
@@ -238,6 +242,7 @@ class Exchange:
 
     def _progress(self, elapsed_s: float) -> Progress:
         seen = self.alice.progress
+        clock = self.alice.clock
         return Progress(
             stage="exchanging",
             elapsed_s=elapsed_s,
@@ -249,6 +254,7 @@ class Exchange:
                 "QBER Z": _percent(seen.qber_z),
                 "QBER X": _percent(seen.qber_x),
                 "secret key": f"{seen.key_bits:,} bits",
+                **({} if clock is None else {"Bob's clock": _clock(clock)}),
             },
         )
 
@@ -266,7 +272,11 @@ class Exchange:
 
         self._show(Progress("finding the delays"))
         first, second = (sorted(channels) for channels in self._channels)
-        found = timing.find_channel_delays(alice, bob, channels_a=first, channels_b=second)
+        # a recovered clock leaves no offset but those between channels
+        search_ps = 50_000_000_000 if self._file.clocks == "shared" else 1_000_000
+        found = timing.find_channel_delays(
+            alice, bob, channels_a=first, channels_b=second, search_ps=search_ps
+        )
         delays = (found.delays_a, found.delays_b)
         self._calibration = _Calibration((alice, bob), delays)
         return delays
@@ -357,6 +367,7 @@ class Exchange:
                     self._parties, self._channels, self._calibration.delays, strict=True
                 )
             },
+            "clock": self.alice.clock,
             "aborted": told["aborted"],
             "reason": told["reason"],
         }
@@ -385,6 +396,12 @@ class Exchange:
                 names=("Alice", "Bob"),
                 title=f"{name}: calibration, {file.calibration:g} s",
             )
+        if trace := self.alice.clock_trace:
+            plots.plot_clock(
+                folder / "clock.png",
+                *np.array(trace).T,
+                title=f"{name}: Bob's clock, by the coincidences alone",
+            )
         history = self.alice.error_history
         if history:
             times, errors, bits = _binned(history, file.calibration, file.duration)
@@ -396,6 +413,13 @@ class Exchange:
                 tolerance=file.key.qber_tolerance,
                 title=f"{name}: bits revealed to watch and to estimate the error rate",
             )
+
+
+def _clock(clock: Mapping[str, Any]) -> str:
+    if clock["frequency"] is None:
+        return "not found yet"
+    state = "locked" if clock["locked"] else "not locked"
+    return f"{1e6 * clock['frequency']:+.4f} ppm, jitter {clock['jitter_ps']:.0f} ps, {state}"
 
 
 def _percent(rate: float | None) -> str:
@@ -450,6 +474,8 @@ def _rows(m: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("QBER Z, X", f"{_percent(m['qber_z'])}, {_percent(m['qber_x'])}"),
         ("leak, f", f"{m['leak_bits']:,} of {m['leak_budget_bits']:,} bits, {f_ec}"),
     ]
+    if clock := m.get("clock"):
+        rows.append(("Bob's clock", _clock(clock)))
     if m["aborted"]:
         rows.append(("[bold red]aborted[/]", f"[bold]{escape(m['reason'])}[/]"))
     else:

@@ -218,13 +218,13 @@ MISTAKES: dict[str, tuple[list[str], int, list[str]]] = {
     "a path": (
         ["check", "path.yaml"],
         2,
-        [r"^path.yaml:81:22: paths.0.1: no element 'alice_fibr'; did you mean 'alice_fibre'\?$"],
+        [r"^path.yaml:89:22: paths.0.1: no element 'alice_fibr'; did you mean 'alice_fibre'\?$"],
     ),
     "a tagger without clicks": (
         ["check", "loose.yaml"],
         2,
         [
-            r"^loose_world.yaml:53:5: elements.alice_tagger: no path ends at 'alice_tagger'; name"
+            r"^loose_world.yaml:55:5: elements.alice_tagger: no path ends at 'alice_tagger'; name"
             r" it in one, or leave it out$"
         ],
     ),
@@ -238,17 +238,17 @@ MISTAKES: dict[str, tuple[list[str], int, list[str]]] = {
         2,
         [
             r"^key.yaml:9:21: coincidence_window: unit 'dB' does not fit here; use s, ",
-            r"^key.yaml:12:19: key.qber_tolerance: should be less than 0.5, got '60 %'$",
-            r"^key.yaml:13:12: key.epsilon: should be greater than or equal to 1e-60, got 0$",
-            r"^key.yaml:14:20: key.leak_efficiency: should be greater than 1, got 0.9$",
-            r"^key.yaml:16:25: key.expected_sifted_rate: should be less than or equal to"
+            r"^key.yaml:13:19: key.qber_tolerance: should be less than 0.5, got '60 %'$",
+            r"^key.yaml:14:12: key.epsilon: should be greater than or equal to 1e-60, got 0$",
+            r"^key.yaml:15:20: key.leak_efficiency: should be greater than 1, got 0.9$",
+            r"^key.yaml:17:25: key.expected_sifted_rate: should be less than or equal to"
             r" 1e\+09 Hz, got '1e300 Hz'$",
         ],
     ),
     "a grid wider than the window": (
         ["run", "grid.yaml"],
         2,
-        [r"^bellbench: grid.yaml:17:14: key.time_grid: is wider than the coincidence_window$"],
+        [r"^bellbench: grid.yaml:18:14: key.time_grid: is wider than the coincidence_window$"],
     ),
     "an experiment without its bench": (
         ["run", "lost.yaml"],

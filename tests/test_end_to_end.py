@@ -98,6 +98,7 @@ def test_the_command_ends_with_equal_keys_and_one_json_object(
         "snapshot.json",
         "metrics.json",
         "delays.png",
+        "clock.png",
         "coincidences.png",
         "qber.png",
     }
@@ -105,6 +106,23 @@ def test_the_command_ends_with_equal_keys_and_one_json_object(
     # what the run resolved runs again
     again = load_experiment(folder / "experiment.yaml")
     assert again.bench.instruments == load_bench("metro").instruments
+
+
+def test_the_taggers_share_nothing_and_bobs_clock_is_found(reference: dict[str, Any]) -> None:
+    """31 and -9 ppm off the world's time, as its file says; the peak is as wide as on one clock."""
+    clock = reference["clock"]
+    assert clock["locked"]
+    assert clock["frequency"] == pytest.approx(31e-6 + 9e-6, abs=2e-8)  # 1e-9 in a second, walking
+    # two detectors, two taggers, and what following the clocks leaves
+    one_clock = math.sqrt(4) * 60 / math.sqrt(8 * math.log(2))
+    assert one_clock - 2 < clock["jitter_ps"] < 1.08 * one_clock
+    assert clock["sigma_ps"] < one_clock
+    # what Alice and Bob recorded at other times has no partner: their starts differ by 3.5 ms
+    assert clock["unlocked_s"] < 0.005
+    assert clock["locked_s"] == pytest.approx(reference["duration_s"], abs=0.005)
+    assert clock["losses_of_lock"] == 0
+    assert abs(clock["offset_ps"]) > 1e9
+    assert clock["undated_events"] < 0.006 * sum(reference["singles_hz"]["bob"].values())
 
 
 @pytest.mark.usefixtures("no_pictures")

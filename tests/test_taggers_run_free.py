@@ -89,6 +89,7 @@ def test_free_clocks_lose_nothing_and_runs_are_equal_to_the_bit(tmp_path: Path) 
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(6000)
 @pytest.mark.parametrize("sign", [1, -1])
 def test_an_hour_100_ppm_off(tmp_path: Path, sign: int) -> None:
     """Some 8 min each: ``pytest -m slow tests/test_taggers_run_free.py``."""

@@ -50,6 +50,7 @@ from ...instruments import BellbenchError, ProtocolError, TagBatch
 from . import messages as msg
 from .amplify import seed_bits, toeplitz_hash
 from .cascade import Corrector, Reference
+from .dating import Dating, common_clock
 from .estimation import Errors, random_sample, split_sample
 from .finite_key import KeyBound, binary_entropy
 from .ledger import LeakLedger
@@ -478,6 +479,17 @@ class _Party:
         }
 
 
+def _as_events(
+    segment: TagBatch, detectors: Detectors, delays_ps: Mapping[int, int], guard_ps: int
+) -> TagBatch:
+    """Corrected times of the calibration segment, up to where no later event can lie before."""
+    times, _ = corrected(segment, detectors, delays_ps)
+    end = segment.end_ps - max(delays_ps.values()) - guard_ps
+    times = times[: int(np.searchsorted(times, end))]
+    begin = int(times[0]) if times.size else end
+    return TagBatch(times, np.zeros(times.size, dtype=np.int16), begin, end)
+
+
 def _contrast(a: int, b: int) -> float | None:
     return (a - b) / (a + b) if a + b else None
 
@@ -491,6 +503,9 @@ class Alice(_Party):
         find_delays: Finds the delays in the calibration segments.
         match: Matches times one-to-one within a full window; by default that of
             :mod:`bellbench.protocols.timing`.
+        shared_clock: Whether both taggers count on one reference. Else she recovers Bob's clock
+            from the calibration segment, up to 1 s and 100 ppm off, and follows it by the announced
+            times and her own; events that cannot be dated are not sifted.
         randomness: The operating system's by default.
         timeout_s: Silence after which she gives up, once the recording has ended.
     """
@@ -505,6 +520,7 @@ class Alice(_Party):
         *,
         find_delays: FindDelays,
         match: Match | None = None,
+        shared_clock: bool = True,
         randomness: Randomness | None = None,
         timeout_s: float = 60.0,
     ) -> None:
@@ -515,6 +531,8 @@ class Alice(_Party):
             match = one_to_one
         self._match = match
         self._find_delays = find_delays
+        self._shared_clock = shared_clock
+        self._dating = Dating()
         self._sifter = Sifter(parameters.window_ps, match)
         self._calibration: msg.Calibration | None = None
         self._announced = 0
@@ -533,7 +551,9 @@ class Alice(_Party):
                 return
             self._calibrate(self._clicks.calibration, self._calibration)
         if self.phase is Phase.SIFTING:
-            self._sifter.add_own(self._clicks.take(final=self._finished))
+            own = self._clicks.take(final=self._finished)
+            self._dating.add_own(own)
+            self._sifter.add_own(own)
             self._sift()
 
     def _handle(self, message: msg.Message) -> None:
@@ -555,7 +575,7 @@ class Alice(_Party):
                 self._expect(message.first == self._announced, "events out of order")
                 self._announced += message.times_ps.size
                 self._peer_final = message.final
-                self._sifter.add_peer(message.times_ps, message.bases, message.horizon_ps)
+                self._dating.add_peer(message.times_ps, message.bases, message.horizon_ps)
                 self._sift()
             case msg.Monitored():
                 self._expect(bool(self._awaited), "monitor bits")
@@ -597,7 +617,10 @@ class Alice(_Party):
             calibration.begin_ps,
             calibration.end_ps,
         )
+        told, line = theirs, None
         try:
+            if not self._shared_clock:
+                theirs, line = common_clock(mine, theirs)
             found = self._find_delays(mine, theirs)
         except BellbenchError as error:
             raise ProtocolError(f"no delays found in the calibration segment: {error}") from error
@@ -614,6 +637,14 @@ class Alice(_Party):
         self.calibration_matrix = np.bincount(cells, minlength=16).reshape(4, 4).astype(np.int64)
         self._clicks.set_delays(delays[0])
         self._calibration = None
+        if line is not None:
+            delays[1] = {c: delay + line.offset_ps for c, delay in delays[1].items()}
+            self._dating = Dating(
+                line,
+                _as_events(mine, self.detectors, delays[0], 0),
+                # announced times are rounded to the grid, down by half a step at most
+                _as_events(told, calibration.detectors, delays[1], self.parameters.resolution_ps),
+            )
         self._post(
             msg.Delays(
                 np.array(calibration.detectors.channels, dtype=np.int16),
@@ -625,6 +656,7 @@ class Alice(_Party):
 
     def _sift(self) -> None:
         final = self._finished and self._peer_final
+        self._sifter.add_peer(self._dating.take(final=final))
         pairs = self._sifter.take(final=final)
         if pairs is None:
             return
@@ -675,6 +707,22 @@ class Alice(_Party):
         self._ledger.write("alice", "verification", tag.size)
         self.phase = Phase.VERIFYING
         self._post(msg.Verification(seed, tag, self._amplification_seed))
+
+    @property
+    def clock(self) -> dict[str, Any] | None:
+        """Figures of Bob's clock so far, fit for JSON; None where shared or not looked for yet.
+
+        ``locked`` with the ``reason`` where it is not; ``offset_ps`` (Bob's time less Alice's at
+        ``at_s`` of hers), ``frequency``, ``jitter_ps`` (rms width of the coincidence peak),
+        ``sigma_ps`` (standard error of the offset, median); ``locked_s``, ``unlocked_s``,
+        ``losses_of_lock`` and ``undated_events`` of the exchange.
+        """
+        return self._dating.metrics()
+
+    @property
+    def clock_trace(self) -> list[tuple[float, float, float, float]]:
+        """Bob's clock over time; see :meth:`bellbench.protocols.qkd.dating.Dating.trace`."""
+        return self._dating.trace()
 
     def _forget(self) -> None:
         super()._forget()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +13,9 @@ import numpy.typing as npt
 from ...instruments import ProtocolError, TagBatch, TimesPs, concatenate
 from .parameters import Detectors
 from .randomness import Randomness
+
+if TYPE_CHECKING:
+    from .dating import Dated
 
 __all__ = [
     "BLIND",
@@ -244,7 +248,7 @@ class Pairs:
     Attributes:
         upto: All events of the peer below this index are decided.
         kept: int64 indices of the peer's events.
-        times_ps: The times that the peer announced, public.
+        times_ps: The times that the peer announced, by its clock, public.
         bases: uint8.
         bits: Own outcomes. Secret, and not shown.
         coincidences: Number of matched pairs, whatever their bases.
@@ -274,24 +278,29 @@ class Sifter:
         self._match = match
         self._own = no_events(-(1 << 62))
         self._peer = self._own  # the peer's outcomes stay unknown: its bits are all zero
-        self._first = 0  # index of the first peer event held
+        self._told: TimesPs = np.zeros(0, dtype=np.int64)  # its times as announced
+        self._index: Indices = np.zeros(0, dtype=np.int64)
+        self._upto = 0  # all events below this number were given here, or cannot be dated
         self._tried = -(1 << 62)
 
     def add_own(self, events: Events) -> None:
         """Add own events."""
         self._own = join(self._own, events)
 
-    def add_peer(self, times_ps: TimesPs, bases: Bits, horizon_ps: int) -> None:
+    def add_peer(self, dated: Dated) -> None:
         """Add announced events.
 
         Raises:
-            ProtocolError: where they lie before the horizon announced earlier.
+            ProtocolError: where they lie before the horizon of those before.
         """
-        if horizon_ps < self._peer.horizon_ps or (
-            times_ps.size and times_ps[0] < self._peer.horizon_ps
-        ):
+        times, horizon = dated.times_ps, dated.horizon_ps
+        if horizon < self._peer.horizon_ps or (times.size and times[0] < self._peer.horizon_ps):
             raise ProtocolError("events announced behind an earlier horizon")
-        self._peer = join(self._peer, Events(times_ps, bases, np.zeros_like(bases), horizon_ps))
+        bits = np.zeros_like(dated.bases)
+        self._peer = join(self._peer, Events(times, dated.bases, bits, horizon))
+        self._told = np.concatenate([self._told, dated.told_ps])
+        self._index = np.concatenate([self._index, dated.index])
+        self._upto = dated.upto
 
     def take(self, *, final: bool = False) -> Pairs | None:
         """Pairs decided since the last call; None where nothing new can be decided.
@@ -333,13 +342,13 @@ class Sifter:
             raise ProtocolError(broken)
         same = (own.bases[a] == peer.bases[b]) & (own.bases[a] != BLIND)
         kept_a, kept_b = a[same], b[same]
-        first = self._first
+        kept, told = self._index[kept_b], self._told[kept_b]
         self._own, self._peer = tail(own, i), tail(peer, j)
-        self._first += j
+        self._index, self._told = self._index[j:], self._told[j:]
         return Pairs(
-            self._first,
-            kept_b + first,
-            peer.times_ps[kept_b],
+            int(self._index[0]) if self._index.size else self._upto,
+            kept,
+            told,
             own.bases[kept_a],
             own.bits[kept_a],
             int(a.size),

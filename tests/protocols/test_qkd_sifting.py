@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 from bellbench.instruments import Loss, ProtocolError, TagBatch
 from bellbench.protocols.qkd import Detectors, SeededRandomness
+from bellbench.protocols.qkd.dating import Dated, Dating
 from bellbench.protocols.qkd.estimation import Errors, random_sample, split_sample
 from bellbench.protocols.qkd.sifting import BLIND, Clicks, Events, Pairs, Sifter
 from hypothesis import given, settings
@@ -226,7 +228,7 @@ def test_pairs_do_not_depend_on_how_streams_are_cut(
     names = [name for name, _, _ in steps]
     order.shuffle(names)  # type: ignore[attr-defined]  # hypothesis hands out a random.Random
     queues = {n: [(x, y) for name, x, y in steps if name == n] for n in ("own", "peer")}
-    sifter = Sifter(WINDOW, greedy)
+    sifter, dating = Sifter(WINDOW, greedy), Dating()
     found: list[Pairs] = []
     for name in names:
         begin, end = queues[name].pop(0)
@@ -234,7 +236,8 @@ def test_pairs_do_not_depend_on_how_streams_are_cut(
             sifter.add_own(piece(own, begin, end))
         else:
             part = piece(peer, begin, end)
-            sifter.add_peer(part.times_ps, part.bases, part.horizon_ps)
+            dating.add_peer(part.times_ps, part.bases, part.horizon_ps)
+            sifter.add_peer(dating.take())
         pairs = sifter.take()
         if pairs is not None:
             found.append(pairs)
@@ -252,12 +255,19 @@ def test_pairs_do_not_depend_on_how_streams_are_cut(
     assert np.array_equal(np.concatenate([p.times_ps for p in found]), peer.times_ps[j[same]])
 
 
+def told(times: Any, bases: Any, horizon: int) -> Dated:
+    """Events of a peer on the same clock."""
+    dating = Dating()
+    dating.add_peer(times, bases, horizon)
+    return dating.take()
+
+
 def test_outcomes_are_not_shown() -> None:
     times, bits = np.array([10, 20]), np.array([0, 1], np.uint8)
     held = Events(times, bits, bits, 100)
     sifter = Sifter(WINDOW, greedy)
     sifter.add_own(held)
-    sifter.add_peer(times, bits, 100)
+    sifter.add_peer(told(times, bits, 100))
     pairs = sifter.take(final=True)
     assert pairs is not None
     assert pairs.bits.tolist() == [0, 1]
@@ -267,12 +277,13 @@ def test_outcomes_are_not_shown() -> None:
 
 
 def test_memory_is_released_as_pairs_are_decided() -> None:
-    sifter = Sifter(WINDOW, greedy)
+    sifter, dating = Sifter(WINDOW, greedy), Dating()
     for step in range(50):
         times = np.arange(step * 1000, step * 1000 + 1000, 100, dtype=np.int64)
         bases = np.zeros(times.size, np.uint8)
         sifter.add_own(Events(times, bases, bases, step * 1000 + 1000))
-        sifter.add_peer(times, bases, step * 1000 + 1000)
+        dating.add_peer(times, bases, step * 1000 + 1000)
+        sifter.add_peer(dating.take())
         pairs = sifter.take()
         assert pairs is not None
         assert pairs.upto == 10 * step + 10
@@ -280,13 +291,15 @@ def test_memory_is_released_as_pairs_are_decided() -> None:
 
 
 def test_events_behind_the_horizon_are_refused() -> None:
-    sifter = Sifter(WINDOW, greedy)
+    dating, sifter = Dating(), Sifter(WINDOW, greedy)
     none = np.zeros(1, np.uint8)
-    sifter.add_peer(np.array([5]), none, 100)
+    dating.add_peer(np.array([5]), none, 100)
+    for horizon in (200, 50):
+        with pytest.raises(ProtocolError, match="horizon"):
+            dating.add_peer(np.array([99]), none, horizon)
+    sifter.add_peer(told(np.array([5]), none, 100))
     with pytest.raises(ProtocolError, match="horizon"):
-        sifter.add_peer(np.array([99]), none, 200)
-    with pytest.raises(ProtocolError, match="horizon"):
-        sifter.add_peer(np.array([99]), none, 50)
+        sifter.add_peer(told(np.array([99]), none, 200))
 
 
 @pytest.mark.parametrize(
@@ -296,7 +309,7 @@ def test_a_matcher_that_breaks_its_contract_is_caught(a: list[int], b: list[int]
     sifter = Sifter(WINDOW, lambda *_: (np.array(a, np.int64), np.array(b, np.int64)))
     times, bases = np.array([0, 7], np.int64), np.zeros(2, np.uint8)
     sifter.add_own(Events(times, bases, bases, 100))
-    sifter.add_peer(times, bases, 100)
+    sifter.add_peer(told(times, bases, 100))
     with pytest.raises(ProtocolError, match="one-to-one"):
         sifter.take()
 

@@ -1,0 +1,281 @@
+"""The peer's announced events on the own clock, where the two taggers share nothing.
+
+The clocks are compared by the times of all events of both parties, announced ones and own ones,
+whatever their bases and outcomes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ...instruments import ProtocolError, TagBatch, TimesPs, concatenate
+from .sifting import Events, no_events
+
+if TYPE_CHECKING:
+    from ..timing import ClockRecovery, ClockState
+
+__all__ = ["Dated", "Dating", "Line", "common_clock"]
+
+Bits = npt.NDArray[np.uint8]
+Indices = npt.NDArray[np.int64]
+
+#: Offsets and frequencies looked for, on the line that the calibration has told.
+_SEARCH_PS = 10**10
+_SEARCH_FREQUENCY = 20e-6
+#: To date times costs by the length of the recording: done each time it has grown by this part.
+_GROWTH = 2.5e-4
+
+
+@dataclass(frozen=True, eq=False)
+class Dated:
+    """Announced events on the own clock, in order.
+
+    Attributes:
+        times_ps: On the own clock.
+        told_ps: As announced.
+        bases: uint8.
+        index: Their numbers among the announced events.
+        upto: All events below this number are decided; those not here cannot be dated.
+        horizon_ps: No later event is earlier than this, on the own clock.
+    """
+
+    times_ps: TimesPs
+    told_ps: TimesPs
+    bases: Bits
+    index: Indices
+    upto: int
+    horizon_ps: int
+
+
+class Line:
+    """The peer's clock as the calibration has found it: a straight line.
+
+    Events are put on it before the clock is followed: a peak that was lost is then looked for in
+    a narrow place, however long the run.
+
+    Args:
+        at_ps: Time on the peer's clock, as announced, that stays as it is.
+        offset_ps: What was subtracted from the peer's times before they were announced.
+        frequency: By how much its clock runs fast.
+    """
+
+    def __init__(self, at_ps: int, offset_ps: int, frequency: float) -> None:
+        self.at_ps, self.offset_ps, self.frequency = at_ps, offset_ps, frequency
+        self._share = frequency / (1 + frequency)
+
+    def straighten(self, told_ps: TimesPs) -> TimesPs:
+        """Announced times less what the frequency has added since."""
+        moved: TimesPs = told_ps - np.rint((told_ps - self.at_ps) * self._share).astype(np.int64)
+        return moved
+
+    def clock(self, state: ClockState) -> tuple[float, float]:
+        """Offset (ps) and frequency of the peer's clock itself, from those left on the line."""
+        since = state.at_ps + state.offset_ps - self.at_ps
+        offset = self.offset_ps + state.offset_ps + since * self.frequency
+        return offset, (1 + state.frequency) * (1 + self.frequency) - 1
+
+
+class Dating:
+    """Follows the peer's clock by the coincidences of all events.
+
+    Args:
+        line: The peer's clock as found in the calibration; None where both parties share one.
+        own: Own times of the calibration segment, corrected for the delays.
+        peer: The peer's, likewise; their ends are where the events begin.
+
+    Attributes:
+        undated: Events that could not be dated, so far.
+        locked_s: Time in which events could be dated, s.
+        unlocked_s: Time in which they could not.
+    """
+
+    def __init__(
+        self,
+        line: Line | None = None,
+        own: TagBatch | None = None,
+        peer: TagBatch | None = None,
+    ) -> None:
+        self._line = line
+        self._recovery: ClockRecovery | None = None
+        self._waiting = no_events(-(1 << 62))
+        self._first = 0  # number of the first event that waits
+        self._ends = [0, 0]  # of what was given to the recovery
+        self._begin = self._watermark = self._horizon = -(1 << 62)
+        self._over = False
+        self.undated = 0
+        self.locked_s = 0.0
+        self.unlocked_s = 0.0
+        if line is None or own is None or peer is None:
+            return
+        from ..timing.clocks import ClockRecovery
+
+        self._recovery = ClockRecovery(search_ps=_SEARCH_PS, search_frequency=_SEARCH_FREQUENCY)
+        self._begin = self._watermark = self._ends[0] = own.begin_ps
+        self._ends[1] = int(line.straighten(np.array([peer.begin_ps]))[0])
+        self._events_from = own.end_ps  # what comes out before is the calibration's
+        self._go(
+            self._batch(0, own.times_ps, own.end_ps),
+            self._batch(1, peer.times_ps, peer.end_ps),
+        )
+
+    @property
+    def state(self) -> ClockState | None:
+        """What the peer's clock has left of the line; None where it is shared."""
+        return None if self._recovery is None else self._recovery.state
+
+    @property
+    def history(self) -> tuple[ClockState, ...]:
+        """The clock over time."""
+        return () if self._recovery is None else self._recovery.history
+
+    def add_own(self, events: Events) -> None:
+        """Take own events."""
+        if self._recovery is not None and not self._over:
+            self._go(self._batch(0, events.times_ps, events.horizon_ps), self._batch(1))
+
+    def add_peer(self, times_ps: TimesPs, bases: Bits, horizon_ps: int) -> None:
+        """Take announced events.
+
+        Raises:
+            ProtocolError: where they lie before the horizon announced earlier.
+        """
+        known = self._waiting
+        if horizon_ps < known.horizon_ps or (times_ps.size and times_ps[0] < known.horizon_ps):
+            raise ProtocolError("events announced behind an earlier horizon")
+        self._waiting = Events(
+            np.concatenate([known.times_ps, times_ps]),
+            np.concatenate([known.bases, bases]),
+            np.concatenate([known.bits, np.zeros_like(bases)]),
+            horizon_ps,
+        )
+        if self._recovery is not None:
+            self._go(self._batch(0), self._batch(1, times_ps, horizon_ps))
+
+    def take(self, *, final: bool = False) -> Dated:
+        """Events decided since the last call; with ``final``, all of them."""
+        waiting, recovery = self._waiting, self._recovery
+        times = waiting.times_ps
+        if recovery is None or self._line is None:
+            return self._decide(times.size, np.arange(times.size), times, waiting.horizon_ps)
+        if final and not self._over:
+            self._over = True
+            self._count(*recovery.add(None, None))
+        grown = self._watermark - self._horizon
+        if not final and grown <= _GROWTH * (self._watermark - self._begin):
+            return self._decide(0, np.zeros(0, np.int64), times[:0], self._horizon)
+        times = self._line.straighten(times)
+        known = np.flatnonzero(recovery.dated(times))
+        moved = recovery.to_a(times[known])
+        # Straight lines between whole ps may differ by one where they meet.
+        moved = np.maximum.accumulate(np.maximum(moved, self._horizon))
+        # What lies a search behind the watermark will not be dated any more.
+        upto = int(np.searchsorted(times, self._watermark - 2 * _SEARCH_PS))
+        upto = times.size if final else max(upto, int(known[-1]) + 1 if known.size else 0)
+        return self._decide(upto, known, moved, self._watermark)
+
+    def _decide(self, upto: int, known: Indices, moved: TimesPs, horizon: int) -> Dated:
+        waiting, first = self._waiting, self._first
+        self.undated += upto - known.size
+        self._waiting = Events(
+            waiting.times_ps[upto:], waiting.bases[upto:], waiting.bits[upto:], waiting.horizon_ps
+        )
+        self._first += upto
+        self._horizon = horizon
+        return Dated(
+            moved,
+            waiting.times_ps[known],
+            waiting.bases[known],
+            known + first,
+            self._first,
+            horizon,
+        )
+
+    def _batch(self, which: int, times: TimesPs | None = None, horizon: int = 0) -> TagBatch:
+        """The next batch of one party for the recovery; the peer's on the line."""
+        begin = self._ends[which]
+        if times is None:
+            times, horizon = np.zeros(0, np.int64), begin
+        elif which and self._line is not None:
+            times = self._line.straighten(np.append(times, horizon))
+            times, horizon = times[:-1], int(times[-1])
+        self._ends[which] = end = max(begin, horizon)
+        return TagBatch(times, np.zeros(times.size, np.int16), begin, end)
+
+    def _go(self, own: TagBatch, peer: TagBatch) -> None:
+        assert self._recovery is not None
+        self._count(*self._recovery.add(own, peer))
+
+    def _count(self, own: TagBatch, peer: TagBatch) -> None:
+        self._watermark = peer.end_ps
+        events = peer.split(self._events_from)[1]
+        live = events.live_s
+        self.locked_s += live
+        self.unlocked_s += events.duration_s - live
+
+    def metrics(self) -> dict[str, Any] | None:
+        """Figures of the peer's clock, fit for JSON; None where it is shared or unknown."""
+        state, line = self.state, self._line
+        if state is None or line is None:
+            return None
+        known = bool(np.isfinite(state.offset_ps))
+        offset, frequency = line.clock(state)
+        states = [each for each in self.history if each.locked]
+        return {
+            "locked": state.locked,
+            "reason": state.reason,
+            "at_s": state.at_ps * 1e-12,
+            "offset_ps": offset if known else None,
+            "frequency": frequency if known else None,
+            "jitter_ps": state.jitter_ps if known else None,
+            "sigma_ps": float(np.median([each.sigma_ps for each in states])) if states else None,
+            "locked_s": self.locked_s,
+            "unlocked_s": self.unlocked_s,
+            "losses_of_lock": sum(not each.locked for each in self.history),
+            "undated_events": self.undated,
+        }
+
+    def trace(self) -> list[tuple[float, float, float, float]]:
+        """The peer's clock over time while locked.
+
+        Each entry holds the time on the own clock (s), what its offset differs from the
+        calibration's line (ps), its frequency, and the rms width of the coincidence peak (ps).
+        """
+        if self._line is None:
+            return []
+        return [
+            (s.at_ps * 1e-12, s.offset_ps, self._line.clock(s)[1], s.jitter_ps)
+            for s in self.history
+            if s.locked
+        ]
+
+
+def common_clock(own: TagBatch, peer: TagBatch) -> tuple[TagBatch, Line]:
+    """Bring the peer's clicks on the own clock, from coincidences alone.
+
+    Args:
+        own: Own clicks.
+        peer: The peer's, of about the same time: within 1 s, at a frequency within 100 ppm.
+
+    Returns:
+        The peer's clicks on the own clock, those that could be dated, and the peer's clock.
+
+    Raises:
+        ProtocolError: where no peak shows.
+    """
+    from ..timing.clocks import ClockRecovery
+
+    recovery = ClockRecovery()
+    parts = [recovery.add(own, peer)[1], recovery.add(None, None)[1]]
+    states = [state for state in recovery.history if state.locked]
+    if not states:
+        raise ProtocolError(recovery.state.reason)
+    first, last = states[0], states[-1]
+    frequency = last.frequency
+    if last.at_ps > first.at_ps:
+        frequency = (last.offset_ps - first.offset_ps) / (last.at_ps - first.at_ps)
+    offset = round(last.offset_ps)
+    return concatenate(parts), Line(last.at_ps, offset, frequency)
