@@ -247,19 +247,28 @@ def _best(
     for start in starts:
         scale = np.array([start[0] + 1, start[2], start[2], start[2], start[4] + 1 / span])
 
-        def residuals(x: _Floats, scale: _Floats = scale) -> _Floats:
+        def at(x: _Floats, scale: _Floats = scale) -> _Floats:
             values = np.zeros(5)
             values[free] = x * scale[free]
-            return _roots(counts, _expected(values, edges))
+            return values
+
+        def residuals(x: _Floats) -> _Floats:
+            return _roots(counts, _expected(at(x), edges))
+
+        def jacobian(x: _Floats, scale: _Floats = scale) -> _Floats:
+            values = at(x)
+            slopes = _slopes(values, edges)[free] * scale[free, None]
+            return np.asarray((slopes * _root_slope(counts, _expected(values, edges))).T)
 
         inside = np.clip(start, low + 1e-6 * (high - low), high - 1e-6 * (high - low))
         inside[4] = max(start[4], 1e-3 / span)
         fit = least_squares(
             residuals,
             (inside / scale)[free],
+            jac=jacobian,
             bounds=((low / scale)[free], (high / scale)[free]),
-            ftol=1e-9,
-            xtol=1e-9,
+            ftol=1e-7,
+            xtol=1e-7,
             max_nfev=80,
         )
         values = np.zeros(5)
@@ -291,7 +300,7 @@ def _told(found: _Found, edges: _Floats, counts: npt.NDArray[np.int64], base: fl
         sigma = math.sqrt(max(float(np.array(slopes) @ covariance @ slopes), 0.0))
         return Estimate(value, sigma, round(found.values[0]))
 
-    by_s, by_tau = _slopes(s, tau) if found.tailed else ((0.0, _FWHM), (0.0, 0.0))
+    by_s, by_tau = _top_slopes(s, tau) if found.tailed else ((0.0, _FWHM), (0.0, 0.0))
     chi2, degrees = _chi2(counts, _expected(found.values, edges), 5 if found.tailed else 4)
     from scipy.special import chdtrc
 
@@ -341,14 +350,39 @@ def _tail(z: _Floats, k: float) -> _Floats:
 
 def _cdf(x: _Floats, s: float, tau: float) -> _Floats:
     """Share of the peak before x, m = 0."""
+    return _shape(x, s, tau)[0]
+
+
+def _shape(x: _Floats, s: float, tau: float) -> tuple[_Floats, _Floats, _Floats, _Floats]:
+    """Share of the peak before x (m = 0), and how it changes with x, sigma and tau."""
     from scipy.special import ndtr
 
-    z = x / s
-    if abs(tau) < 1e-9 * s:
-        return np.asarray(ndtr(z))
     if tau < 0:
-        return 1 - _cdf(-x, s, -tau)
-    return np.asarray(ndtr(z) - _tail(z, s / tau))
+        share, by_x, by_s, by_tau = _shape(-x, s, -tau)
+        return 1 - share, by_x, -by_s, by_tau
+    z = x / s
+    gauss = np.exp(-(np.minimum(np.abs(z), 38.0) ** 2) / 2) / math.sqrt(2 * math.pi)
+    if tau < 1e-5 * s:  # where the differences below lose their digits
+        return np.asarray(ndtr(z - tau / s)), gauss / s, -z * gauss / s, -gauss / s
+    k = s / tau
+    tail = _tail(z, k)
+    by_s = (gauss - k * tail) / tau
+    return np.asarray(ndtr(z) - tail), tail / tau, by_s, k / tau * ((k - z) * tail - gauss)
+
+
+def _slopes(values: _Floats, edges: _Floats) -> _Floats:
+    """How expected counts change with each parameter (5, n)."""
+    pairs, m, s, tau, _ = values.tolist()
+    share, by_x, by_s, by_tau = _shape(edges - m, s, tau)
+    return np.array(
+        [
+            np.diff(share),
+            -pairs * np.diff(by_x),
+            pairs * np.diff(by_s),
+            pairs * np.diff(by_tau),
+            np.diff(edges),
+        ]
+    )
 
 
 def _top_and_width(s: float, tau: float) -> tuple[float, float]:
@@ -376,7 +410,7 @@ def _top_and_width(s: float, tau: float) -> tuple[float, float]:
     return math.copysign(highest * s, tau), (right - left) * s
 
 
-def _slopes(s: float, tau: float) -> tuple[tuple[float, float], tuple[float, float]]:
+def _top_slopes(s: float, tau: float) -> tuple[tuple[float, float], tuple[float, float]]:
     """How top and width change with sigma, and with tau."""
     step = 1e-4 * s
 
@@ -396,17 +430,18 @@ def _roots(counts: npt.NDArray[np.int64], expected: _Floats) -> _Floats:
     return np.asarray(np.copysign(np.sqrt(2 * np.maximum(share, 0.0)), mean - counts))
 
 
+def _root_slope(counts: npt.NDArray[np.int64], expected: _Floats) -> _Floats:
+    """How the roots change with the expected counts."""
+    mean = np.maximum(expected, 1e-12)
+    near = np.abs(mean - counts) < 1e-4 * mean
+    with np.errstate(divide="ignore", invalid="ignore"):
+        slope = (1 - counts / mean) / _roots(counts, mean)
+    return np.where(near, 1 / np.sqrt(mean), slope)
+
+
 def _deviance(counts: npt.NDArray[np.int64], expected: _Floats) -> float:
     roots = _roots(counts, expected)
     return float(roots @ roots)
-
-
-def _steps(values: _Floats, edges: _Floats) -> _Floats:
-    """Small changes of each parameter, one per row."""
-    pairs, _, s, tau, background = values
-    width = s + abs(tau)
-    each = [pairs + 1, width, s, width, background + 1 / float(edges[-1] - edges[0])]
-    return np.asarray(np.diag(1e-4 * np.array(each)))
 
 
 def _covariance(found: _Found, edges: _Floats) -> npt.NDArray[Any] | None:
@@ -414,17 +449,13 @@ def _covariance(found: _Found, edges: _Floats) -> npt.NDArray[Any] | None:
     mean = _expected(found.values, edges)
     # Of no background at all the error is that of one count.
     mean = np.maximum(mean, 1 / mean.size)
-    steps = _steps(found.values, edges)
-    slopes = np.array(
-        [
-            (_expected(found.values + step, edges) - _expected(found.values - step, edges))
-            / (2 * step[i])
-            for i, step in enumerate(steps)
-        ]
-    )
     free = np.array([0, 1, 2, 3, 4] if found.tailed else [0, 1, 2, 4])
-    scale = np.diag(steps)[free]
-    information = (slopes[free] * scale[:, None] / mean) @ (slopes[free] * scale[:, None]).T
+    pairs, _, s, tau, background = found.values.tolist()
+    # of like size, or the inverse would lose its digits
+    scale = np.array([pairs, s, s, s + abs(tau), background + 1 / float(edges[-1] - edges[0])])
+    scale = scale[free]
+    slopes = _slopes(found.values, edges)[free] * scale[:, None]
+    information = (slopes / mean) @ slopes.T
     covariance = np.zeros((5, 5))
     try:
         if np.linalg.cond(information) > 1e12:

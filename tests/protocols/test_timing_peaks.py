@@ -45,6 +45,15 @@ def test_shares_of_bins_are_those_of_scipy(tau: float) -> None:
     assert fine[np.argmax(density)] == pytest.approx(top, abs=fwhm / 100)
 
 
+@pytest.mark.parametrize("tau", [30.0, -30.0, 0.2, 400.0, -1e-3, 1e-5, 0.0])
+def test_slopes_are_those_of_differences(tau: float) -> None:
+    edges = np.linspace(-200.0, 500.0, 71)
+    values = np.array([1000.0, 10.0, 20.0, tau, 0.5])
+    for row, step in zip(peaks._slopes(values, edges), 1e-3 * np.eye(5), strict=True):
+        up, down = (peaks._expected(values + sign * step, edges) for sign in (1, -1))
+        assert row == pytest.approx((up - down) / 2e-3, rel=1e-4, abs=1e-4)
+
+
 @pytest.mark.parametrize(
     ("pairs", "ground", "s", "tau", "width", "shape", "runs"),
     [
