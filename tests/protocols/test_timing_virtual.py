@@ -143,6 +143,27 @@ def test_a_union_and_a_divider(pairs: Clicks, lost: tuple[Loss, ...]) -> None:
     assert listed(divided, OUT) == expected
 
 
+@pytest.mark.parametrize("seed", range(10))
+def test_dense_clicks_many_cuts_and_losses(seed: int) -> None:
+    """As above, where something is always waiting."""
+    rng = np.random.default_rng(seed)
+    times = np.sort(rng.integers(0, END, 120)).tolist()
+    pairs = list(zip(times, rng.integers(1, 4, 120).tolist(), strict=True))
+    begins = rng.integers(0, END, 6).tolist()
+    lost = tuple(Loss("gap", t, t + k) for t, k in zip(begins, (0, 0, 0, 2, 10, 20), strict=True))
+    stream = batch(pairs, lost)
+    parts = split(stream, rng.integers(0, END, 12).tolist())
+    for make in MAKERS:
+        whole, found = made(make(), [stream]), made(make(), parts)
+        assert listed(found) == listed(whole)
+        assert set(found.losses) == set(whole.losses)
+    for channels, window in (([1, 2], 12), ([1, 2, 3], 30), ([3, 1], 90)):
+        found = made(timing.CoincidenceChannel(channels, window, OUT), parts)
+        expected = greedy(pairs, lost, channels, window // 2)
+        assert len(expected) > 2
+        assert listed(found, OUT) == [(max(heads), OUT) for heads in expected]
+
+
 def greedy(
     pairs: Clicks, lost: tuple[Loss, ...], channels: Sequence[int], half: int
 ) -> list[list[int]]:
