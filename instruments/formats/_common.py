@@ -30,7 +30,8 @@ class TagFileInfo:
     Attributes:
         format: Name of the format, as ``open_tags(format=...)`` takes it.
         path: The file.
-        records: Number of records in it (clicks, overflows and markers together).
+        records: Number of records in it (clicks, overflows and markers together); 0 where only
+            reading tells.
         record_bytes: Size of one record; 0 where they differ, as lines of text do.
         data_offset: Byte offset of the first record.
         resolution_ps: Time step of the records; not whole for some formats, see their modules.

@@ -98,7 +98,7 @@ class QcryptoCodec:
         """
         with files[0].open("rb") as file:
             head = self._packet(files[0], 0, file.read(self._header.size))
-        records = head.length if len(files) == 1 else 0
+        records = sum(map(self._announced, files)) if len(files) > 1 else 0
         return TagFileInfo(
             self.name,
             str(path),
@@ -109,6 +109,14 @@ class QcryptoCodec:
             {"files": [str(file) for file in files], "epoch": head.epoch},
             start_unix_ns=head.epoch << 29 if head.extended else 0,
         )
+
+    def _announced(self, path: Path) -> int:
+        with path.open("rb") as file:
+            head = file.read(self._header.size)
+        try:
+            return self._packet(path, 0, head).length
+        except TagFileError:  # reading will come to it
+            return 0
 
     def _packet(self, path: Path, offset: int, head: bytes) -> _Packet:
         def fail(message: str) -> TagFileError:

@@ -32,7 +32,7 @@ FORMS: dict[str, tuple[float, list[int]]] = {
     "id900ref": (1.0, [1]),
     "id900txt": (1.0, [1]),
 }
-fixed = settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+fixed = settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @pytest.fixture
@@ -226,7 +226,7 @@ def test_a_line_without_end_costs_no_memory(write: Write) -> None:
 
 @pytest.mark.parametrize("name", [*FORMS, None])
 @given(data=st.data())
-@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_bytes_give_tags_or_a_tag_file_error(
     write: Write, name: str | None, data: st.DataObject
 ) -> None:

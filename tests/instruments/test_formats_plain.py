@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from bellbench.instruments import Loss, TagBatch, TagFileError, concatenate
-from bellbench.instruments.formats import FORMATS, TagFile, encode_tags, open_tags
+from bellbench.instruments.formats import FORMATS, TagFile, create_tags, encode_tags, open_tags
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -163,6 +163,20 @@ def test_swabian_losses_round_trip(write: Write) -> None:
     assert clicks(again) == clicks(batch)
 
 
+@pytest.mark.parametrize("cuts", [(50,), (300,), (250, 350), (100, 400, 450), (150, 150, 550)])
+def test_swabian_losses_are_written_once(tmp_path: Path, cuts: tuple[int, ...]) -> None:
+    losses = (Loss("overflow", 200, 400, 70000), Loss("corrupt", 500, 600))
+    rest = whole = batch_of([(100, 1), (300, 4), (500, -2), (700, 1)], losses)
+    with create_tags(tmp_path / "x.swabian") as writer:
+        for cut in cuts:
+            part, rest = rest.split(cut)
+            writer.write(part)
+        writer.write(rest)
+    again = read(tmp_path / "x.swabian")
+    assert again.losses == losses
+    assert clicks(again) == clicks(whole)
+
+
 def test_an_overflow_that_never_ends_lasts_to_the_last_record(write: Write) -> None:
     record = struct.Struct("<BBHiq")
     data = record.pack(2, 0, 0, 0, 200) + record.pack(0, 0, 0, 1, 900)
@@ -268,7 +282,7 @@ def test_a_file_that_shrinks_while_it_is_read(write: Write) -> None:
 
 @pytest.mark.parametrize("name", [*FORMATS, None])
 @given(data=st.data())
-@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_bytes_give_tags_or_a_tag_file_error(
     write: Write, name: str | None, data: st.DataObject
 ) -> None:
