@@ -178,3 +178,54 @@ def measure(
         wide = max(sigma * sigma, 0.5 * wide)
     curve = max(curve, 0.2 * total / wide)
     return place, 1 / curve, total, 2 * (ratio - total), when / total, second / total
+
+
+@_compiled
+def likeliest(
+    times: Float64, steps: Float64, reach: float, sigma: float, ground: float, out: Float64
+) -> bool:
+    """Fit a line with Gaussian scatter on a flat ground; False where nothing stands out.
+
+    ``out`` takes offset, slope, width, pairs in the peak and density of the ground.
+    """
+    n = steps.size
+    share = max(n - 2 * reach * ground, 3.0)
+    scale = 1.0
+    for i in range(n):
+        scale = max(scale, abs(times[i]))
+    offset, slope = 0.0, 0.0
+    for _ in range(60):
+        height = share / (sigma * math.sqrt(2 * math.pi))
+        total, s1, s2, r0, r1, rr = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
+        for i in range(n):
+            rest = steps[i] - offset - slope * times[i]
+            far = rest / sigma
+            if abs(far) > 9:
+                continue
+            peak = height * math.exp(-0.5 * far * far)
+            weight = peak / (peak + ground)
+            t = times[i] / scale
+            total += weight
+            s1 += weight * t
+            s2 += weight * t * t
+            r0 += weight * rest
+            r1 += weight * rest * t
+            rr += weight * rest * rest
+        share = total
+        if share < 3:
+            return False
+        determinant = share * s2 - s1 * s1
+        if determinant <= 1e-9 * share * share:
+            return False
+        shift = (s2 * r0 - s1 * r1) / determinant
+        turn = (share * r1 - s1 * r0) / determinant
+        offset += shift
+        slope += turn / scale
+        new = math.sqrt(max(rr / share, 1.0))
+        done = abs(shift) + abs(turn) < 1e-3 * sigma and abs(new - sigma) < 1e-3 * sigma
+        sigma = min(new, reach / 3)
+        ground = max((n - share) / (2 * reach), 0.1 / reach)
+        if done:
+            break
+    out[0], out[1], out[2], out[3], out[4] = offset, slope, sigma, share, ground
+    return True

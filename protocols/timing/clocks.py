@@ -557,16 +557,18 @@ def _peak(counts: npt.NDArray[np.int64], ground: float) -> tuple[float, int, flo
 
 def _fit(a: TimesPs, b: TimesPs, line: _Line, span: float, width: float) -> _Line | None:
     """Fit offset, slope and width of the peak to the pairs near a line, by likelihood."""
-    sigma = width
+    from . import _kernels_clocks as kernels
+
+    sigma, fitted = width, np.zeros(5)
     for _ in range(2):  # the second time with a window that fits the width found
         reach = max(12 * sigma, 2 * width)
         times, steps = _pairs(a, b, line, span, reach)
         if times.size < 6:
             return None
-        fitted = _likeliest(times, steps, reach, sigma)
-        if fitted is None:
+        ground = max(np.count_nonzero(np.abs(steps) > reach / 2) / reach, 0.1 / reach)
+        if not kernels.likeliest(times, steps, reach, sigma, ground, fitted):
             return None
-        offset, slope, sigma, share, ground = fitted
+        offset, slope, sigma, share, ground = fitted.tolist()
         line = replace(line, offset=line.offset + offset, slope=line.slope + slope)
     times, steps = _pairs(a, b, line, span, reach)
     height = share * np.exp(-0.5 * (steps / sigma) ** 2) / (sigma * math.sqrt(2 * math.pi))
@@ -600,40 +602,6 @@ def _lumped(times: Float, weight: Float, span: float) -> bool:
         np.clip((times / span + 0.5) * 8, 0, 7).astype(np.int64), weight, minlength=8
     )
     return float(slices.max()) > 0.6 * float(slices.sum()) and float(slices.sum()) > 12
-
-
-def _likeliest(
-    times: Float, steps: Float, reach: float, sigma: float
-) -> tuple[float, float, float, float, float] | None:
-    """Offset, slope, width and size of a peak, and the density of its ground."""
-    offset, slope = 0.0, 0.0
-    ground = max(np.count_nonzero(np.abs(steps) > reach / 2) / reach, 0.1 / reach)
-    share = max(steps.size - 2 * reach * ground, 3.0)
-    scale = max(float(np.abs(times).max()), 1.0)
-    for _ in range(60):
-        rest = steps - offset - slope * times
-        height = share * np.exp(-0.5 * (rest / sigma) ** 2) / (sigma * math.sqrt(2 * math.pi))
-        weight = height / (height + ground)
-        share = float(weight.sum())
-        if share < 3:
-            return None
-        t = times / scale
-        s1, s2 = float(weight @ t), float(weight @ (t * t))
-        r0, r1 = float(weight @ rest), float(weight @ (rest * t))
-        determinant = share * s2 - s1 * s1
-        if determinant <= 1e-9 * share * share:
-            return None
-        shift = (s2 * r0 - s1 * r1) / determinant
-        turn = (share * r1 - s1 * r0) / determinant
-        offset += shift
-        slope += turn / scale
-        new = math.sqrt(max(float(weight @ (rest * rest)) / share, 1.0))
-        done = abs(shift) + abs(turn) < 1e-3 * sigma and abs(new - sigma) < 1e-3 * sigma
-        sigma = min(new, reach / 3)
-        ground = max((steps.size - share) / (2 * reach), 0.1 / reach)
-        if done:
-            break
-    return offset, slope, sigma, share, ground
 
 
 def _grow(a: TimesPs, b: TimesPs, line: _Line, limits: tuple[int, int]) -> _Line | None:
@@ -1237,8 +1205,9 @@ class ClockRecovery:
             begin = origin if final else end - length
             # Everything is tried from where the search began; later only what is cheap, often.
             rungs = len(_RUNGS)
-            if not (final or power == 6 or (self._first_cycle and begin == origin)):
-                rungs = 2 if power >= 2 else 0
+            first = self._first_cycle and begin == origin and self._last is None
+            if not (final or power == 6 or first):
+                rungs = 2 if power >= 3 else 0
             if self._try(begin, end, rungs):
                 return True
             if final:

@@ -162,6 +162,7 @@ def test_no_false_lock() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_no_false_lock_in_many_runs() -> None:
     """pytest -m slow tests/protocols/test_timing_clocks.py -k many_runs: some 10 min."""
     assert false_alarms(5000, 10**10) == 0
@@ -385,6 +386,7 @@ def test_pulses_per_second(pairs: float, hosts: tuple[float, float]) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_half_an_hour_at_a_low_rate() -> None:
     """pytest -m slow tests/protocols/test_timing_clocks.py -k hour: some 2 min.
 
