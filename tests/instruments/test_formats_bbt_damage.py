@@ -458,7 +458,7 @@ def test_payloads_that_lie(
 
 @pytest.mark.slow
 @given(case=lies, codes=st.booleans())
-@settings(PROPERTY, max_examples=30_000)
+@settings(PROPERTY, max_examples=5_000)
 def test_many_payloads_that_lie(
     path: Path, monkeypatch: pytest.MonkeyPatch, case: dict[str, Any], codes: bool
 ) -> None:
