@@ -78,10 +78,9 @@ class CoincidenceCounter:
     were cut into batches. Clicks inside losses do not count; a pair with a loss between its
     clicks does, both of them having been seen.
 
-    Cost: some 4 ns per tag for two channels and a narrow window, nearly as much with twenty shifts
-    as with none; of m + n channels each is walked through once per channel of the other set,
-    at 3 ns. Where pairs are many, 3 ns per tag and shift, however wide the window. The first use
-    on a machine compiles for some seconds.
+    Cost: some 5 ns per tag for two channels, 7 ns with twenty shifts, and 3 ns more for each
+    further channel of the other set. Where pairs are many it is 3 ns per tag, shift and channel of
+    the other set instead, however wide the window. The first use on a machine compiles for 5-10 s.
 
     Memory: four times the clicks within window and shifts and within the lead of one stream over
     the other, at 8 bytes, and 2 MB per channel, at most.
@@ -163,7 +162,7 @@ def match(times_a: TimesPs, times_b: TimesPs, window_ps: int) -> tuple[Indices, 
     window make a pair and are used up. This gives as many pairs as any one-to-one matching can.
     Not the nearest partner: of several within a window, the first is taken.
 
-    Cost: some 5 ns per click.
+    Cost: 3-4 ns per click.
 
     Args:
         times_a: int64 (n,), non-decreasing ps, delays subtracted.

@@ -499,3 +499,24 @@ def test_delay_lines_put_clicks_in_order_however_far_they_overtake() -> None:
         order = np.argsort(shifted, kind="stable")
         assert times.tolist() == shifted[order].tolist()
         assert which.tolist() == (stream.channels[order] - 1).tolist()
+
+
+bursts = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 20)), max_size=12)
+
+
+@given(a=bursts, b=bursts, left=st.integers(-25, 25), width=st.integers(1, 25))
+@settings(max_examples=200, deadline=None)
+def test_bursts_in_sparse_streams(
+    a: list[tuple[int, int]], b: list[tuple[int, int]], left: int, width: int
+) -> None:
+    """Few clicks on the mean, yet several in one window, and on its edges."""
+    times = [
+        np.array(sorted([*(10**6 * k + t for k, t in each), *far]), np.int64)
+        for each, far in ((a, [5 * 10**6]), (b, [-(10**6), 4 * 10**6, 5 * 10**6, 6 * 10**6]))
+    ]
+    steps = [int(tb - ta) for ta in times[0] for tb in times[1]]
+    expected = sum(left <= step < left + width for step in steps)
+    assert _kernels.count_window(times[0], times[1], left, width) == expected
+    counts = np.zeros(2, np.int64)
+    _kernels.count_windows(times[0], times[1], np.array([left, left]), width, counts)
+    assert counts.tolist() == [expected] * 2
