@@ -209,7 +209,7 @@ class HeraldedG2:
     Heralds whose gate (or themselves) touch a loss, or an end of the stream, do not count. The
     result does not depend on how the stream was cut.
 
-    Cost: some 10 ns per tag, 0.1 us where delays differ; memory for the clicks within delays and
+    Cost: some 40 ns per tag; memory for the clicks within delays and
     window. The first use ever compiles for some seconds.
 
     Args:
