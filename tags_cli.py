@@ -180,7 +180,8 @@ def info(file: File, format: Format = None, as_json: Json = False) -> None:  # n
         return
     table = _table("", "", title=str(file))
     table.add_row("format", f"{tags.info.format}: {FORMATS[tags.info.format]}")
-    table.add_row("records", f"{tags.info.records:,}")
+    if tags.info.records:
+        table.add_row("records", f"{tags.info.records:,}")
     table.add_row("time step", f"{tags.info.resolution_ps:g} ps")
     table.add_row("duration", _time(rates.duration_s))
     if rates.live_s < rates.duration_s:
@@ -487,6 +488,98 @@ def coincidences(
             "-" if row["car"] is None else f"{row['car']:.3g}",
         )
     _show(table)
+
+
+@app.command()
+def plot(
+    files: Annotated[
+        list[Path], typer.Argument(metavar="FILE...", help="A recording, or those of two taggers.")
+    ],
+    out: Annotated[
+        Path | None, typer.Option(help="Picture to write, .png, .svg or .pdf; FILE.png by default.")
+    ] = None,
+    channels: Annotated[
+        str | None,
+        typer.Option(
+            metavar="C,C", help="The two to correlate; by default those with the clearest peak."
+        ),
+    ] = None,
+    window: Annotated[
+        int | None,
+        typer.Option(parser=_coincidence_ps, metavar="TIME", help="Coincidence window."),
+    ] = None,
+    span: Annotated[
+        int | None,
+        typer.Option(parser=_ps, metavar="TIME", help="Full width of the correlation."),
+    ] = None,
+    bin: Annotated[  # noqa: A002
+        int | None, typer.Option(parser=_ps, metavar="TIME", help="Bins of the correlation.")
+    ] = None,
+    every: Annotated[
+        int | None, typer.Option(parser=_ps, metavar="TIME", help="Bins of the rates.")
+    ] = None,
+    delay: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="C=TIME",
+            help="Delay of a channel (of two files: A1=, B1=), taken off; none is sought then.",
+        ),
+    ] = None,
+    log: Annotated[bool, typer.Option("--log", help="Logarithmic counts.")] = False,
+    format: Format = None,  # noqa: A002
+    as_json: Json = False,
+) -> None:
+    """Draw rates over time, the correlation of two channels with its fit, and all coincidences.
+
+    Of two files the first is A, the second B: A's channels are correlated with B's. Delays, and
+    the clock of a tagger that runs freely, are found from the coincidences.
+    """
+    from .tags_plot import draw, look, summary, to_json
+
+    if len(files) > 2:
+        raise typer.BadParameter("one recording, or two of two taggers", param_hint="FILE...")
+    picture = out or files[0].with_name(files[0].name + ".png")
+    if picture.resolve() in [file.resolve() for file in files]:
+        raise typer.BadParameter("is the recording itself", param_hint="--out")
+    if picture.suffix.lower() not in (".png", ".svg", ".pdf"):
+        raise typer.BadParameter("pictures end in .png, .svg or .pdf", param_hint="--out")
+    pair = _numbers(channels)
+    if pair is not None and len(pair) != 2:
+        raise typer.BadParameter("name 2 channels, as in 0,1", param_hint="--channels")
+    try:
+        seen = look(
+            [open_tags(file, format) for file in files],
+            pair=None if pair is None else (pair[0], pair[1]),
+            delays_ps=_named_delays(delay, len(files)) if delay else None,
+            window_ps=window,
+            span_ps=span,
+            bin_ps=bin,
+            every_ps=every,
+        )
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    draw(picture, seen, log=log)
+    if as_json:
+        _print_json({"picture": str(picture)} | to_json(seen))
+    else:
+        for line in summary(seen):
+            _show(line)
+        _show(f"picture: {picture}")
+    if seen.damage:
+        raise TagFileError(f"{seen.damage[0]}; all before it is in {picture}")
+
+
+def _named_delays(texts: list[str], files: int) -> dict[tuple[int, int], int]:
+    if files == 1:
+        return {(0, channel): delay for channel, delay in _delays(texts).items()}
+    delays = {}
+    for text in texts:
+        letter = text.strip()[:1].upper()
+        if letter not in ("A", "B"):
+            raise typer.BadParameter("of two files, write A1=25ns or B1=25ns", param_hint="--delay")
+        for channel, delay in _delays([text.strip()[1:]]).items():
+            delays["AB".index(letter), channel] = delay
+    return delays
 
 
 def _count(tags: TagFile) -> CountRates:

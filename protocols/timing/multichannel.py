@@ -12,12 +12,16 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from ...instruments import TagBatch
 from ._pieces import CutLine, Ready, half_of
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 __all__ = ["FoldCounter", "FoldCounts"]
 
@@ -74,6 +78,20 @@ class FoldCounts:
         counts = self._of(channels, self.shifted_pairs, self.shifted_counts)
         apart = [len({shift.get(c, 0) for c in channels}) > 1 for shift in self.shifts]
         return float(counts[apart].mean()) if any(apart) else math.nan
+
+    def plot(self, ax: Axes | None = None, *, log: bool = False) -> Axes:
+        """Draw the pairs as a matrix, each with its coincidence-to-accidental ratio.
+
+        Accidentals are those of the wrong delays that move the two channels against each other;
+        without one the ratio is what it exceeds at 95 %.
+
+        Args:
+            ax: To draw on; a new figure by default.
+            log: Logarithmic colours.
+        """
+        from ._pictures import draw_folds
+
+        return draw_folds(self, ax, log=log)
 
     def _of(self, channels: tuple[int, ...], pairs: Counts, counts: Counts) -> Counts:
         if len(set(channels)) != len(channels) or not channels:

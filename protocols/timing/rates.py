@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +14,9 @@ from ...instruments import TagBatch
 from ..estimates import Estimate
 from ._losses import Picked, loss_intervals
 from ._streams import live
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 __all__ = ["CountRates", "Counter", "CountsOverTime", "dead_time_corrected"]
 
@@ -141,6 +145,20 @@ class CountsOverTime:
         """Clicks per live second (bins, channels); nan where nothing was live."""
         live_s = np.where(self.live_ps > 0, self.live_ps * 1e-12, np.nan)
         return self.counts / live_s[:, None]
+
+    def plot(self, ax: Axes | None = None, *, log: bool | None = None) -> Axes:
+        """Draw the rates over time, losses shaded.
+
+        Bands are one Poisson sigma; the legend has the mean rates over live time. Where less than
+        a tenth of a bin is live, no rate is drawn.
+
+        Args:
+            ax: To draw on; a new figure by default.
+            log: Logarithmic rates; by default where channels differ by more than 30 times.
+        """
+        from ._pictures import draw_counts
+
+        return draw_counts(self, ax, log=log)
 
 
 class Counter:
