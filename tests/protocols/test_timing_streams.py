@@ -174,6 +174,15 @@ def test_match_example() -> None:
         timing.match(a, b, -1)
 
 
+@in_small_pieces
+def test_a_click_on_the_watermark_still_finds_its_partner() -> None:
+    whole = TagBatch(np.array([0, 5], np.int64), np.array([1, 2], np.int16), 0, 6)
+    counter = timing.CoincidenceCounter([1], [2], 10)
+    for part in whole.split(5):
+        counter.add(part)
+    assert counter.finish().counts.tolist() == [[1]]
+
+
 def test_clicks_inside_losses_do_not_count() -> None:
     pairs = [(10, 1), (12, 2), (100, 1), (101, 2), (149, 2), (150, 1), (151, 2)]
     lossy = batch(pairs, 1000, (Loss("overflow", 100, 150, 9),))
