@@ -39,6 +39,7 @@ Channel = tuple[int, int]
 _HEAD = 2_000_000  # clicks in which delays are sought
 _ONE_TAGGER_PS = 100_000_000  # delays between inputs of one tagger are sought up to 20 km of fibre
 _TWO_TAGGERS_PS = 10**12
+_AFTER_CLOCK_PS = 10_000_000
 _RATE_BINS = 200
 _SHIFTS = tuple(k for k in range(-5, 6) if k)  # wrong delays, in steps of 20 windows
 _MOST_CHANNELS = 16
@@ -96,7 +97,7 @@ class _Delays:
 
     of: dict[Channel, int] = field(default_factory=dict)
     pair: tuple[Channel, Channel] | None = None
-    fwhm_ps: float = math.nan
+    widths: dict[frozenset[Channel], float] = field(default_factory=dict)
     found: set[Channel] = field(default_factory=set)
     clock: ClockState | None = None
     recover: bool = False
@@ -141,11 +142,10 @@ def look(
     else:
         known = _delays_of_one(begins[0]) if len(begins) == 1 else _delays_of_two(*begins)
     first, second = _pair(begins, pair, known)
-    if pair is not None and len(begins) == 1 and delays_ps is None:
-        known.fwhm_ps = _between(begins[0], first, second, known)
+    fwhm = known.widths.get(frozenset((first, second)), math.nan)
     step = max(1, math.ceil(max(tags.info.resolution_ps for tags in files)))
     rate = begins[0].rates.counts[first[1]] * begins[-1].rates.rate_hz(second[1]) * 1e-12
-    window, span, width = _widths(known.fwhm_ps, step, rate, window_ps, span_ps, bin_ps)
+    window, span, width = _widths(fwhm, step, rate, window_ps, span_ps, bin_ps)
     longest = max(one.rates.duration_s for one in begins) * 1e12
     bins = min(_RATE_BINS, max(max(one.rates.counts.values()) / 20 for one in begins))
     every = every_ps or _nice(longest / max(bins, 20))
@@ -160,6 +160,8 @@ def look(
             pairs.add(batch, None)
     else:
         reach = max(map(abs, known.of.values()), default=0) + span + 200 * window
+        if known.clock is not None:
+            reach += round(abs(known.clock.offset_ps) + 1e-4 * longest)
         for batches in _together(begins, counters, known, reach):
             histogram.add(*batches)
             pairs.add(*batches)
@@ -392,24 +394,26 @@ def _times(batch: TagBatch, channel: int) -> Any:
 
 
 def _delays_of_one(one: _Begin) -> _Delays:
-    """Delays along the clearest peaks that link the channels; the first of them is at 0."""
+    times = {(0, c): _times(one.head, c) for c in _brightest(one, _MOST_CHANNELS)}
+    return _linked(times, itertools.combinations(times, 2), _ONE_TAGGER_PS)
+
+
+def _linked(
+    times: Mapping[Channel, Any], pairs: Iterable[tuple[Channel, Channel]], search_ps: int
+) -> _Delays:
+    """Delays along the clearest peaks that link the channels; the first of each chain is at 0."""
     from .protocols.timing import find_offset
 
-    known = _Delays()
-    channels = _brightest(one, _MOST_CHANNELS)
-    times = {c: _times(one.head, c) for c in channels}
     peaks = {}
-    for a, b in itertools.combinations(channels, 2):
-        peak = find_offset(times[a], times[b], search_ps=_ONE_TAGGER_PS)
+    for a, b in pairs:
+        peak = find_offset(times[a], times[b], search_ps=search_ps)
         if peak.found and not _one_of_many(times[a], times[b], peak.offset_ps):
             peaks[a, b] = peak
     best = sorted(peaks, key=lambda pair: -peaks[pair].significance)
     if not best:
-        return known
-    known.pair = (0, best[0][0]), (0, best[0][1])
-    known.fwhm_ps = peaks[best[0]].fwhm_ps
-    group = {c: {c} for c in channels}
-    delay = dict.fromkeys(channels, 0.0)
+        return _Delays()
+    group = {c: {c} for c in times}
+    delay = dict.fromkeys(times, 0.0)
     for a, b in best:
         if b in group[a]:
             continue
@@ -418,9 +422,16 @@ def _delays_of_one(one: _Begin) -> _Delays:
             delay[c] += move
         joined = group[a] | group[b]
         group.update(dict.fromkeys(joined, joined))
-        known.found |= {(0, a), (0, b)}
-    known.of = {(0, c): round(delay[c]) for c in channels}
-    return known
+    for chain in group.values():
+        first = delay[min(chain)]
+        for c in chain:
+            delay[c] -= first
+    return _Delays(
+        {c: round(delay[c]) for c in times},
+        best[0],
+        {frozenset(pair): peaks[pair].fwhm_ps for pair in best},
+        {c for pair in best for c in pair},
+    )
 
 
 def _one_of_many(a: Any, b: Any, offset_ps: float) -> bool:
@@ -438,69 +449,35 @@ def _one_of_many(a: Any, b: Any, offset_ps: float) -> bool:
     return _rivalled(found, offset_ps, 5 * bin_ps, float(found.counts[near].max()))
 
 
-def _between(one: _Begin, first: Channel, second: Channel, known: _Delays) -> float:
-    """Width of the peak of a pair that was asked for, nan without one."""
-    from .protocols.timing import find_offset
-
-    if first == second:
-        return math.nan
-    if not {first, second} <= known.found:
-        return math.nan
-    a, b = _times(one.head, first[1]), _times(one.head, second[1])
-    peak = find_offset(a, b, search_ps=_ONE_TAGGER_PS)
-    return peak.fwhm_ps if peak.found else math.nan
-
-
 def _delays_of_two(a: _Begin, b: _Begin) -> _Delays:
-    from .protocols.timing import find_channel_delays, find_clock
+    from .protocols.timing import find_clock
 
-    known = _Delays()
     clock = find_clock(a.head, b.head, search_ps=_TWO_TAGGERS_PS)
     if not clock.locked:
-        return known
-    known.clock = clock
+        return _Delays()
     drift = abs(clock.frequency) * 1e12 * max(a.rates.duration_s, b.rates.duration_s)
-    known.recover = drift > 0.2 * clock.jitter_ps
-    head_a, head_b, search = a.head, b.head, abs(round(clock.offset_ps)) + 10**9
-    if known.recover:
+    recover = drift > 0.2 * clock.jitter_ps
+    heads, offset = (a.head, b.head), round(clock.offset_ps)
+    if recover:
         recovery = _recovery(clock)
-        parts = [recovery.add(head_a, head_b), recovery.add(None, None)]
-        head_a, head_b = (concatenate(p[i] for p in parts) for i in (0, 1))
-        search = 1_000_000
-    try:
-        delays = find_channel_delays(head_a, head_b, search_ps=search)
-    except ProtocolError:
-        return known
-    known.of = {(0, c): d for c, d in delays.delays_a.items()}
-    known.of |= {(1, c): d for c, d in delays.delays_b.items()}
-    known.found = set(known.of)
-    known.fwhm_ps = delays.fwhm_ps
-    known.pair = _most_pairs(head_a, head_b, delays.delays_a, delays.delays_b, delays.fwhm_ps)
+        parts = [recovery.add(*heads), recovery.add(None, None)]
+        heads, offset = (concatenate(p[0] for p in parts), concatenate(p[1] for p in parts)), 0
+    times = {
+        (f, c): _times(heads[f], c) - f * offset
+        for f, one in enumerate((a, b))
+        for c in _brightest(one, _MOST_CHANNELS)
+    }
+    between = ((x, y) for x, y in itertools.combinations(times, 2) if x[0] < y[0])
+    known = _linked(times, between, _AFTER_CLOCK_PS)
+    known.of = {c: delay + c[0] * offset for c, delay in known.of.items()}
+    known.clock, known.recover = clock, recover
     return known
 
 
 def _recovery(clock: ClockState) -> ClockRecovery:
     from .protocols.timing import ClockRecovery
 
-    return ClockRecovery(search_ps=_TWO_TAGGERS_PS)
-
-
-def _most_pairs(
-    a: TagBatch, b: TagBatch, delays_a: Mapping[int, int], delays_b: Mapping[int, int], fwhm: float
-) -> tuple[Channel, Channel]:
-    from .protocols.timing import CoincidenceCounter
-
-    counter = CoincidenceCounter(
-        list(delays_a),
-        list(delays_b),
-        max(round(2 * fwhm), 2),
-        delays_a=delays_a,
-        delays_b=delays_b,
-    )
-    counter.add(a, b)
-    counts = counter.finish().counts
-    i, j = np.unravel_index(int(np.argmax(counts)), counts.shape)
-    return (0, list(delays_a)[i]), (1, list(delays_b)[j])
+    return ClockRecovery(search_ps=_TWO_TAGGERS_PS, around_ps=round(clock.offset_ps))
 
 
 # -- widths

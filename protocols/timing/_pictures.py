@@ -74,8 +74,7 @@ def draw_counts(found: CountsOverTime, ax: Axes | None, *, log: bool | None) -> 
             linewidth=0,
         )
     missing = live[:bins] < 1 - 1e-6
-    if bins == len(live):
-        missing[-1] = False  # as long as it got, not a loss
+    missing[len(live) - 1 :] = False  # the last is as long as it got, no loss
     first = True
     for begin, end in _runs(missing):
         ax.axvspan(
@@ -87,7 +86,8 @@ def draw_counts(found: CountsOverTime, ax: Axes | None, *, log: bool | None) -> 
             label="losses" if first else None,
         )
         first = False
-    ax.set_xlim(edges[0] / time, edges[-1] / time)
+    if bins:
+        ax.set_xlim(edges[0] / time, edges[-1] / time)
     if log and seen.size:
         ax.set_yscale("log")
         low = float(seen.min()) / rate
@@ -226,7 +226,11 @@ def _matrix(
 
     ax = _axes(ax)
     counts = np.ma.masked_array(found.counts, ~shown)
-    top = max(float(counts.max()) if shown.any() else 1.0, 1.0)
+    top = float(counts.max()) if shown.any() else 1.0
+    if apart.any():  # what is much less than chance looks pale
+        chance = (found.shifted * apart).sum(axis=0) / np.maximum(apart.sum(axis=0), 1)
+        top = max(top, float(chance[shown].max(initial=0.0)))
+    top = max(top, 1.0)
     low = max(float(found.counts[shown & (found.counts > 0)].min(initial=top)), 1.0)
     norm = LogNorm(0.5 * low, max(top, low * 1.01)) if log else Normalize(0.0, top)
     image = ax.imshow(counts, cmap="Blues", norm=norm, aspect="equal")
@@ -283,7 +287,8 @@ def _cell(found: Coincidences, i: int, j: int, apart: npt.NDArray[np.bool_], *, 
         least = car_at_least(one)
         return f"{text}\n{name}> {_digits(least)}" if least >= 1 else text
     if ratio.sigma > 0.5 * max(ratio.value, 1.0):  # hardly known
-        return text
+        chance = float(one.accidentals[0, 0])
+        return f"{text}\nby chance {_number(chance)}" if chance >= 10 and not short else text
     return f"{text}\n{name}{_digits(ratio.value)}"
 
 
