@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field
 
 from ..bench import BenchConfig
-from ..instruments import PairSource, ProtocolError, TagBatch, TimeTagger, Unit, concatenate
+from ..instruments import PairSource, ProtocolError, TagBatch, Unit, concatenate
 from ..live import Progress
 from .contract import Duration, Experiment, ExperimentFile, Mistake, Result, Run, lacks
 from .midpoint import told
@@ -31,6 +31,7 @@ _STEP_S = 0.1
 _LONGEST_STEP_S = 1.0
 _FEW_TAGS = 20_000  # fewer per step: longer steps
 _WRONG_DELAYS = 20
+_GUARD_PS = 1_000_000  # a clock may have moved by that since it was found
 
 Batches = tuple[TagBatch, TagBatch]
 
@@ -98,8 +99,10 @@ class _Link:
         self._inputs = [party.inputs(_LABELS) for party in self._parties]
         self._sources = [one for one in lab.instruments.values() if isinstance(one, PairSource)]
         self._reached = [0, 0]
+        self._read_ps = [0, 0]
         self._later: list[TagBatch | None] = [None, None]
         self._offset_ps = 0
+        self._recovery: timing.ClockRecovery | None = None  # where the clocks run apart
         self._tags = 0
         self._singles = (timing.CountRates(), timing.CountRates())
         # what is found; without a peak it stays None
@@ -127,24 +130,26 @@ class _Link:
 
     def _measure(self) -> None:
         from ..protocols import timing
-        from ..protocols.calibration.delays import coincidence_window
+        from ..protocols.calibration.delays import coincidence_window, on_one_clock
         from ..protocols.characterization import characterize
+        from ..protocols.qkd.dating import follower
 
         file = self._file
         stage = "recording clicks to find the delays"
         a, b = map(concatenate, zip(*self._record(stage, file.calibration), strict=True))
         self._show(Progress("finding the delays"))
-        found = timing.find_channel_delays(
+        b, line, found = on_one_clock(
             a,
             b,
-            channels_a=list(self._inputs[0].values()),
-            channels_b=list(self._inputs[1].values()),
+            (list(self._inputs[0].values()), list(self._inputs[1].values())),
             search_ps=round(file.offset_search * 1e12),
             known=self._known(),
         )
         self._delays = found
         delays = (found.delays_a, found.delays_b)
         self._offset_ps = round(found.offset.offset_ps)
+        if line is not None:
+            self._follow(follower(line, delays), line.offset_ps)
         taggers = [party.tagger for party in self._parties]
         if file.coincidence_window is None:
             self._window_ps = coincidence_window(found, taggers)
@@ -184,6 +189,7 @@ class _Link:
             for source in self._sources:
                 source.emission.set(False)
             latest = max(tagger.info.latency_s for tagger in taggers)
+            self._follow(None)  # in the dark no clock is seen
             for _ in self._record("source off", latest + _STEP_S):
                 pass
             for _ in self._record("counting darks", file.darks, darks):
@@ -235,8 +241,10 @@ class _Link:
         while any(reached < end for reached, end in zip(self._reached, ends, strict=True)):
             self._lab.clock.sleep(step)
             batches = []
-            for i, party in enumerate(self._parties):
-                batch, self._later[i] = self._next(i, party.tagger).split(ends[i])
+            for i, new in enumerate(self._read()):
+                later = self._later[i]
+                whole = new if later is None else concatenate([later, new])
+                batch, self._later[i] = whole.split(ends[i])
                 batch = batch.split(begins[i])[1]
                 self._reached[i] = max(self._reached[i], batch.end_ps)
                 if rates is not None:
@@ -248,9 +256,30 @@ class _Link:
             yield batches[0], batches[1]
             self._report(stage, (self._reached[0] - begin) * 1e-12, seconds)
 
-    def _next(self, which: int, tagger: TimeTagger) -> TagBatch:
-        later, new = self._later[which], tagger.read()
-        return new if later is None else concatenate([later, new])
+    def _read(self) -> Batches:
+        """The next clicks of both; once the clocks are followed, on Alice's."""
+        alice, bob = (party.tagger.read() for party in self._parties)
+        self._read_ps = [alice.end_ps, bob.end_ps]
+        return (alice, bob) if self._recovery is None else self._recovery.add(alice, bob)
+
+    def _follow(self, recovery: timing.ClockRecovery | None, offset_ps: int = 0) -> None:
+        """Follow Bob's clock from here on, or leave it."""
+        if recovery is None and self._recovery is None:
+            return
+        alice, bob = self._later
+        self._recovery = recovery
+        if recovery is None:
+            # What is read next follows on what was read last, not on what was handed out.
+            self._later = [None, None]
+            self._reached = list(self._read_ps)
+            self._offset_ps = self._read_ps[1] - self._read_ps[0]
+        else:
+            assert alice is not None
+            assert bob is not None
+            self._later = list(recovery.add(alice, bob))
+            # Counted is from where both have clicks.
+            begin = max(alice.begin_ps, bob.begin_ps - offset_ps + _GUARD_PS)
+            self._reached, self._offset_ps = [begin, begin], 0
 
     def _report(self, stage: str, elapsed_s: float, duration_s: float) -> None:
         self._show(

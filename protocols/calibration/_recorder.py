@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from ...instruments import (
     Clock,
@@ -17,7 +17,11 @@ from ...instruments import (
     concatenate,
 )
 
+if TYPE_CHECKING:
+    from ..timing import ClockRecovery
+
 _STEP_S = 0.1
+_SEARCH_S = 40.0  # longest time for a clock that was lost to be found again
 
 
 class Recorder:
@@ -32,6 +36,12 @@ class Recorder:
         self._taggers = taggers
         self._clock = clock
         self._stack = ExitStack()
+        self._recovery: ClockRecovery | None = None
+        self._read_ps = 0  # watermark of the first tagger
+
+    def follow(self, recovery: ClockRecovery) -> None:
+        """From now on put the second tagger's clicks on the first one's clock."""
+        self._recovery = recovery
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
@@ -70,6 +80,8 @@ class Recorder:
         """Return clicks made from now on, one batch per tagger, of at least ``seconds``."""
         # Watermarks may be behind the clock by the latency and some ms more.
         self.wait(max(tagger.info.latency_s for tagger in self._taggers) + 0.02)
+        if self._recovery is not None:
+            return self._followed(seconds)
         batches = self._read_after(seconds)
         # Watermarks follow the clock: a second step is needed only where a clock runs slow.
         for _ in range(100):
@@ -88,8 +100,30 @@ class Recorder:
                 part.append(batch)
         return [concatenate(part) for part in parts]
 
+    def _followed(self, seconds: float) -> list[TagBatch]:
+        # What comes out is behind what is read by some intervals of the recovery.
+        begin = reached = self._read_ps
+        end = begin + round(seconds * 1e12)
+        parts: list[list[TagBatch]] = [[], []]
+        deadline = Deadline(self._clock, seconds + _SEARCH_S)
+        while reached < end:
+            if deadline.passed:
+                raise ProtocolError("the clocks of the taggers were lost: no coincidences any more")
+            self._clock.sleep(min(_STEP_S, max((end - reached) * 1e-12, 0.01)))
+            batches = self._read()
+            if batches[0].end_ps <= begin:
+                continue
+            reached = batches[0].end_ps
+            for part, batch in zip(parts, batches, strict=True):
+                part.append(batch.split(begin)[1].split(end)[0])
+        return [concatenate(part) for part in parts]
+
     def _read(self) -> list[TagBatch]:
-        return [tagger.read() for tagger in self._taggers]
+        batches = [tagger.read() for tagger in self._taggers]
+        self._read_ps = batches[0].end_ps
+        if self._recovery is None:
+            return batches
+        return list(self._recovery.add(batches[0], batches[1]))
 
 
 def wait_until(

@@ -34,8 +34,9 @@ from ...instruments import (
     TimeTagger,
 )
 from .. import timing
+from ..qkd.dating import follower
 from ._recorder import Recorder
-from .delays import coincidence_window
+from .delays import coincidence_window, on_one_clock
 
 __all__ = ["PolarizationResult", "Station", "find_polarization"]
 
@@ -194,7 +195,10 @@ class _Search:
         """Find the delays of this recording; a few orthogonal outputs may need a longer one."""
         a, b = self._recorder.record(max(1.0, self._seconds))
         first, second = self._channels
-        self._delays = timing.find_channel_delays(a, b, channels_a=first, channels_b=second)
+        _, line, found = on_one_clock(a, b, (first, second))
+        if line is not None:
+            self._recorder.follow(follower(line, (found.delays_a, found.delays_b)))
+        self._delays = found
 
     def turn(self, actuator: Settable[float], angle: float) -> None:
         actuator.set(angle)

@@ -619,9 +619,10 @@ class Alice(_Party):
         )
         told, line = theirs, None
         try:
-            if not self._shared_clock:
-                theirs, line = common_clock(mine, theirs)
-            found = self._find_delays(mine, theirs)
+            if self._shared_clock:
+                found = self._find_delays(mine, theirs)
+            else:
+                theirs, line, found = common_clock(mine, theirs, self._find_delays, lambda x: x)
         except BellbenchError as error:
             raise ProtocolError(f"no delays found in the calibration segment: {error}") from error
         delays = []

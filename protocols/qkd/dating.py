@@ -6,8 +6,9 @@ whatever their bases and outcomes.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -18,10 +19,12 @@ from .sifting import Events, no_events
 if TYPE_CHECKING:
     from ..timing import ClockRecovery, ClockState
 
-__all__ = ["Dated", "Dating", "Line", "common_clock"]
+__all__ = ["Dated", "Dating", "Line", "common_clock", "follower"]
 
 Bits = npt.NDArray[np.uint8]
 Indices = npt.NDArray[np.int64]
+Delays = tuple[Mapping[int, int], Mapping[int, int]]
+Found = TypeVar("Found")
 
 #: Offsets and frequencies looked for, on the line that the calibration has told.
 _SEARCH_PS = 10**10
@@ -253,22 +256,52 @@ class Dating:
         ]
 
 
-def common_clock(own: TagBatch, peer: TagBatch) -> tuple[TagBatch, Line]:
-    """Bring the peer's clicks on the own clock, from coincidences alone.
+def common_clock(
+    own: TagBatch,
+    peer: TagBatch,
+    find: Callable[[TagBatch, TagBatch], Found],
+    delays: Callable[[Found], Delays],
+    *,
+    least_ps: float = 0.0,
+) -> tuple[TagBatch, Line | None, Found]:
+    """Find the peer's clock and the channels' delays, from coincidences alone.
+
+    Twice: delays need a clock, and a clock is found better where the delays are known.
 
     Args:
         own: Own clicks.
         peer: The peer's, of about the same time: within 1 s, at a frequency within 100 ppm.
+        find: Finds delays in clicks on one clock.
+        delays: The delays of the own channels and of the peer's, ps, of what was found.
+        least_ps: Clocks that come apart by less in the recording, or cannot be found, are taken to
+            be one; by default that is an error.
 
     Returns:
-        The peer's clicks on the own clock, those that could be dated, and the peer's clock.
+        The peer's clicks on the own clock, those that could be dated; the peer's clock, None where
+        there is one; and what ``find`` found.
 
     Raises:
         ProtocolError: where no peak shows.
     """
-    from ..timing.clocks import ClockRecovery
+    try:
+        moved, line = _on_own(own, peer)
+    except ProtocolError:
+        if not least_ps:
+            raise
+        return peer, None, find(own, peer)
+    if abs(line.frequency) * (own.end_ps - own.begin_ps) < least_ps:
+        return peer, None, find(own, peer)
+    moved, line = _on_own(own, peer, follower(line, delays(find(own, moved))))
+    return moved, line, find(own, moved)
 
-    recovery = ClockRecovery()
+
+def _on_own(
+    own: TagBatch, peer: TagBatch, recovery: ClockRecovery | None = None
+) -> tuple[TagBatch, Line]:
+    if recovery is None:
+        from ..timing.clocks import ClockRecovery
+
+        recovery = ClockRecovery()
     parts = [recovery.add(own, peer)[1], recovery.add(None, None)[1]]
     states = [state for state in recovery.history if state.locked]
     if not states:
@@ -277,5 +310,17 @@ def common_clock(own: TagBatch, peer: TagBatch) -> tuple[TagBatch, Line]:
     frequency = last.frequency
     if last.at_ps > first.at_ps:
         frequency = (last.offset_ps - first.offset_ps) / (last.at_ps - first.at_ps)
-    offset = round(last.offset_ps)
-    return concatenate(parts), Line(last.at_ps, offset, frequency)
+    return concatenate(parts), Line(last.at_ps, round(last.offset_ps), frequency)
+
+
+def follower(line: Line, delays: Delays) -> ClockRecovery:
+    """What follows a clock found by :func:`common_clock`, with the delays found on it."""
+    from ..timing.clocks import ClockRecovery
+
+    return ClockRecovery(
+        search_ps=_SEARCH_PS,
+        search_frequency=100e-6,
+        around_ps=line.offset_ps,
+        delays_a=delays[0],
+        delays_b=delays[1],
+    )
