@@ -342,6 +342,8 @@ class BbtWriter:
         if len(name) > 16 or b"\0" in name:
             raise ValueError(f"the kind of a loss must fit 16 bytes, got {loss.kind!r}")
         count = 0 if loss.count is None else loss.count
+        if loss.begin_ps > loss.end_ps:
+            raise ValueError(f"{loss} ends before it begins")
         if begin not in _INT64 or end not in _INT64 or not 0 <= count < 1 << 63:
             raise ValueError(f"{loss} does not fit 64 bits")
         return Loss(loss.kind, begin, end, loss.count)
@@ -700,6 +702,8 @@ def _clicks(chunk: _Chunk, words: Words) -> tuple[TimesPs, Channels, tuple[Loss,
         except UnicodeDecodeError:
             return None
         begin, end = (_scaled(t, chunk.numerator, chunk.denominator) for t in (begin, end))
+        if begin > end or begin not in _INT64 or end not in _INT64:
+            return None
         losses.append(Loss(name, begin, end, None if lost < 0 else lost))
     known = data[ends[1] - 2 * many : ends[1]].view("<i2").astype(np.int16)
     lengths = data[ends[2] - symbols : ends[2]]

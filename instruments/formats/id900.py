@@ -215,6 +215,8 @@ def _table(
     """Return the numbers of lines that are all as they should be; else None."""
     if block.translate(None, b"0123456789;\r\n") or not block.endswith(b"\n"):
         return None
+    if block.count(b"\r") != block.count(b"\r\n"):  # one within a line parts no numbers
+        return None
     marks = np.flatnonzero(np.frombuffer(block, np.uint8) == ord(";"))
     if not begins.size or marks.size not in (0, begins.size):
         return None

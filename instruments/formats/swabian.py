@@ -39,6 +39,7 @@ _RECORD = np.dtype(
     [("type", "u1"), ("reserved", "u1"), ("missed", "<u2"), ("channel", "<i4"), ("time", "<i8")]
 )
 _TAG, _ERROR, _BEGIN, _END, _MISSED = range(5)
+_LATEST_PS = 1 << 62
 
 
 class _Encoder:
@@ -97,7 +98,9 @@ class SwabianCodec:
         for first, whole in chunks(info, _RECORD, chunk_records):
             far = np.abs(whole["channel"].astype(np.int64)) > np.iinfo(np.int16).max
             far &= whole["type"] == _TAG
-            wrong = np.flatnonzero((whole["type"] > _MISSED) | far)
+            # Other records than tags have a time, too.
+            late = (whole["time"] > _LATEST_PS) | (whole["time"] < -_LATEST_PS)
+            wrong = np.flatnonzero((whole["type"] > _MISSED) | far | late)
             records = whole[: wrong[0]] if wrong.size else whole
             kinds, times = records["type"], records["time"].astype(np.int64)
             losses: list[Loss] = []
@@ -129,14 +132,15 @@ class SwabianCodec:
                 overflow,
             )
             if wrong.size:
-                bad = whole[int(wrong[0])]
+                at = int(wrong[0])
+                if whole["type"][at] > _MISSED:
+                    what = f"record type {whole['type'][at]} does not exist"
+                elif far[at]:
+                    what = f"channel {whole['channel'][at]} cannot be one"
+                else:
+                    what = "its time lies months away"
                 raise error_at(
-                    info,
-                    first + int(wrong[0]),
-                    f"record type {bad['type']} does not exist:"
-                    " the file is damaged, or not of format swabian"
-                    if bad["type"] > _MISSED
-                    else f"channel {bad['channel']} cannot be one",
+                    info, first + at, f"{what}: the file is damaged, or not of format swabian"
                 )
 
     def writer(

@@ -280,6 +280,7 @@ def test_refused_batches_leave_no_trace(path: Path) -> None:
         batch_of([6], [1], 5, 9, Loss("a kind of seventeen", 5, 6)),
         batch_of([6], [1], 5, 9, Loss("gap", 5, 6, -1)),
         batch_of([6], [1], 5, 9, Loss("gap", 5, 2**70)),
+        batch_of([6], [1], 5, 9, Loss("gap", 6, 5)),
     ]
     with path.open("wb") as file:
         writer = BbtWriter(file)

@@ -417,6 +417,24 @@ def test_heads_that_lie(path: Path, changed: dict[str, int]) -> None:
     assert peak < 8e6
 
 
+@pytest.mark.parametrize(("begin", "end"), [(2, 1), (-(2**63), 2**62), (0, 2**63 - 1)])
+def test_losses_that_lie(path: Path, begin: int, end: int) -> None:
+    losses = (Loss("gap", 0, 10),)
+    batch = TagBatch(np.zeros(0, np.int64), np.zeros(0, np.int16), 0, 20, losses=losses)
+    file = io.BytesIO()
+    writer = BbtWriter(file, resolution_ps=10.0)
+    writer.write(batch)
+    writer.finish()
+    data = file.getvalue()
+    at = data.index(b"\xbbBBTC")
+    place = at + HEAD.size + 16 + 16
+    broken = data[:place] + struct.pack("<qq", begin, end) + data[place + 16 :]
+    path.write_bytes(forge(broken, at))
+    found, error = keep(path)
+    assert error is not None
+    assert (found, error.offset) == ([], at)
+
+
 lies = st.fixed_dictionaries(
     {
         "changes": st.lists(

@@ -201,6 +201,7 @@ def test_all_before_the_damage_is_kept(write: Write, name: str) -> None:
         ("qutagraw", 38, b"\xff\xff", "channel 65535 cannot be"),
         ("id900", 31, b"\x90", "months away"),
         ("id900txt", 31, b";1;1", "not <time>"),
+        ("id900txt", 32, b"\r", "not <time>"),
     ],
 )
 def test_damage_is_named(write: Write, name: str, place: int, value: bytes, match: str) -> None:

@@ -270,6 +270,9 @@ def test_unknown_swabian_type_and_channel(write: Write) -> None:
         read(write(good + struct.pack("<BBHiq", 9, 0, 0, 1, 5)), "swabian")
     with pytest.raises(TagFileError, match="record 1: channel 70000 cannot be one"):
         read(write(good + struct.pack("<BBHiq", 0, 0, 0, 70000, 5)), "swabian")
+    for kind in range(5):
+        with pytest.raises(TagFileError, match="record 1: its time lies months away"):
+            read(write(good + struct.pack("<BBHiq", kind, 0, 0, 1, 2**63 - 1)), "swabian")
 
 
 def test_a_file_that_shrinks_while_it_is_read(write: Write) -> None:
