@@ -30,7 +30,7 @@ from .roles import (
     TimeTagger,
 )
 from .signals import Limited, Limits, Readable, Settable
-from .tags import Channels, Loss, TagBatch, TimesPs, concatenate
+from .tags import Channels, Loss, TagBatch, TimesPs, concatenate, merge
 from .units import SPELLINGS, Unit, parse_quantity
 from .weak_coherent_source import WeakCoherentSource, WeakCoherentSourceInfo
 
@@ -78,5 +78,6 @@ __all__ = [
     "WeakCoherentSource",
     "WeakCoherentSourceInfo",
     "concatenate",
+    "merge",
     "parse_quantity",
 ]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Channels", "Loss", "TagBatch", "TimesPs", "concatenate"]
+__all__ = ["Channels", "Loss", "TagBatch", "TimesPs", "concatenate", "merge"]
 
 TimesPs = npt.NDArray[np.int64]
 Channels = npt.NDArray[np.int16]
@@ -150,3 +151,67 @@ def concatenate(batches: Iterable[TagBatch]) -> TagBatch:
         parts[0].clock_id,
         tuple(losses),
     )
+
+
+def merge(*streams: Iterable[TagBatch]) -> Iterator[TagBatch]:
+    """Join streams that ran at the same time into one, such as a file per channel of one tagger.
+
+    Times must count from the same zero, by the same clock. Clicks at one time stand in the order
+    of the streams. Before a stream begins and after it ends it counts as without clicks; losses of
+    one are losses of the whole. Cost: some 20 ns per click; memory: a batch of each stream.
+
+    Raises:
+        ValueError: for streams of different starts or clocks, or batches that do not follow on
+            each other.
+        TagFileError: where a stream raises it; all clicks before that have been yielded.
+    """
+    sources = [iter(stream) for stream in streams]
+    heads = [(next(source, None), source) for source in sources]
+    held = [(batch, source) for batch, source in heads if batch is not None]
+    if not held:
+        return
+    start = _agreed("start", [batch.start_unix_ns for batch, _ in held])
+    clock = _agreed("clock", [batch.clock_id for batch, _ in held])
+    begin = min(batch.begin_ps for batch, _ in held)
+    while held:
+        upto = min(batch.end_ps for batch, _ in held)
+        cuts = [
+            (*batch.split(upto), source) if batch.end_ps > upto else (batch, None, source)
+            for batch, source in held
+        ]
+        yield _overlaid([part for part, _, _ in cuts], begin, upto, start, clock)
+        begin = upto
+        held = [
+            (batch, source)
+            for _, rest, source in cuts
+            if (batch := _following(source, upto) if rest is None else rest) is not None
+        ]
+
+
+def _following(source: Iterator[TagBatch], upto_ps: int) -> TagBatch | None:
+    batch = next(source, None)
+    if batch is not None and batch.begin_ps != upto_ps:
+        raise ValueError(f"batch at {batch.begin_ps} ps does not follow {upto_ps} ps")
+    return batch
+
+
+T = TypeVar("T", int, str)
+
+
+def _agreed(what: str, values: list[T]) -> T:
+    """Return what all say that say anything."""
+    said = sorted({value for value in values if value})
+    if len(said) > 1:
+        raise ValueError(f"streams of different {what}s, {said[0]!r} and {said[1]!r}, do not merge")
+    return said[0] if said else values[0]
+
+
+def _overlaid(parts: list[TagBatch], begin: int, end: int, start: int, clock: str) -> TagBatch:
+    filled = [part for part in parts if len(part)] or parts[:1]
+    times = np.concatenate([part.times_ps for part in filled])
+    channels = np.concatenate([part.channels for part in filled])
+    if len(filled) > 1:
+        order = np.argsort(times, kind="stable")  # quick, for it is made of sorted runs
+        times, channels = times[order], channels[order]
+    losses = tuple(dict.fromkeys(loss for part in parts for loss in part.losses))
+    return TagBatch(times, channels, begin, end, start, clock, losses)

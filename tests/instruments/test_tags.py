@@ -1,6 +1,8 @@
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
-from bellbench.instruments import Loss, TagBatch, concatenate
+from bellbench.instruments import Loss, TagBatch, TagFileError, concatenate, merge
 from bellbench.protocols.timing import CountRates
 from hypothesis import given
 from hypothesis import strategies as st
@@ -112,3 +114,87 @@ def test_only_consecutive_batches_join() -> None:
     first, second = whole.split(15)
     with pytest.raises(ValueError, match="batch at 0 ps does not follow 200 ps"):
         concatenate([second, first])
+
+
+# Streams that ran at the same time.
+
+
+def cut(whole: TagBatch, cuts: list[int]) -> list[TagBatch]:
+    parts = []
+    for at in sorted(cuts):
+        first, whole = whole.split(at)
+        parts.append(first)
+    return [*parts, whole]
+
+
+@given(
+    streams=st.lists(
+        st.tuples(clicks, losses, st.lists(st.integers(-10, END + 10), max_size=5)),
+        min_size=1,
+        max_size=4,
+    ),
+    begins=st.lists(st.integers(-50, 0), min_size=4, max_size=4),
+)
+def test_merged_streams_are_sorted_whatever_their_batches(
+    streams: list[tuple[list[tuple[int, int]], list[Loss], list[int]]], begins: list[int]
+) -> None:
+    wholes = [
+        TagBatch(b.times_ps, b.channels, begin, END + begin % 7, 1, "a", b.losses)
+        for (pairs, lost, _), begin in zip(streams, begins, strict=False)
+        for b in [batch(pairs, lost)]
+    ]
+    parts = list(merge(*(cut(w, c[2]) for w, c in zip(wholes, streams, strict=True))))
+    found = concatenate(parts).checked()
+    times = np.concatenate([w.times_ps for w in wholes])
+    order = np.argsort(times, kind="stable")
+    assert found.times_ps.tolist() == times[order].tolist()
+    assert found.channels.tolist() == np.concatenate([w.channels for w in wholes])[order].tolist()
+    assert (found.begin_ps, found.end_ps) == (
+        min(w.begin_ps for w in wholes),
+        max(w.end_ps for w in wholes),
+    )
+    assert set(found.losses) == {loss for w in wholes for loss in w.losses}
+    live = TagBatch(
+        times[:0], found.channels[:0], found.begin_ps, found.end_ps, 0, "", found.losses
+    )
+    assert sum(part.live_s for part in parts) == pytest.approx(live.live_s, abs=1e-18)
+    assert (found.start_unix_ns, found.clock_id) == (1, "a")
+
+
+def test_merge_reads_no_further_than_it_must() -> None:
+    read = [0, 0]
+
+    def stream(which: int, length: int) -> Iterator[TagBatch]:
+        for begin in range(0, 1000, length):
+            read[which] += 1
+            times = np.array([begin], np.int64)
+            yield TagBatch(times, np.array([which], np.int16), begin, begin + length)
+
+    for part in merge(stream(0, 10), stream(1, 100)):
+        assert read[0] * 10 - part.end_ps <= 10
+        assert read[1] * 100 - part.end_ps <= 100
+    assert read == [100, 10]
+
+
+def test_all_before_the_damage_of_one_stream_is_merged() -> None:
+    def broken() -> Iterator[TagBatch]:
+        yield batch([(5, 1), (20, 1)]).split(50)[0]
+        raise TagFileError("torn", path="b", offset=9)
+
+    found: list[TagBatch] = []
+    with pytest.raises(TagFileError, match="torn"):
+        found.extend(merge([batch([(7, 2), (60, 2)])], broken()))
+    assert concatenate(found).times_ps.tolist() == [5, 7, 20]
+
+
+def test_streams_that_do_not_merge() -> None:
+    one = batch([(5, 1)])
+    other = TagBatch(one.times_ps, one.channels, 0, END, 0, "maser")
+    with pytest.raises(ValueError, match="different clocks, 'maser' and 'rubidium'"):
+        list(merge([one], [other]))
+    later = TagBatch(one.times_ps, one.channels, 0, END, 1_800_000_000)
+    with pytest.raises(ValueError, match="different starts"):
+        list(merge([one], [later]))
+    with pytest.raises(ValueError, match="does not follow 200 ps"):
+        list(merge([one, one]))
+    assert list(merge([], [])) == list(merge()) == []
