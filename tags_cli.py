@@ -628,40 +628,12 @@ def _sparkline(found: Correlation) -> str:
 
 
 def _plot(path: Path, found: Correlation, title: str) -> None:
-    import numpy as np
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    reach = float(np.abs(found.delays_ps).max())
-    unit, scale = next(
-        ((u, s) for u, s in (("ms", 1e9), ("µs", 1e6), ("ns", 1e3)) if reach >= 2 * s), ("ps", 1.0)
-    )
     figure = Figure(figsize=(6.4, 4.0), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    axes.spines[["top", "right"]].set_visible(False)
-    half = found.bin_ps / 2
-    edges = np.append(found.delays_ps - half, found.delays_ps[-1] + half) / scale
-    axes.stairs(found.g2, edges, fill=True, color="C0", alpha=0.25)
-    axes.stairs(found.g2, edges, color="C0", linewidth=1.0)
-    axes.axhline(1.0, color="C3", linestyle="--", linewidth=1, label="independent clicks")
-    axes.set(
-        xlabel=rf"delay $\tau$ ({unit})",
-        ylabel=r"$g^{(2)}(\tau)$, by the mean rates",
-        xlim=(edges[0], edges[-1]),
-        ylim=(0, 1.15 * max(1.0, float(found.g2.max()))),
-    )
-    axes.set_title(title, fontsize=10)
-    axes.legend(loc="upper right", fontsize=8, framealpha=1.0)
-
-    def to_pairs(g2: Any) -> Any:
-        return g2 * found.expected
-
-    def to_g2(pairs: Any) -> Any:
-        return pairs / found.expected
-
-    right = axes.secondary_yaxis("right", functions=(to_pairs, to_g2))
-    right.set_ylabel(f"pairs per {_time(found.bin_ps * 1e-12)}")
+    found.plot(figure.add_subplot()).set_title(title, fontsize=10)
     try:
         figure.savefig(path, format="png")
     except OSError as error:

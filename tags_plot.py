@@ -122,8 +122,8 @@ def look(
         delays_ps: Of channels, subtracted; 0 where not named. By default they are found: in
             one file up to 100 us, between two up to 1 s, with their clocks if these run freely.
         window_ps: Coincidence window, full width; 3 FWHM of the peak by default, 1 ns without.
-        span_ps: Full width of the correlation; 30 FWHM, or 100 ns.
-        bin_ps: Its bins; a twelfth of the FWHM or of a 400th of the span.
+        span_ps: Full width of the correlation; 12 FWHM or somewhat more, or 100 ns.
+        bin_ps: Its bins; a twelfth of the FWHM; without a peak as they hold a few pairs.
         every_ps: Bins of the rates; some 200 in all by default.
 
     Raises:
@@ -507,12 +507,12 @@ def _widths(
     if window is None:
         window = _nice(max(3 * fwhm, 2 * step)) if peaked else max(1000, 4 * step)
     if span is None:
-        span = _nice(max(30 * fwhm, 100 * step)) if peaked else max(100_000, 400 * step)
+        span = _nice(max(12 * fwhm, 100 * step)) if peaked else max(100_000, 400 * step)
         if width is not None:
             span = max(span, 100 * width)
     if width is None:
         few = 3 / max(pairs_per_ps, 1e-30)  # bins that hold enough of independent clicks
-        width = _nice(fwhm / 12) if peaked else _nice(min(max(span / 400, few), span / 50))
+        width = _nice(fwhm / 12) if peaked else _nice(min(max(span / 1000, few), span / 50))
         width = min(max(-(-width // step) * step, step), span)
     return window, span, width
 

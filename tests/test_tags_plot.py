@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 from bellbench.instruments import BellbenchError, Loss, TagBatch, TagFileError
-from bellbench.instruments.formats import create_tags, open_tags
+from bellbench.instruments.formats import FORMATS, create_tags, open_tags
 from bellbench.protocols.timing import (
     CoincidenceCounter,
     Correlation,
@@ -241,6 +241,22 @@ def test_results_draw_themselves(file: Path) -> None:
     fresh = counted.plot()
     assert fresh.figure.axes == [fresh]
     plt.close("all")
+
+
+def test_the_page_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = (Path(__file__).parent.parent / "docs" / "tags.md").read_text(encoding="utf-8")
+    a, b, weak, _ = pairs(6000, 1)
+    write(tmp_path / "recording.bbt", {1: a, 2: b + 5000, 3: weak})
+    monkeypatch.chdir(tmp_path)
+    code = page.split("```python\n")[1].split("```")[0]
+    exec(compile(code, "docs/tags.md", "exec"), {})
+    width = float(capsys.readouterr().out.split()[0])
+    assert width == pytest.approx(390, abs=40)
+    plt.close("all")
+    for name, what in FORMATS.items():
+        assert f"| `{name}` | {what.split(':')[0]}" in page
 
 
 def test_nothing_can_be_drawn_too() -> None:
