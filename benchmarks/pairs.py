@@ -6,7 +6,7 @@ stream of two channels (:func:`coincidences_merged`). Ours go through the public
 batches of 0.1 s.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numba
@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from bellbench.instruments import TagBatch
 from bellbench.protocols import timing
+from side_by_side import Row, rates, seconds, show
 
 Int16 = npt.NDArray[np.int16]
 Int64 = npt.NDArray[np.int64]
@@ -88,15 +89,15 @@ def correlation(a: Int64, b: Int64, left: int, width: int, counts: Int64) -> Non
             j += 1
 
 
-def streams(seconds: float, seed: int = 1) -> tuple[Int64, Int64]:
+def streams(length_s: float, seed: int = 1) -> tuple[Int64, Int64]:
     """Clicks of devices.md 10: 2.5 M pairs/s, 40 %, 0.5 Mcps darks, 60 ps jitter, 25 ns later."""
     rng = np.random.default_rng(seed)
-    end = seconds * 1e12
-    pairs = rng.uniform(0, end, rng.poisson(2.5e6 * seconds))
+    end = length_s * 1e12
+    pairs = rng.uniform(0, end, rng.poisson(2.5e6 * length_s))
     clicks = []
     for delay in (0, DELAY_PS):
         seen = pairs[rng.random(pairs.size) < 0.4]
-        darks = rng.uniform(0, end, rng.poisson(0.5e6 * seconds))
+        darks = rng.uniform(0, end, rng.poisson(0.5e6 * length_s))
         times = np.concatenate([seen + rng.normal(delay, 60, seen.size), darks])
         clicks.append(np.sort(np.rint(times[(times >= 0) & (times < end)]).astype(np.int64)))
     return clicks[0], clicks[1]
@@ -112,9 +113,9 @@ def batches(times: Int64, channels: Int16, every_ps: int = 10**11) -> list[TagBa
     ]
 
 
-def work(seconds: float = 1.0) -> tuple[int, dict[str, tuple[Work, Work]]]:
+def work(length_s: float = 1.0) -> tuple[int, dict[str, tuple[Work, Work]]]:
     """Return the number of tags, and of each piece of work (ours, peer's), with equal answers."""
-    a, b = streams(seconds)
+    a, b = streams(length_s)
     both = np.concatenate([a, b])
     order = np.argsort(both, kind="stable")
     merged = both[order]
@@ -176,21 +177,14 @@ def work(seconds: float = 1.0) -> tuple[int, dict[str, tuple[Work, Work]]]:
     }
 
 
-def main() -> None:
-    import time
-
-    tags, all_work = work()
-    for name, sides in all_work.items():
-        assert sides[0]() == sides[1](), name
-        best = [9e9, 9e9]
-        for _ in range(12):
-            for k, side in enumerate(sides):
-                start = time.perf_counter()
-                side()
-                best[k] = min(best[k], time.perf_counter() - start)
-        ours, peer = (tags / spent / 1e6 for spent in best)
-        print(f"{name:42} ours {ours:6.1f}, peer {peer:6.1f} Mtags/s: {ours / peer:.2f} x")
+def rows(length_s: float = 1.0) -> Iterator[Row]:
+    """Yield the rows of the table."""
+    tags, all_work = work(length_s)
+    for name, (ours, peer) in all_work.items():
+        assert ours() == peer(), name
+        spent = seconds({"ours": ours, "numba loop by hand": peer}, 12)
+        yield from rates(name, tags / 1e6, spent.pop("ours"), spent)
 
 
 if __name__ == "__main__":
-    main()
+    show(rows())
