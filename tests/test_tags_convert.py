@@ -134,7 +134,7 @@ def test_nothing_is_overwritten_unasked(tmp_path: Path, file: Path) -> None:
     with pytest.raises(TagFileError, match="No such file"):
         run(tmp_path / "none", tmp_path / "y.swabian")
     assert "no unit" in usage_error(file, tmp_path / "y.swabian", "--resolution", "4")
-    assert "tell or need no period_ps" in usage_error(file, tmp_path / "y.bbt", "--period", "1us")
+    assert "take no period_ps" in usage_error(file, tmp_path / "y.bbt", "--period", "1us")
 
 
 def test_all_before_the_damage_is_written(tmp_path: Path, batch: TagBatch) -> None:

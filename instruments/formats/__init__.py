@@ -6,20 +6,23 @@ keep the file's own numbers. Each module states its rounding and where time coun
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import shutil
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 from ..errors import TagFileError
-from ..tags import TagBatch
+from ..tags import TagBatch, merge
 from ._common import (
     CHUNK_RECORDS,
     LOOK_AHEAD,
+    About,
     BatchCodec,
     PieceCodec,
     TagFileInfo,
@@ -27,7 +30,7 @@ from ._common import (
     Writer,
     batches,
 )
-from .bbt import BBT
+from .bbt import BBT, BbtCodec, BbtWriter
 from .id900 import ID900, ID900_REF, ID900_TXT
 from .photon_hdf5 import PHOTON_HDF5
 from .ptu import PTU
@@ -107,10 +110,12 @@ class TagFile:
     Attributes:
         info: What the file says about itself.
         chunk_records: Records read at a time; bounds the memory.
+        parts: The files it is merged from, if several.
     """
 
     info: TagFileInfo
     chunk_records: int = CHUNK_RECORDS
+    parts: tuple[TagFile, ...] = ()
     _seen: dict[str, int] = field(default_factory=dict, repr=False, compare=False)
 
     @property
@@ -119,15 +124,22 @@ class TagFile:
 
         They were sorted into their place; up to `LOOK_AHEAD` clicks late they can be.
         """
-        return self._seen.get("reordered", 0)
+        return self._seen.get("reordered", 0) + sum(part.reordered for part in self.parts)
 
     def __iter__(self) -> Iterator[TagBatch]:
-        """Decode the file from its start.
+        """Decode the file from its start, or from ``from_ps``.
 
         Raises:
             TagFileError: at the first damage, naming the byte offset; all clicks before it have
                 been yielded.
         """
+        found = self._decode()
+        from_ps = self.info.header.get("from_ps")
+        return found if from_ps is None else _since(found, from_ps)
+
+    def _decode(self) -> Iterator[TagBatch]:
+        if self.parts:
+            return merge(*self.parts)
         codec = _CODECS[self.info.format]
         if isinstance(codec, BatchCodec):
             return codec.read_batches(self.info, self.chunk_records)
@@ -140,29 +152,61 @@ class TagFile:
             reordered=self._count,
         )
 
+    def follow(self, patience_s: float = 10.0) -> Iterator[TagBatch]:
+        """Yield the batches of a recording (bbt) that is still being written, as they come.
+
+        Ends where the recording was closed, or when nothing has come for ``patience_s``.
+
+        Raises:
+            ValueError: for a file of another format, or several.
+            TagFileError: at damage, as on iteration.
+        """
+        if self.parts or self.info.format != "bbt":
+            raise ValueError("only one file of format bbt can be read while it is written")
+        return self._follow(patience_s)
+
+    def _follow(self, patience_s: float) -> Iterator[TagBatch]:
+        reader = BBT.reader(self.info)
+        last = time.monotonic()
+        while True:
+            for batch in reader:
+                yield batch
+                last = time.monotonic()
+            if reader.closed or time.monotonic() - last >= patience_s:
+                return
+            time.sleep(0.05)
+
     def _count(self, reordered: int) -> None:
         self._seen["reordered"] += reordered
 
 
 def open_tags(
-    path: str | Path,
+    path: str | Path | Sequence[str | Path],
     format: str | None = None,  # noqa: A002 - the word on the command line too
     *,
     chunk_records: int = CHUNK_RECORDS,
-    channel: int | None = None,
+    channel: int | Sequence[int] | None = None,
     period_ps: int | None = None,
     resolution_ps: float | None = None,
+    from_ps: int | None = None,
+    damage: Literal["raise", "mark"] = "raise",
 ) -> TagFile:
     """Open a recorded tag file. Reads the header at most; the clicks come on iteration.
 
+    Several files of one tagger, such as one per channel, become one stream, see `merge`.
+
     Args:
-        path: The file; of qcrypto a folder of epochs, too.
+        path: The file, or a list of files; of qcrypto a folder or a list of epochs.
         format: One of `FORMATS`; None finds it by content (PicoQuant's magic; for formats
             without a header whether the first records make sense).
         chunk_records: Records read at a time; bounds the memory.
-        channel: Number of the channel, for files that do not tell it (id900).
+        channel: Number of the channel, for files that do not tell it (id900); of several files
+            that of each.
         period_ps: Period of the reference that times count from (id900ref, id900txt).
         resolution_ps: Time step, where the file does not tell it (quTAU).
+        from_ps: Begin at this time. bbt seeks it; of other formats all before is decoded.
+        damage: ``"mark"`` (bbt alone): read on behind damage, which becomes a ``"corrupt"`` loss
+            whose count is exact.
 
     Raises:
         TagFileError: for a missing, empty or unknown file, or a header that lies.
@@ -170,30 +214,95 @@ def open_tags(
     """
     if format is not None and format not in _CODECS:
         raise TagFileError(f"unknown format {format!r}; known are {', '.join(FORMATS)}")
-    if channel is not None and not -(1 << 15) <= channel < 1 << 15:
-        raise ValueError(f"channel {channel} does not fit 16 bits")
     if period_ps is not None and not 0 < period_ps <= 10**15:
         raise ValueError(f"a period of {period_ps} ps is not between 1 ps and 1000 s")
     if resolution_ps is not None and not 1e-3 <= resolution_ps <= 1e9:
         raise ValueError(f"a time step of {resolution_ps:g} ps cannot be")
-    path = Path(path)
-    try:
-        first = epochs_of(path)[0] if path.is_dir() else path
-        size = first.stat().st_size
-        if not size:
-            raise TagFileError("is empty: the recording wrote nothing", path=str(first))
-        name = format or _recognise(first, size)
-        codec = _CODECS[name]
-        if not path.is_dir():
-            info = codec.describe(path, size)
-        elif isinstance(codec, QcryptoCodec):
-            info = codec.describe_folder(path)
-        else:
-            raise TagFileError(f"is a folder, but {name} comes in files", path=str(path))
-        options = {"channel": channel, "period_ps": period_ps, "resolution_ps": resolution_ps}
+    if damage not in ("raise", "mark"):
+        raise ValueError(f'damage is "raise" or "mark", not {damage!r}')
+    channels = [*channel] if isinstance(channel, Sequence) else [channel]
+    for number in channels:
+        if number is not None and not -(1 << 15) <= number < 1 << 15:
+            raise ValueError(f"channel {number} does not fit 16 bits")
+    options: dict[str, Any] = {"period_ps": period_ps, "resolution_ps": resolution_ps}
+    options |= {"from_ps": from_ps, "damage": None if damage == "raise" else damage}
+    paths = [Path(path)] if isinstance(path, str | Path) else [Path(part) for part in path]
+    if not paths:
+        raise ValueError("there is no file in the list")
+    if channel is None:
+        channels *= len(paths)
+    if len(channels) != len(paths):
+        raise ValueError(f"{len(paths)} files need a channel each, not {len(channels)}")
+    first = _open(paths[0], format, {"channel": channels[0], **options}, chunk_records)
+    if len(paths) == 1:
+        return first
+    codec = _CODECS[first.info.format]
+    if isinstance(codec, QcryptoCodec):
+        with _readable(paths[0]):
+            info = codec.describe_files(paths[0].parent, paths)
         return TagFile(_with_options(info, options), chunk_records)
+    if channel is None and "channel" in _options(codec):
+        raise ValueError(f"{first.info.format} files do not tell their channel; say that of each")
+    rest = zip(paths[1:], channels[1:], strict=True)
+    return _merged(
+        first,
+        *(_open(p, format, {"channel": c, **options}, chunk_records) for p, c in rest),
+    )
+
+
+def _open(path: Path, name: str | None, options: dict[str, Any], chunk_records: int) -> TagFile:
+    with _readable(path):
+        file = epochs_of(path)[0] if path.is_dir() else path
+        size = file.stat().st_size
+        if not size:
+            raise TagFileError("is empty: the recording wrote nothing", path=str(file))
+        codec = _CODECS[name or _recognise(file, size)]
+        if path.is_dir():
+            if not isinstance(codec, QcryptoCodec):
+                raise TagFileError(f"is a folder, but {name} comes in files", path=str(path))
+            info = codec.describe_files(path, epochs_of(path))
+        elif isinstance(codec, BbtCodec):
+            info = codec.describe(path, size, lenient=options["damage"] is not None)
+        else:
+            info = codec.describe(path, size)
+    return TagFile(_with_options(info, options), chunk_records)
+
+
+@contextlib.contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise TagFileError(f"cannot be read: {error.strerror}", path=str(path)) from error
+
+
+def _merged(*parts: TagFile) -> TagFile:
+    """Return several files as one stream."""
+    infos = [part.info for part in parts]
+    formats = sorted({info.format for info in infos})
+    if len(formats) > 1:
+        raise ValueError(
+            f"files of formats {' and '.join(formats)} are not of one tagger;"
+            " join what `open_tags` returns for each by `merge`"
+        )
+    records = [info.records for info in infos]
+    whole = replace(
+        infos[0],
+        path=", ".join(info.path for info in infos),
+        records=sum(records) if all(records) else 0,
+        start_unix_ns=max(info.start_unix_ns for info in infos),
+        clock_id=max(info.clock_id for info in infos),
+    )
+    return TagFile(whole, parts[0].chunk_records, parts)
+
+
+def _since(found: Iterator[TagBatch], from_ps: int) -> Iterator[TagBatch]:
+    """Leave out what is before a time."""
+    for batch in found:
+        if batch.begin_ps >= from_ps:
+            yield batch
+        elif batch.end_ps > from_ps:
+            yield batch.split(from_ps)[1]
 
 
 class TagWriter:
@@ -202,6 +311,12 @@ class TagWriter:
     The file appears under its name when all is written; until then, and where an error ends
     the writing, there is only ``<name>.part``, which is removed. Our own stream format is written
     in place, readable from the beginning and kept after an error.
+
+    Attributes:
+        path: The file.
+        format: Its format, one of `FORMATS`.
+        losses_dropped: Losses that were not written, for the format has no place for their kind;
+        dropped_ps: and their length in all.
     """
 
     def __init__(
@@ -214,6 +329,9 @@ class TagWriter:
     ) -> None:
         self.path = path
         self.format = format
+        self.losses_dropped = 0
+        self.dropped_ps = 0
+        self._holds: frozenset[str] = getattr(_CODECS[format], "losses", frozenset())
         self._part = part
         self._file = file  # None: a folder
         self._writer = writer
@@ -226,6 +344,16 @@ class TagWriter:
             ValueError: for clicks the format cannot hold; nothing of the batch is written.
         """
         self._writer.write(batch)
+        gone = tuple(loss for loss in batch.losses if loss.kind not in self._holds)
+        if gone:
+            self.losses_dropped += sum(loss.begin_ps >= batch.begin_ps for loss in gone)
+            lossy = replace(batch, losses=gone)
+            self.dropped_ps += round((lossy.duration_s - lossy.live_s) * 1e12)
+
+    def flush(self) -> None:
+        """Make readable what was written so far: of bbt only; other formats need `close`."""
+        if isinstance(self._writer, BbtWriter):
+            self._writer.flush()
 
     def close(self) -> None:
         """Complete the file and give it its name. Again: nothing."""
@@ -280,8 +408,10 @@ def create_tags(
     resolution_ps: float | None = None,
     start_unix_ns: int = 0,
     clock_id: str = "",
+    metadata: Mapping[str, Any] | None = None,
+    append: bool = False,
 ) -> TagWriter:
-    """Begin a tag file; an old file of that name is replaced when the new one is complete.
+    """Begin a tag file. An old one is replaced when the new one is complete, of bbt at once.
 
     Args:
         path: The file; of qcrypto a folder.
@@ -289,34 +419,42 @@ def create_tags(
         resolution_ps: Time step, for formats that let one choose; None: the format's own.
         start_unix_ns: Host time of the recording's start, ns since the Unix epoch; 0: unknown.
         clock_id: Name of the clock the times are taken with.
+        metadata: What JSON can hold (bbt alone); read again as ``info.header["metadata"]``.
+        append: Go on with a recording that was closed or killed (bbt alone), with its own step,
+            start, clock and metadata; a pause becomes a loss ``"gap"``. Begin one if there is none.
 
     Raises:
-        ValueError: for an unknown format, or a time step it cannot have.
+        ValueError: for an unknown format, or a time step or option it cannot have.
         TagFileError: where no file can be made there.
     """
     path = Path(path)
     name = format or format_of_suffix(path)
     codec = _writable(name)
+    if name != "bbt" and (append or metadata is not None):
+        raise ValueError(f"{name} can{'not be appended to' if append else ' hold no metadata'}")
     part = path if name in _LIVE else path.with_name(path.name + ".part")
-    about: dict[str, Any] = {
-        "resolution_ps": resolution_ps,
-        "start_unix_ns": start_unix_ns,
-        "clock_id": clock_id,
-    }
+    about = About(resolution_ps, start_unix_ns, clock_id, metadata)
     file: BinaryIO | None = None
+    there = part.exists()
     try:
         if isinstance(codec, QcryptoCodec):
-            writer: Writer = codec.folder_writer(part, **about)
+            writer: Writer = codec.folder_writer(part, about)
             part.mkdir()
+        elif append and there and part.stat().st_size:
+            file = part.open("r+b")
+            writer = BbtWriter.resume(file)
         else:
+            if part == path:
+                codec.writer(io.BytesIO(), about)  # what cannot be, replaces no recording
             file = part.open("w+b")
-            writer = codec.writer(file, **about)
+            writer = codec.writer(file, about)
     except OSError as error:
         raise TagFileError(f"cannot be written: {error.strerror}", path=str(path)) from error
     except BaseException:
         if file is not None:
             file.close()
-            part.unlink()
+            if not there:
+                part.unlink()
         raise
     return TagWriter(path, name, part, file, writer)
 
@@ -343,9 +481,8 @@ def encode_tags(batch: TagBatch, format: str) -> bytes:  # noqa: A002 - as in op
         ValueError: for a format without a writer or clicks it cannot hold.
     """
     file = io.BytesIO()
-    writer = _writable(format).writer(
-        file, start_unix_ns=batch.start_unix_ns, clock_id=batch.clock_id
-    )
+    about = About(start_unix_ns=batch.start_unix_ns, clock_id=batch.clock_id)
+    writer = _writable(format).writer(file, about)
     writer.write(batch)
     writer.finish()
     return file.getvalue()
@@ -359,12 +496,16 @@ def _writable(name: str) -> WritableCodec:
     return codec
 
 
-def _with_options(info: TagFileInfo, options: dict[str, int | float | None]) -> TagFileInfo:
+def _options(codec: object) -> frozenset[str]:
+    """Options of `open_tags` that a format takes."""
+    return frozenset({"from_ps"}) | getattr(codec, "options", frozenset())
+
+
+def _with_options(info: TagFileInfo, options: dict[str, Any]) -> TagFileInfo:
     given = {name: value for name, value in options.items() if value is not None}
-    takes: frozenset[str] = getattr(_CODECS[info.format], "options", frozenset())
     for name in given:
-        if name not in takes:
-            raise ValueError(f"{info.format} files tell or need no {name}; leave it out")
+        if name not in _options(_CODECS[info.format]):
+            raise ValueError(f"{info.format} files take no {name}; leave it out")
     step = given.pop("resolution_ps", info.resolution_ps)
     return replace(info, resolution_ps=float(step), header={**info.header, **given})
 

@@ -101,6 +101,15 @@ class PieceCodec(Codec, Protocol):
         ...
 
 
+class About(NamedTuple):
+    """What a new recording is told about itself; see `create_tags`."""
+
+    resolution_ps: float | None = None
+    start_unix_ns: int = 0
+    clock_id: str = ""
+    metadata: Mapping[str, Any] | None = None
+
+
 class Writer(Protocol):
     """Writes one recording; what `WritableCodec.writer` returns."""
 
@@ -121,21 +130,8 @@ class Writer(Protocol):
 class WritableCodec(Protocol):
     """A codec that writes, too."""
 
-    def writer(
-        self,
-        file: BinaryIO,
-        *,
-        resolution_ps: float | None = None,
-        start_unix_ns: int = 0,
-        clock_id: str = "",
-    ) -> Writer:
-        """Begin a recording in ``file`` (seekable, readable too).
-
-        Args:
-            file: Where to write, from its position on.
-            resolution_ps: Time step, for formats that let one choose; None: the format's own.
-            start_unix_ns: Host time of the recording's start, ns since the Unix epoch; 0: unknown.
-            clock_id: Name of the clock of the times.
+    def writer(self, file: BinaryIO, about: About) -> Writer:
+        """Begin a recording in ``file`` (seekable, readable too), from its position on.
 
         Raises:
             ValueError: for a time step the format cannot have.
@@ -445,7 +441,8 @@ def to_ps(ticks: npt.NDArray[np.int64], numerator: int, denominator: int) -> Tim
     """
     if denominator == 1:
         return ticks * numerator
-    whole, rest = np.divmod(ticks, denominator)
+    whole = ticks // denominator
+    rest = ticks - whole * denominator
     return np.asarray(whole * numerator + (rest * numerator + denominator // 2) // denominator)
 
 
@@ -472,7 +469,7 @@ class Unwrap:
         if self._last is None:
             self._last = int(counter[0])
         steps = np.diff(counter, prepend=self._last)
-        steps = (steps + self._half) % (2 * self._half) - self._half
+        steps = ((steps + self._half) & (2 * self._half - 1)) - self._half
         if float(np.abs(steps).sum(dtype=np.float64)) + abs(self._last) < self._most:
             continued = self._last + np.cumsum(steps)
         else:

@@ -31,7 +31,7 @@ import numpy.typing as npt
 
 from ..errors import TagFileError
 from ..tags import Channels, Loss, TagBatch, TimesPs
-from ._common import TagFileInfo
+from ._common import About, TagFileInfo
 
 __all__ = ["BBT", "BbtCodec", "BbtReader", "BbtWriter"]
 
@@ -158,7 +158,7 @@ def _find_last(file: BinaryIO, size: int) -> _Chunk | None:
 
 
 class BbtWriter:
-    """Writes the chunks of a recording; from ``create_tags(path, "bbt")`` or `BbtCodec`.
+    """Writes the chunks of a recording; what `create_tags` uses.
 
     A chunk is written when 2^17 clicks or 1 s of the stream have gathered, and on `flush`.
     Whatever happens to the process afterwards, it stays readable; a kill loses at most the
@@ -506,7 +506,7 @@ def _padded(data: bytes) -> bytes:
 
 
 class BbtReader:
-    """Reads the complete chunks of a recording, also while it is written.
+    """Reads the complete chunks of a recording, also while it is written; `open_tags` uses it.
 
     Iterate for one batch per chunk; iterate again for what has come since. A chunk cut off at
     the file's end is one still being written, or killed: it is not read, nor an error.
@@ -522,6 +522,7 @@ class BbtReader:
     Attributes:
         info: What the file said about itself when it was opened.
         position: Byte offset of the next chunk.
+        closed: Whether the last chunk read said that the recording ended there.
 
     Raises:
         TagFileError: if the file cannot be read or its beginning is damaged (unless ``"mark"``
@@ -537,6 +538,7 @@ class BbtReader:
     ) -> None:
         self._path = Path(path)
         self._mark = damage == "mark"
+        self.closed = False
         self._from_ps = from_ps
         self._step = (1, 1)
         self._end: int | None = None  # ticks, of the chunk before
@@ -600,7 +602,7 @@ class BbtReader:
             if not self._mark:
                 raise TagFileError(
                     f"{wrong}: the file is damaged; copy it again, or read on behind the damage"
-                    ' with BbtReader(path, damage="mark")',
+                    ' with open_tags(path, damage="mark")',
                     path=str(self._path),
                     offset=self.position,
                 )
@@ -614,6 +616,7 @@ class BbtReader:
 
     def _go(self, position: int, chunk: _Chunk, end: int, clicks: int) -> None:
         self.position = position
+        self.closed = chunk.kind == _END
         self._step = (chunk.numerator, chunk.denominator)
         self._end, self._clicks = end, clicks
 
@@ -756,7 +759,7 @@ def _survey(
         if found is None:
             raise TagFileError(
                 f"{first}; if the file is bbt and chunks behind are sound,"
-                ' BbtReader(path, damage="mark") reads those',
+                ' open_tags(path, "bbt", damage="mark") reads those',
                 path=path,
                 offset=0,
             )
@@ -809,27 +812,26 @@ def _seek(file: BinaryIO, first: _Chunk, last: _Chunk, time_ps: int) -> _Chunk:
 class BbtCodec:
     """Reader and writer of the format, for `open_tags` and `create_tags`."""
 
-    def describe(self, path: Path, size: int) -> TagFileInfo:
-        """Describe a file from its first chunk and its last complete one."""
+    options = frozenset({"damage"})
+    losses = frozenset({"overflow", "gap", "late", "corrupt", "clock"})
+
+    def describe(self, path: Path, size: int, *, lenient: bool = False) -> TagFileInfo:
+        """Describe a file from its first chunk, sound if not ``lenient``, and last complete one."""
         with path.open("rb") as file:
-            return _survey(file, str(path))[0]
+            return _survey(file, str(path), lenient=lenient)[0]
+
+    def reader(self, info: TagFileInfo) -> BbtReader:
+        """Return a reader of the file."""
+        options = {name: info.header[name] for name in ("from_ps", "damage") if name in info.header}
+        return BbtReader(info.path, **options)
 
     def read_batches(self, info: TagFileInfo, chunk_records: int) -> Iterator[TagBatch]:
         """Decode the complete chunks, one batch each, whatever ``chunk_records``."""
-        return iter(BbtReader(info.path))
+        return iter(self.reader(info))
 
-    def writer(
-        self,
-        file: BinaryIO,
-        *,
-        resolution_ps: float | None = None,
-        start_unix_ns: int = 0,
-        clock_id: str = "",
-    ) -> BbtWriter:
+    def writer(self, file: BinaryIO, about: About) -> BbtWriter:
         """Return a writer to an empty file."""
-        return BbtWriter(
-            file, resolution_ps=resolution_ps, start_unix_ns=start_unix_ns, clock_id=clock_id
-        )
+        return BbtWriter(file, **about._asdict())
 
     def plausible(self, head: bytes, size: int) -> bool:
         """Whether the head begins with the magic."""

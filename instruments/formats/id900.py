@@ -5,6 +5,7 @@
 - ``id900txt`` (``--format ascii``): lines ``<time>`` or ``<time>;<index>``.
 
 A file holds the clicks of one input; which one, only its name may tell: say ``channel`` (else 1).
+`open_tags` takes the files of several inputs, with the channel of each, as one stream.
 
 With ``RAW#:REF:LINK NONE`` times count from the start of the record and grow: that is a stream.
 With a reference linked, they count from the last reference event, which the index numbers; the
@@ -29,6 +30,7 @@ import numpy.typing as npt
 
 from ..tags import TagBatch
 from ._common import (
+    About,
     Decoded,
     Piece,
     RecordWriter,
@@ -153,16 +155,9 @@ class Id900Codec:
                     f"{why}; else the file is damaged, or not of format {info.format}",
                 )
 
-    def writer(
-        self,
-        file: BinaryIO,
-        *,
-        resolution_ps: float | None = None,
-        start_unix_ns: int = 0,
-        clock_id: str = "",
-    ) -> RecordWriter:
+    def writer(self, file: BinaryIO, about: About) -> RecordWriter:
         """Begin a file; it has no place for start, clock, and the number of the channel."""
-        fixed_step(self.name, 1.0, resolution_ps)
+        fixed_step(self.name, 1.0, about.resolution_ps)
         only: list[int] = []
 
         def encode(batch: TagBatch) -> bytes:

@@ -30,7 +30,7 @@ import numpy.typing as npt
 
 from ..errors import TagFileError
 from ..tags import Loss, TagBatch
-from ._common import Decoded, Following, Piece, TagFileInfo, error_at, in_order, to_ps
+from ._common import About, Decoded, Following, Piece, TagFileInfo, error_at, in_order, to_ps
 
 __all__ = ["PHOTON_HDF5", "PhotonHdf5Codec"]
 
@@ -47,6 +47,7 @@ class PhotonHdf5Codec:
     """Reader and writer."""
 
     begin_ps: int | None = None
+    losses = frozenset(_KINDS)
 
     def describe(self, path: Path, size: int) -> TagFileInfo:
         """Describe the photons and check that the file holds what it promises."""
@@ -101,19 +102,12 @@ class PhotonHdf5Codec:
                 message = str(error).partition(": ")[2]
                 raise TagFileError(message, path=info.path, offset=_offset(file, record)) from None
 
-    def writer(
-        self,
-        file: BinaryIO,
-        *,
-        resolution_ps: float | None = None,
-        start_unix_ns: int = 0,
-        clock_id: str = "",
-    ) -> PhotonHdf5Writer:
+    def writer(self, file: BinaryIO, about: About) -> PhotonHdf5Writer:
         """Begin a file."""
-        step = 1.0 if resolution_ps is None else resolution_ps
+        step = 1.0 if about.resolution_ps is None else about.resolution_ps
         if not 1e-3 <= step <= 1e9:  # and no NaN
             raise ValueError(f"a time step of {step:g} ps cannot be")
-        return PhotonHdf5Writer(file, step, start_unix_ns, clock_id)
+        return PhotonHdf5Writer(file, step, about)
 
     def plausible(self, head: bytes, size: int) -> bool:
         """Whether the file is HDF5."""
@@ -284,9 +278,7 @@ def _offset(file: Any, record: int) -> int:
 class PhotonHdf5Writer:
     """Writes photons as they come; the counts at the end."""
 
-    def __init__(
-        self, file: BinaryIO, resolution_ps: float, start_unix_ns: int, clock_id: str
-    ) -> None:
+    def __init__(self, file: BinaryIO, resolution_ps: float, about: About) -> None:
         self._step = Fraction(resolution_ps).limit_denominator(1 << 16)
         self._following = Following()
         self._counts: dict[int, int] = {}
@@ -316,8 +308,8 @@ class PhotonHdf5Writer:
             "Value of 1-unit timestamp-increment in seconds.",
         )
         ours = self._file.create_group(_OURS)
-        ours.attrs["start_unix_ns"], ours.attrs["clock_id"] = start_unix_ns, clock_id
-        self._start_unix_ns = start_unix_ns
+        ours.attrs["start_unix_ns"], ours.attrs["clock_id"] = about.start_unix_ns, about.clock_id
+        self._start_unix_ns = about.start_unix_ns
 
     def _group(self, name: str, title: str) -> Any:
         group = self._file.require_group(name)

@@ -46,7 +46,7 @@ import numpy as np
 
 from ..errors import TagFileError
 from ..tags import TagBatch
-from ._common import Following, TagFileInfo, back_in_time, error_at
+from ._common import About, Following, TagFileInfo, back_in_time, error_at
 
 __all__ = ["PTU", "PtuCodec", "PtuWriter"]
 
@@ -179,17 +179,13 @@ class PtuCodec:
         yield stream.take(last=True)
         _check_promise(info, path.stat().st_size)
 
-    def writer(
-        self,
-        file: BinaryIO,
-        *,
-        resolution_ps: float | None = None,
-        start_unix_ns: int = 0,
-        clock_id: str = "",
-    ) -> PtuWriter:
+    def writer(self, file: BinaryIO, about: About) -> PtuWriter:
         """Begin a T2 file; see `PtuWriter`."""
         return PtuWriter(
-            file, resolution_ps=resolution_ps, start_unix_ns=start_unix_ns, clock_id=clock_id
+            file,
+            resolution_ps=about.resolution_ps,
+            start_unix_ns=about.start_unix_ns,
+            clock_id=about.clock_id,
         )
 
     def plausible(self, head: bytes, size: int) -> bool:

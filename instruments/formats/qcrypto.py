@@ -9,7 +9,8 @@
   writer moves such a click to 250 ps after the one before it.
 
 A path is a file of one or more packets, or a folder of files named by their epoch in hexadecimal,
-as chopper's option ``-D`` makes it, read as one stream. `create_tags` makes such a folder.
+as chopper's option ``-D`` makes it, read as one stream; so is a list of such files. `create_tags`
+makes such a folder.
 
 Channels are 1..4 by detector bit; in T2 of another protocol than 0 (service) the value is no
 pattern, but what the protocol tells the partner, and the channel is value + 1. Tag 1 and 2:
@@ -39,6 +40,7 @@ import numpy.typing as npt
 from ..errors import TagFileError
 from ..tags import Loss, TagBatch
 from ._common import (
+    About,
     Decoded,
     Following,
     Piece,
@@ -86,16 +88,14 @@ class QcryptoCodec:
         """Describe a file of packets by its first one."""
         return self.describe_files(path, [path])
 
-    def describe_folder(self, path: Path) -> TagFileInfo:
-        """Describe the epochs of a folder by the first one."""
-        return self.describe_files(path, epochs_of(path))
-
     def describe_files(self, path: Path, files: list[Path]) -> TagFileInfo:
-        """Describe files as one stream.
+        """Describe files as one stream; files named by their epoch are put in order.
 
         Raises:
             TagFileError: if the first does not begin with a packet.
         """
+        if all(_NAME.fullmatch(file.name) for file in files):
+            files = sorted(files, key=lambda file: int(file.name, 16))
         with files[0].open("rb") as file:
             head = self._packet(files[0], 0, file.read(self._header.size))
         records = sum(map(self._announced, files)) if len(files) > 1 else 0
@@ -273,29 +273,15 @@ class QcryptoCodec:
             offset=offset,
         )
 
-    def writer(
-        self,
-        file: BinaryIO,
-        *,
-        resolution_ps: float | None = None,
-        start_unix_ns: int = 0,
-        clock_id: str = "",
-    ) -> QcryptoWriter:
+    def writer(self, file: BinaryIO, about: About) -> QcryptoWriter:
         """Begin a file of packets in a row; it has no place for the clock."""
-        fixed_step(self.name, self.resolution_ps, resolution_ps)
-        return QcryptoWriter(self, file, start_unix_ns)
+        fixed_step(self.name, self.resolution_ps, about.resolution_ps)
+        return QcryptoWriter(self, file, about.start_unix_ns)
 
-    def folder_writer(
-        self,
-        folder: Path,
-        *,
-        resolution_ps: float | None = None,
-        start_unix_ns: int = 0,
-        clock_id: str = "",
-    ) -> QcryptoWriter:
+    def folder_writer(self, folder: Path, about: About) -> QcryptoWriter:
         """Begin a folder of one file per epoch."""
-        fixed_step(self.name, self.resolution_ps, resolution_ps)
-        return QcryptoWriter(self, folder, start_unix_ns)
+        fixed_step(self.name, self.resolution_ps, about.resolution_ps)
+        return QcryptoWriter(self, folder, about.start_unix_ns)
 
     def plausible(self, head: bytes, size: int) -> bool:
         """Whether the head is that of a packet."""
@@ -410,7 +396,7 @@ def _order(events: int) -> int:
 
 
 def epochs_of(folder: Path) -> list[Path]:
-    """Return the epoch files of a folder in their order.
+    """Return the epoch files of a folder.
 
     Raises:
         TagFileError: if there is none.
@@ -421,7 +407,7 @@ def epochs_of(folder: Path) -> list[Path]:
             "is a folder without epoch files (named by 8 hexadecimal digits); name a tag file",
             path=str(folder),
         )
-    return sorted(files, key=lambda p: int(p.name, 16))
+    return files
 
 
 QCRYPTO_T1 = QcryptoCodec("qcrypto_t1", 1, 125 / 32)

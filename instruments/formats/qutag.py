@@ -29,6 +29,7 @@ import numpy.typing as npt
 
 from ..tags import TagBatch
 from ._common import (
+    About,
     Decoded,
     Piece,
     RecordWriter,
@@ -104,16 +105,9 @@ class QutagCodec:
                     f" be: damaged, or not of format {info.format}",
                 )
 
-    def writer(
-        self,
-        file: BinaryIO,
-        *,
-        resolution_ps: float | None = None,
-        start_unix_ns: int = 0,
-        clock_id: str = "",
-    ) -> RecordWriter:
+    def writer(self, file: BinaryIO, about: About) -> RecordWriter:
         """Begin a file; it has no place for start and clock."""
-        step = _fraction(resolution_ps or self.own_ps)
+        step = _fraction(self.own_ps if about.resolution_ps is None else about.resolution_ps)
         file.write(bytes(self.header_bytes))
         return RecordWriter(file, lambda batch: self._encode(batch, step))
 

@@ -31,6 +31,7 @@ import numpy.typing as npt
 
 from ..tags import TagBatch
 from ._common import (
+    About,
     Decoded,
     Piece,
     RecordWriter,
@@ -120,16 +121,9 @@ class S15Codec:
         first, second = (high, low) if self.high_first else (low, high)
         return np.stack([first, second], axis=1).astype("<u4").tobytes()
 
-    def writer(
-        self,
-        file: BinaryIO,
-        *,
-        resolution_ps: float | None = None,
-        start_unix_ns: int = 0,
-        clock_id: str = "",
-    ) -> RecordWriter:
+    def writer(self, file: BinaryIO, about: About) -> RecordWriter:
         """Begin a file; it has no place for start and clock."""
-        fixed_step(self.name, self.resolution_ps, resolution_ps)
+        fixed_step(self.name, self.resolution_ps, about.resolution_ps)
         return RecordWriter(file, self.encode)
 
     def plausible(self, head: bytes, size: int) -> bool:
@@ -191,16 +185,9 @@ class S15TextCodec:
                 info, int(held[0][0]), "the last event is cut off: the file is truncated"
             )
 
-    def writer(
-        self,
-        file: BinaryIO,
-        *,
-        resolution_ps: float | None = None,
-        start_unix_ns: int = 0,
-        clock_id: str = "",
-    ) -> RecordWriter:
+    def writer(self, file: BinaryIO, about: About) -> RecordWriter:
         """Begin a file; it has no place for start and clock."""
-        fixed_step(self.name, A1.resolution_ps, resolution_ps)
+        fixed_step(self.name, A1.resolution_ps, about.resolution_ps)
         return RecordWriter(file, self._encode)
 
     def _encode(self, batch: TagBatch) -> bytes:

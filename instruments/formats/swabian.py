@@ -22,6 +22,7 @@ import numpy as np
 
 from ..tags import Loss, TagBatch
 from ._common import (
+    About,
     Decoded,
     Piece,
     RecordWriter,
@@ -51,13 +52,10 @@ class _Encoder:
     def __call__(self, batch: TagBatch) -> bytes:
         records = np.zeros(len(batch), _RECORD)
         records["channel"], records["time"] = batch.channels, batch.times_ps
-        for loss in batch.losses:
-            if loss.kind not in ("overflow", "corrupt"):
-                raise ValueError(
-                    f"swabian records cannot hold a loss of kind {loss.kind!r}; leave it out"
-                )
         extra = []
         for loss in batch.losses:
+            if loss.kind not in SwabianCodec.losses:
+                continue
             ends = loss.end_ps <= batch.end_ps
             if loss.kind == "corrupt":
                 if ends:
@@ -82,6 +80,7 @@ class SwabianCodec:
     """Reader and writer of raw records."""
 
     begin_ps: int | None = None
+    losses = frozenset({"overflow", "corrupt"})
 
     def describe(self, path: Path, size: int) -> TagFileInfo:
         """Describe a file of raw records."""
@@ -143,20 +142,13 @@ class SwabianCodec:
                     info, first + at, f"{what}: the file is damaged, or not of format swabian"
                 )
 
-    def writer(
-        self,
-        file: BinaryIO,
-        *,
-        resolution_ps: float | None = None,
-        start_unix_ns: int = 0,
-        clock_id: str = "",
-    ) -> RecordWriter:
+    def writer(self, file: BinaryIO, about: About) -> RecordWriter:
         """Begin a file; it has no place for start and clock.
 
-        Its writer refuses losses of other kinds than overflow and corrupt (ValueError). An error
-        record has no beginning: read again, such a loss begins at the record before it.
+        Losses of other kinds than overflow and corrupt have no place either. An error record has
+        no beginning: read again, such a loss begins at the record before it.
         """
-        fixed_step("swabian", 1.0, resolution_ps)
+        fixed_step("swabian", 1.0, about.resolution_ps)
         return RecordWriter(file, _Encoder())
 
     def plausible(self, head: bytes, size: int) -> bool:

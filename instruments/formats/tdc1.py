@@ -35,6 +35,7 @@ import numpy.typing as npt
 from ..errors import TagFileError
 from ..tags import Loss, TagBatch, TimesPs
 from ._common import (
+    About,
     Piece,
     RecordWriter,
     TagFileInfo,
@@ -320,16 +321,9 @@ class Tdc1Codec:
         if damage is not None:
             raise damage from None
 
-    def writer(
-        self,
-        file: BinaryIO,
-        *,
-        resolution_ps: float | None = None,
-        start_unix_ns: int = 0,
-        clock_id: str = "",
-    ) -> RecordWriter:
+    def writer(self, file: BinaryIO, about: About) -> RecordWriter:
         """Begin a file; it has no place for start and clock."""
-        fixed_step("tdc1", float(_TICK_PS), resolution_ps)
+        fixed_step("tdc1", float(_TICK_PS), about.resolution_ps)
         return RecordWriter(file, _Encoder())
 
     def plausible(self, head: bytes, size: int) -> bool:

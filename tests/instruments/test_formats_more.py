@@ -400,7 +400,7 @@ def test_create_tags_errors(tmp_path: Path) -> None:
 
 def test_options_of_reading(write: Write) -> None:
     path = write(encode_tags(batch_of([(1, 1)]), "swabian"))
-    with pytest.raises(ValueError, match="swabian files tell or need no channel"):
+    with pytest.raises(ValueError, match="swabian files take no channel"):
         open_tags(path, "swabian", channel=1)
     for bad in (float("nan"), 0.0, -1.0, 1e300):
         with pytest.raises(ValueError, match="cannot be"):

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pytest
 from bellbench.instruments import Loss, TagBatch, TagFileError, concatenate
 from bellbench.instruments.formats import open_tags
-from bellbench.instruments.formats.ptu import PTU
+from bellbench.instruments.formats.ptu import PtuWriter
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -31,7 +31,7 @@ def write(tmp_path: Path) -> Write:
     def write(*batches: TagBatch, resolution_ps: float | None = None, start: int = 0) -> Path:
         path = tmp_path / "ours.ptu"
         with path.open("w+b") as file:
-            writer = PTU.writer(
+            writer = PtuWriter(
                 file, resolution_ps=resolution_ps, start_unix_ns=start, clock_id="rubidium µ"
             )
             for batch in batches:
@@ -173,7 +173,7 @@ def test_an_empty_recording(write: Write) -> None:
 def test_a_file_that_was_not_finished_is_read_and_said(tmp_path: Path) -> None:
     path = tmp_path / "killed.ptu"
     with path.open("w+b") as file:
-        PTU.writer(file).write(batch_of([1, 2], [0, 1], 10))
+        PtuWriter(file).write(batch_of([1, 2], [0, 1], 10))
     read: list[TagBatch] = []
     with pytest.raises(TagFileError, match="not closed properly"):
         read.extend(open_tags(path))
@@ -183,7 +183,7 @@ def test_a_file_that_was_not_finished_is_read_and_said(tmp_path: Path) -> None:
 @pytest.mark.parametrize("resolution", [0.0, 0.5, -1.0, 2e9, float("nan"), float("inf")])
 def test_impossible_resolutions(resolution: float) -> None:
     with pytest.raises(ValueError, match="time step of 1 to 1e9 ps"):
-        PTU.writer(io.BytesIO(), resolution_ps=resolution)
+        PtuWriter(io.BytesIO(), resolution_ps=resolution)
 
 
 @pytest.mark.parametrize(
@@ -200,7 +200,7 @@ def test_clicks_that_cannot_be_written(
     times: list[int], channels: list[int], begin: int, message: str
 ) -> None:
     file = io.BytesIO()
-    writer = PTU.writer(file)
+    writer = PtuWriter(file)
     size = len(file.getvalue())
     end = max(times) + 100
     with pytest.raises(ValueError, match=message):
@@ -211,7 +211,7 @@ def test_clicks_that_cannot_be_written(
 
 
 def test_batches_must_follow_on_each_other() -> None:
-    writer = PTU.writer(io.BytesIO())
+    writer = PtuWriter(io.BytesIO())
     writer.write(batch_of([1, 2], [0, 1], 10))
     with pytest.raises(ValueError, match="overlaps"):
         writer.write(batch_of([9], [0], 10, 9))
