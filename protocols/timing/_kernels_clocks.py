@@ -124,8 +124,9 @@ def zoom(
     bins = counts.shape[1]
     for i in range(times.size):
         start = (steps[i] - left) / width
+        scaled = times[i] / width
         for k in range(slopes.size):
-            place = start - slopes[k] * times[i] / width
+            place = start - slopes[k] * scaled
             if 0 <= place < bins:
                 counts[k, int(place)] += 1
 

@@ -14,9 +14,12 @@ frequency that assume different clocks; their likelihoods say which of them is r
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -470,7 +473,8 @@ def _pairs(a: TimesPs, b: TimesPs, line: _Line, span: float, reach: float) -> tu
     from . import _kernels_clocks as kernels
 
     half = span / 2
-    i, j = np.searchsorted(a, [line.at - half, line.at + half])
+    # Whole numbers, or numpy would turn all times into floats.
+    i, j = np.searchsorted(a, [line.at - round(half), line.at + round(half)])
     if i == j:
         return np.zeros(0), np.zeros(0)
     part = a[i:j]
@@ -478,8 +482,8 @@ def _pairs(a: TimesPs, b: TimesPs, line: _Line, span: float, reach: float) -> tu
     k, m = np.searchsorted(
         b,
         [
-            int(part[0]) + line.base + line.offset - margin,
-            int(part[-1]) + line.base + line.offset + margin,
+            int(part[0]) + line.base + math.floor(line.offset - margin),
+            int(part[-1]) + line.base + math.ceil(line.offset + margin),
         ],
     )
     of_b = b[k:m]
@@ -559,10 +563,9 @@ def _fit(a: TimesPs, b: TimesPs, line: _Line, span: float, width: float) -> _Lin
     """Fit offset, slope and width of the peak to the pairs near a line, by likelihood."""
     from . import _kernels_clocks as kernels
 
-    sigma, fitted = width, np.zeros(5)
-    for _ in range(2):  # the second time with a window that fits the width found
-        reach = max(12 * sigma, 2 * width)
-        times, steps = _pairs(a, b, line, span, reach)
+    sigma, reach, fitted = width, 12 * width, np.zeros(5)
+    times, steps = _pairs(a, b, line, span, reach)
+    for turn in range(2):
         if times.size < 6:
             return None
         ground = max(np.count_nonzero(np.abs(steps) > reach / 2) / reach, 0.1 / reach)
@@ -570,7 +573,14 @@ def _fit(a: TimesPs, b: TimesPs, line: _Line, span: float, width: float) -> _Lin
             return None
         offset, slope, sigma, share, ground = fitted.tolist()
         line = replace(line, offset=line.offset + offset, slope=line.slope + slope)
-    times, steps = _pairs(a, b, line, span, reach)
+        steps = steps - offset - slope * times
+        if turn == 0:  # the second time with a window that fits the width found
+            before, reach = reach, max(12 * sigma, 2 * width)
+            if reach > before:
+                times, steps = _pairs(a, b, line, span, reach)
+            else:
+                inside = np.abs(steps) <= reach
+                times, steps = times[inside], steps[inside]
     height = share * np.exp(-0.5 * (steps / sigma) ** 2) / (sigma * math.sqrt(2 * math.pi))
     weight = height / (height + ground)
     total = float(weight.sum())
@@ -650,17 +660,18 @@ class _Bank:
         # Poor clocks only where the clicks say so, or their spread would open the window wide.
         self._log = -np.log(np.maximum(self._q2 / 1e4, 1.0))
 
-    def copy(self) -> _Bank:
-        other = object.__new__(_Bank)
-        other.__dict__.update({k: v.copy() for k, v in self.__dict__.items()})
+    def ahead(self, seconds: float) -> _Bank:
+        """Another bank, so much later."""
+        other = copy(self)  # shares the arrays: none is changed in place
+        other.go(seconds)
         return other
 
     def go(self, seconds: float) -> None:
         """Predict."""
         t = seconds
         self._x = self._x + self._y * t
-        self._xx = self._xx + 2 * t * self._xy + t * t * self._yy + self._q1 * t
-        self._xx += self._q2 * t**3 / 3
+        grown = self._q1 * t + self._q2 * (t**3 / 3)
+        self._xx = self._xx + 2 * t * self._xy + t * t * self._yy + grown
         self._xy = self._xy + t * self._yy + self._q2 * t * t / 2
         self._yy = self._yy + self._q2 * t
 
@@ -668,8 +679,8 @@ class _Bank:
         """Correct by a measured offset."""
         total = self._xx + var
         miss = offset - self._x
-        self._log = _FORGET * self._log - 0.5 * (np.log(total) + miss * miss / total)
-        self._log -= self._log.max()
+        log = _FORGET * self._log - 0.5 * (np.log(total) + miss * miss / total)
+        self._log = log - log.max()
         gain, gain_y = self._xx / total, self._xy / total
         self._x = self._x + gain * miss
         self._y = self._y + gain_y * miss
@@ -695,6 +706,22 @@ class _Knot:
     b: int
     fraction: float
     state: ClockState
+
+
+class _Window(NamedTuple):
+    """Where a tracker looks next.
+
+    Attributes:
+        end: Of the interval, on A's clock.
+        needed: Watermark of B it takes.
+        reach: Half width of the window, ps.
+        last: Whether A's clicks end there.
+    """
+
+    end: int
+    needed: int
+    reach: float
+    last: bool
 
 
 class _Tracker:
@@ -739,9 +766,7 @@ class _Tracker:
 
     def expected(self, at: int) -> tuple[_Line, float]:
         """Where the line should be at a time, and how well that is known, ps."""
-        ahead = self.bank.copy()
-        ahead.go((at - self.at) * 1e-12)
-        x, y, var, _ = ahead.now
+        x, y, var, _ = self.bank.ahead((at - self.at) * 1e-12).now
         whole = math.floor(x)
         return _Line(at, self.base + whole, x - whole, y * 1e-12), math.sqrt(var)
 
@@ -763,9 +788,7 @@ class _Tracker:
         length: int = _SHORTEST_PS << math.ceil(steps)
         length = min(length, _LONGEST_PS)
         while length > _SHORTEST_PS and length * 1e-12 * self.rate > 16:
-            ahead = self.bank.copy()
-            ahead.go(length * 1e-12)
-            if ahead.now[2] < 4 * self.jitter**2:
+            if self.bank.ahead(length * 1e-12).now[2] < 4 * self.jitter**2:
                 break
             length //= 2
         return length
@@ -775,24 +798,21 @@ class _Tracker:
         """How long no peak may be seen, ps."""
         return max(_HOLD_PS, 4 * self.interval)
 
-    def needs(self, until: int) -> tuple[int, int, float]:
-        """End of the next interval, watermark of B it needs, and half the window."""
+    def window(self, until: int) -> _Window:
+        """Where the next interval is looked at."""
         end = min(self.at + self.interval * self.longer, until)
-        seconds = (end - self.at) * 1e-12
-        ahead = self.bank.copy()
-        ahead.go(seconds)
-        x, _, var, _ = ahead.now
+        x, _, var, _ = self.bank.ahead((end - self.at) * 1e-12).now
         reach = min(5 * math.sqrt(self.jitter**2 + max(var, self.bank.now[2])), 1e7)
-        return end, math.ceil(end + self.base + x + reach) + 1, reach
+        return _Window(end, math.ceil(end + self.base + x + reach) + 1, reach, end >= until)
 
-    def step(self, a: TimesPs, b: TimesPs, until: int) -> bool | None:
+    def step(self, a: TimesPs, b: TimesPs, window: _Window) -> bool | None:
         """Take one interval: True with a new knot, False if none was seen, None when lost.
 
         An interval without a peak is tried again at twice the length.
         """
         from . import _kernels_clocks as kernels
 
-        end, _, reach = self.needs(until)
+        end, reach = window.end, window.reach
         x, y, var, _ = self.bank.now
         span = end - self.at
         i, j = np.searchsorted(a, [self.at, end])
@@ -822,9 +842,8 @@ class _Tracker:
                 seen = ratio >= _ENOUGH and abs(place) < 0.8 * reach
         if not seen:
             self.longer *= 2
-            return None if span >= self.hold or end >= until else False
-        ahead = self.bank.copy()
-        ahead.go(when * 1e-12)
+            return None if span >= self.hold or window.last else False
+        ahead = self.bank.ahead(when * 1e-12)
         ahead.see(x + y * when * 1e-12 + place, error)
         ahead.go((span - when) * 1e-12)
         self.bank, self.at, self.longer = ahead, end, 1
@@ -841,7 +860,7 @@ def _backwards(a: TimesPs, b: TimesPs, line: _Line, limit: int, coast: bool) -> 
     tracker = _Tracker(line.mirrored())
     mirror_a, mirror_b = -a[::-1], -b[::-1]
     while tracker.at < -limit:
-        if tracker.step(mirror_a, mirror_b, -limit) is None:
+        if tracker.step(mirror_a, mirror_b, tracker.window(-limit)) is None:
             if not (coast and tracker.coast(-limit)) and len(tracker.knots) > 1:
                 tracker.knots.pop()  # it may hold a step
             break
@@ -854,8 +873,17 @@ def _backwards(a: TimesPs, b: TimesPs, line: _Line, limit: int, coast: bool) -> 
     return knots
 
 
+def _on_b(knot: _Knot) -> int:
+    return knot.b
+
+
 def _times_on_a(times_b: TimesPs, knots: Sequence[_Knot]) -> TimesPs:
     """Straight lines between the knots, and on beyond the first and the last."""
+    if not times_b.size:
+        return times_b
+    low = bisect_right(knots, int(times_b.min()), key=_on_b)
+    high = bisect_right(knots, int(times_b.max()), key=_on_b)
+    knots = knots[max(min(low, len(knots) - 1) - 1, 0) : max(high + 1, 2)]
     ends = np.array([knot.b for knot in knots], np.int64)
     k = np.clip(np.searchsorted(ends, times_b, "right") - 1, 0, len(knots) - 2)
     starts = np.array([knot.a for knot in knots], np.int64)
@@ -1022,7 +1050,7 @@ class ClockRecovery:
         self._b = _Stream("B", channels_b, delays_b, None if pps is None else pps[1])
         self._tracker: _Tracker | None = None
         self._waiting: list[_Knot] = []  # of this lock, from the last one handed out
-        self._branches: deque[deque[_Knot]] = deque()  # handed out; one per lock
+        self._branches: list[list[_Knot]] = []  # handed out; one per lock
         self._intervals = 0
         self._last: _Tracker | None = None  # what was lost
         self._locked_from = 0
@@ -1148,11 +1176,11 @@ class ClockRecovery:
             self._hand_out(tracker.at)
             self._b.over = True
             return True
-        end, needed, _ = tracker.needs(until)
-        if self._a.watermark < end or self._b.watermark < needed:
+        window = tracker.window(until)
+        if self._a.watermark < window.end or self._b.watermark < window.needed:
             return False
-        seen = tracker.step(*self._followed, until)
-        if seen is None and end >= until and tracker.coast(end):
+        seen = tracker.step(*self._followed, window)
+        if seen is None and window.last and tracker.coast(window.end):
             seen = True
         if seen:
             self._waiting.append(tracker.knots.pop())
@@ -1204,10 +1232,12 @@ class ClockRecovery:
                 break
             begin = origin if final else end - length
             # Everything is tried from where the search began; later only what is cheap, often.
-            rungs = len(_RUNGS)
+            # A longer stretch alone shows no more, so not at every length: see find_clock.
             first = self._first_cycle and begin == origin and self._last is None
-            if not (final or power == 6 or first):
-                rungs = 2 if power >= 3 else 0
+            if final or power == 6 or (first and power % 2 == 0):
+                rungs = len(_RUNGS)
+            else:
+                rungs = 2 if first or power >= 3 else 0
             if self._try(begin, end, rungs):
                 return True
             if final:
@@ -1292,7 +1322,7 @@ class ClockRecovery:
         self._tracker = tracker
         times_a, times_b = self._followed
         a = times_a[: int(np.searchsorted(times_a, end))]
-        b = times_b[: int(np.searchsorted(times_b, end + line.base + line.offset + reach))]
+        b = times_b[: int(np.searchsorted(times_b, end + line.base + round(line.offset) + reach))]
         before = _backwards(a, b, line, min(limit, line.at), not self._branches)
         self._waiting = [*before, tracker.knots.pop()]
         self._locked_from = self._cursor
@@ -1317,7 +1347,7 @@ class ClockRecovery:
                     begins = min(first.a, self._b.begin - (first.b - first.a))
                 self._undated(begins, "gap")
                 self._undated(first.a, "clock")
-                self._branches.append(deque([first]))
+                self._branches.append([first])
             begin = math.ceil(first.b + first.fraction) if first.fraction else first.b
             end = last.b + (last.fraction > 0)
             times, channels = self._b.raw.between(begin, end)
@@ -1340,9 +1370,9 @@ class ClockRecovery:
                 self._forget_oldest()
 
     def _forget_oldest(self) -> None:
-        self._branches[0].popleft()
+        self._branches[0].pop(0)
         if len(self._branches[0]) < 2 and len(self._branches) > 1:
-            self._branches.popleft()
+            self._branches.pop(0)
         self._intervals -= 1
 
     def _emit(
