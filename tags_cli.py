@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .instruments import BellbenchError, Loss, TagBatch, TagFileError, parse_quantity
+from .instruments import BellbenchError, TagBatch, TagFileError, parse_quantity
 from .instruments.formats import FORMATS, LOOK_AHEAD, TagFile, create_tags, open_tags
 
 if TYPE_CHECKING:
@@ -23,12 +23,6 @@ app = typer.Typer(
     no_args_is_help=True,
 )
 
-#: Kinds of losses each format has a place for; the others none.
-_HOLDS = {
-    "bbt": {"overflow", "gap", "late", "corrupt", "clock"},
-    "photon_hdf5": {"overflow", "gap", "late", "corrupt", "clock"},
-    "swabian": {"overflow", "corrupt"},
-}
 _BARS = "▁▂▃▄▅▆▇█"
 _COLUMNS = 72
 
@@ -93,18 +87,6 @@ def _renumbered(batch: TagBatch, numbers: dict[int, int]) -> TagBatch:
     return replace(batch, channels=new[batch.channels])
 
 
-def _without(batch: TagBatch, losses: list[Loss]) -> TagBatch:
-    if not losses:
-        return batch
-    return replace(batch, losses=tuple(x for x in batch.losses if x not in losses))
-
-
-def _inside(batch: TagBatch, losses: list[Loss]) -> int:
-    """Length of the union of losses inside a batch, ps."""
-    whole = replace(batch, losses=tuple(losses))
-    return round((whole.duration_s - whole.live_s) * 1e12)
-
-
 def _reordered(tags: TagFile) -> str:
     return (
         f"{tags.reordered:,} clicks stand too late in the file and were sorted"
@@ -154,9 +136,19 @@ Delays = Annotated[
 
 @app.command()
 def info(file: File, format: Format = None, as_json: Json = False) -> None:  # noqa: A002
-    """Say what a file is, how long it lasts and what its channels counted."""
+    """Say what a file is, how long it lasts and what its channels counted.
+
+    Of a damaged file this is what comes before the damage, then the error.
+    """
+    from .protocols.timing import CountRates
+
     tags = open_tags(file, format)
-    rates = _count(tags)
+    rates, damage = CountRates(), None
+    try:
+        for batch in tags:
+            rates.add(batch)
+    except TagFileError as error:
+        damage = error
     header = {
         name: value
         for name, value in tags.info.header.items()
@@ -174,30 +166,36 @@ def info(file: File, format: Format = None, as_json: Json = False) -> None:  # n
         "live_s": rates.live_s,
         "clicks": {str(channel): rates.counts[channel] for channel in sorted(rates.counts)},
         "header": header,
+        "damage": None if damage is None else str(damage),
     }
     if as_json:
         _print_json(result)
-        return
-    table = _table("", "", title=str(file))
-    table.add_row("format", f"{tags.info.format}: {FORMATS[tags.info.format]}")
-    if tags.info.records:
-        table.add_row("records", f"{tags.info.records:,}")
-    table.add_row("time step", f"{tags.info.resolution_ps:g} ps")
-    table.add_row("duration", _time(rates.duration_s))
-    if rates.live_s < rates.duration_s:
-        table.add_row("live", _time(rates.live_s))
-    if tags.reordered:
-        table.add_row("out of order", f"{tags.reordered:,} clicks, sorted")
-    for channel in sorted(rates.counts):
-        table.add_row(f"channel {channel}", f"{rates.counts[channel]:,} clicks")
-    for name, value in header.items():
-        table.add_row(name, str(value))
-    _show(table)
+    else:
+        table = _table("", "", title=str(file))
+        table.add_row("format", f"{tags.info.format}: {FORMATS[tags.info.format]}")
+        if tags.info.records:
+            table.add_row("records", f"{tags.info.records:,}")
+        table.add_row("time step", f"{tags.info.resolution_ps:g} ps")
+        table.add_row("duration", _time(rates.duration_s))
+        if rates.live_s < rates.duration_s:
+            table.add_row("live", _time(rates.live_s))
+        if tags.reordered:
+            table.add_row("out of order", f"{tags.reordered:,} clicks, sorted")
+        for channel in sorted(rates.counts):
+            table.add_row(f"channel {channel}", f"{rates.counts[channel]:,} clicks")
+        for name, value in header.items():
+            table.add_row(name, str(value))
+        _show(table)
+    if damage is not None:
+        raise damage
 
 
 @app.command()
 def convert(
-    source: Annotated[Path, typer.Argument(metavar="IN", help="The recording.")],
+    sources: Annotated[
+        list[Path],
+        typer.Argument(metavar="IN...", help="The recording; its files, if one per channel."),
+    ],
     target: Annotated[Path, typer.Argument(metavar="OUT", help="The file to write.")],
     to: Annotated[
         str | None, typer.Option(help="Format of OUT; by its suffix if not said.")
@@ -212,7 +210,8 @@ def convert(
         typer.Option(metavar="C,C=NEW", help="Channels to keep, =NEW with a new number."),
     ] = None,
     channel: Annotated[
-        int | None, typer.Option(help="Number of IN's channel, where it does not tell (id900).")
+        list[int] | None,
+        typer.Option(help="Channel of each IN, in order, where they do not tell (id900)."),
     ] = None,
     period: Annotated[
         int | None,
@@ -227,41 +226,39 @@ def convert(
 ) -> None:
     """Write a recording in another format, and say what that loses.
 
-    Streams: memory does not grow with the recording. Where IN is damaged, all before the damage is
+    Several files of one tagger, one per channel or epoch, become one. Streams: memory does not grow with the recording. Where IN is damaged, all before the damage is
     written before the error.
     """
     numbers = _renumbering(channels)
     try:
-        tags = open_tags(source, format, channel=channel, period_ps=period, resolution_ps=step)
+        tags = open_tags(
+            sources, format, channel=channel or None, period_ps=period, resolution_ps=step
+        )
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
     if target.exists():
-        if target.resolve() == source.resolve():
+        if target.resolve() in [source.resolve() for source in sources]:
             raise BellbenchError(f"{target} is the recording itself; name another file")
         if not force:
             raise BellbenchError(f"{target} exists; --force replaces it")
     damage: TagFileError | None = None
-    clicks, dropped, lost_ps, start, clock = 0, 0, 0, 0, ""
+    clicks, start, clock = 0, 0, ""
     batches = iter(tags)
     try:
         first = next(batches, None)
     except TagFileError as error:
         raise TagFileError(f"{error}; nothing before it could be kept") from error
     if first is None:
-        raise TagFileError("holds no click", path=str(source))
+        raise TagFileError("holds no click", path=tags.info.path)
     start, clock = first.start_unix_ns, first.clock_id
     try:
         with create_tags(
             target, to, resolution_ps=resolution, start_unix_ns=start, clock_id=clock
         ) as writer:
-            holds = _HOLDS.get(writer.format, set())
             batch: TagBatch | None = first
             while batch is not None:
                 batch = _renumbered(batch, numbers)
-                gone = [x for x in batch.losses if x.kind not in holds]
-                dropped += sum(x.begin_ps >= batch.begin_ps for x in gone)
-                lost_ps += _inside(batch, gone)
-                writer.write(_without(batch, gone))
+                writer.write(batch)
                 clicks += len(batch)
                 try:
                     batch = next(batches, None)
@@ -280,9 +277,9 @@ def convert(
         notes.append(f"times are rounded to steps of {new:g} ps, half up (they came in {old:g} ps)")
     if writer.format == "qcrypto_t2":
         notes.append("clicks less than 250 ps after another are moved to 250 ps after it")
-    if dropped:
+    if writer.losses_dropped:
         notes.append(
-            f"{dropped:,} losses, {_time(lost_ps * 1e-12)} in all, are not marked:"
+            f"{writer.losses_dropped:,} losses, {_time(writer.dropped_ps * 1e-12)} in all, are not marked:"
             f" {writer.format} has no place for them"
         )
     if start and not (again and again.start_unix_ns):
@@ -292,13 +289,13 @@ def convert(
     if as_json:
         _print_json(
             {
-                "file": str(source),
+                "file": tags.info.path,
                 "format": tags.info.format,
                 "written": str(target),
                 "to": writer.format,
                 "clicks": clicks,
-                "losses_dropped": dropped,
-                "lost_s": lost_ps * 1e-12,
+                "losses_dropped": writer.losses_dropped,
+                "lost_s": writer.dropped_ps * 1e-12,
                 "reordered": tags.reordered,
                 "resolution_ps": new,
                 "notes": notes,
@@ -543,6 +540,8 @@ def plot(
         raise typer.BadParameter("is the recording itself", param_hint="--out")
     if picture.suffix.lower() not in (".png", ".svg", ".pdf"):
         raise typer.BadParameter("pictures end in .png, .svg or .pdf", param_hint="--out")
+    if not picture.parent.is_dir():  # said before the work, not after
+        raise BellbenchError(f"cannot write the picture {picture}: there is no such folder")
     pair = _numbers(channels)
     if pair is not None and len(pair) != 2:
         raise typer.BadParameter("name 2 channels, as in 0,1", param_hint="--channels")

@@ -200,9 +200,9 @@ def draw(path: Path, seen: Overview, *, log: bool = False) -> None:
 
     layout = ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.08)
     figure = Figure(figsize=(10.0, 7.2), dpi=150, layout=layout)
-    kinds = FigureCanvasAgg(figure).get_supported_filetypes()
+    FigureCanvasAgg(figure)
     kind = path.suffix.lower().removeprefix(".") or "png"
-    if kind not in ("png", "svg", "pdf") or kind not in kinds:
+    if kind not in ("png", "svg", "pdf"):
         raise BellbenchError(f"{path}: pictures are written as .png, .svg or .pdf")
     rows = figure.add_gridspec(2, 1, height_ratios=(0.8, 1.25))
     top, bottom = figure.add_subfigure(rows[0]), figure.add_subfigure(rows[1])
@@ -211,10 +211,8 @@ def draw(path: Path, seen: Overview, *, log: bool = False) -> None:
         np.atleast_1d(top.subplots(1, len(seen.rates))), seen.rates, seen.names, strict=True
     ):
         rates.plot(ax, log=True if log else None)
-        about = (
-            "" if seen.clock is None or name == seen.names[0] else f", clock {_clock(seen.clock)}"
-        )
-        ax.set_title(f"{name}{about}", loc="left", fontsize=10)
+        fast = _clock(seen.clock) if seen.clock is not None and rates is seen.rates[1] else ""
+        ax.set_title(f"{name}, clock {fast}" if fast else name, loc="left", fontsize=10)
     if seen.coincidences is None:
         left = bottom.subplots()
     else:
@@ -299,7 +297,8 @@ def summary(seen: Overview) -> list[str]:
     lines = []
     if seen.clock is not None:
         lines.append(
-            f"B's clock is {seen.clock.offset_ps * 1e-12:.9f} s and {_clock(seen.clock)} off A's"
+            f"B's clock shows {seen.clock.offset_ps * 1e-12:+.9f} s against A's, and runs"
+            + (f" fast by {fast}" if (fast := _clock(seen.clock)) else " as fast")
         )
     if set(seen.pair) <= seen.found:
         what = f"delay {shift:,} ps, found in the coincidences"
@@ -310,18 +309,21 @@ def summary(seen: Overview) -> list[str]:
         lines.append(seen.no_fit)
     else:
         fit = seen.fit
+        tail = f" tau {fit.tau_ps} ps," if fit.shape == "emg" else " no tail,"
         lines.append(
             f"peak at {fit.centre_ps} ps, FWHM {fit.fwhm_ps} ps, sigma {fit.sigma_ps} ps,"
-            f" tau {fit.tau_ps} ps, {fit.pairs} pairs"
+            f"{tail} {fit.pairs} pairs"
         )
     return lines
 
 
 def _clock(clock: ClockState) -> str:
-    from .protocols.estimates import Estimate
-
-    ppm = Estimate(clock.frequency * 1e6, clock.sigma_frequency * 1e6)
-    return f"{'+' if ppm.value > 0 else ''}{ppm} ppm"
+    """By how much a clock runs fast; empty where that is not told from 0."""
+    fast, sigma = clock.frequency * 1e6, clock.sigma_frequency * 1e6
+    if not abs(fast) > 5 * sigma > 0:
+        return ""
+    digits = min(max(1 - math.floor(math.log10(sigma)), 0), 9)
+    return f"{fast:+.{digits}f} ± {sigma:.{digits}f} ppm".replace("-", "−")
 
 
 def _fit_json(fit: PeakFit) -> dict[str, Any]:
