@@ -24,6 +24,7 @@ from bellbench.sims.elements import (
     SnspdArray,
     TaggerInputs,
 )
+from bellbench.sims.elements.tagger import ClockModel
 from bellbench.sims.world import BLOCK_PS, World, WorldModel
 
 BIAS_A = 18e-6
@@ -62,20 +63,22 @@ SWEEPS: dict[str, tuple[str, list[Point]]] = {
 
 
 def changed(point: Point) -> WorldModel:
-    """The metro world with the point's numbers, and with nothing to undo in its fibres."""
+    """The metro world with the point's numbers, nothing to undo in its fibres, and one clock."""
     model = load_bench("metro", twin=True).world
     assert model is not None
     elements: dict[str, Any] = {}
     for name, element in model.elements.items():
         update: dict[str, Any] = {}
         if element.kind == "fibre":
-            update["rotation"] = (0.0, 0.0, 0.0)
+            update |= {"rotation": (0.0, 0.0, 0.0), "daily_swing": 0.0, "temperature_walk": 0.0}
             if name == "bob_fibre":
                 update["loss"] = element.loss + point.bob_loss_db
         elif element.kind == "snspd":
             update["detectors"] = tuple(
                 d.model_copy(update={"dark_rate": point.dark_rate_hz}) for d in element.detectors
             )
+        elif element.kind == "tagger":
+            update["clock"] = ClockModel()  # one for both: no clock is to be recovered here
         elements[name] = element.model_copy(update=update)
     return model.model_copy(update={"elements": elements})
 
