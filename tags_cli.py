@@ -226,8 +226,9 @@ def convert(
 ) -> None:
     """Write a recording in another format, and say what that loses.
 
-    Several files of one tagger, one per channel or epoch, become one. Streams: memory does not grow with the recording. Where IN is damaged, all before the damage is
-    written before the error.
+    Several files of one tagger, one per channel or epoch, become one. Streams: memory does not
+    grow with the recording. Where IN is damaged, all before the damage is written before the
+    error.
     """
     numbers = _renumbering(channels)
     try:
@@ -279,8 +280,8 @@ def convert(
         notes.append("clicks less than 250 ps after another are moved to 250 ps after it")
     if writer.losses_dropped:
         notes.append(
-            f"{writer.losses_dropped:,} losses, {_time(writer.dropped_ps * 1e-12)} in all, are not marked:"
-            f" {writer.format} has no place for them"
+            f"{writer.losses_dropped:,} losses, {_time(writer.dropped_ps * 1e-12)} in all, are not"
+            f" marked: {writer.format} has no place for them"
         )
     if start and not (again and again.start_unix_ns):
         notes.append(f"the time of the start is not kept: {writer.format} has no place for it")

@@ -174,3 +174,52 @@ def test_recordings(tmp_path: Path) -> None:
     with pytest.raises(TagFileError, match=r"channels 1\.\.4.*as in 0=1,1=2"):
         run(hydraharp, tmp_path / "x.a1")
     assert run(hydraharp, tmp_path / "x.a1", "--channels", "0=1,1=2")["clicks"] == 384_019
+
+
+def test_files_of_a_tagger_become_one(tmp_path: Path, batch: TagBatch) -> None:
+    whole = TagBatch(batch.times_ps, batch.channels, 0, batch.end_ps).select([1, 3])
+    paths = [tmp_path / "first.bin", tmp_path / "second.bin"]
+    for path, channel in zip(paths, (1, 3), strict=True):
+        path.write_bytes(encode_tags(whole.select([channel]), "id900"))
+    out = tmp_path / "x.bbt"
+    found = run(*paths, out, "--channel", "1", "--channel", "3", "--format", "id900")
+    assert found["clicks"] == len(whole)
+    assert found["file"] == ", ".join(map(str, paths))
+    again = concatenate(open_tags(out)).checked()
+    assert again.times_ps.tolist() == whole.times_ps.tolist()
+    assert again.channels.tolist() == whole.channels.tolist()
+    with pytest.raises(BellbenchError, match="is the recording itself"):
+        run(*paths, paths[1], "--channel", "1", "--channel", "3", "--force")
+    assert "do not tell their channel; say that of each" in usage_error(
+        *paths, tmp_path / "y.bbt", "--format", "id900"
+    )
+    assert "2 files need a channel each, not 1" in usage_error(
+        *paths, tmp_path / "y.bbt", "--format", "id900", "--channel", "1"
+    )
+
+
+def test_epoch_files_become_one(tmp_path: Path, batch: TagBatch) -> None:
+    folder = tmp_path / "epochs"
+    times = 20 * batch.times_ps
+    with create_tags(folder, "qcrypto_t1") as writer:
+        writer.write(TagBatch(times, batch.channels, 0, int(times[-1]) + 1))
+    epochs = sorted(folder.iterdir(), reverse=True)
+    assert len(epochs) > 2
+    assert run(*epochs, tmp_path / "x.bbt")["clicks"] == len(batch)
+    again, whole = (concatenate(open_tags(path)) for path in (tmp_path / "x.bbt", folder))
+    assert again.times_ps.tolist() == whole.times_ps.tolist()
+
+
+def test_info_of_a_damaged_file_says_what_is_before(tmp_path: Path, batch: TagBatch) -> None:
+    path = tmp_path / "in.a1"
+    path.write_bytes(encode_tags(TagBatch(batch.times_ps, batch.channels, 0, batch.end_ps), "a1"))
+    path.write_bytes(path.read_bytes()[:8005])
+    for arguments in ((), ("--json",)):
+        result = CliRunner().invoke(app, ["info", str(path), *arguments])
+        assert isinstance(result.exception, TagFileError)
+        assert "at byte 8000: the last record is cut off" in str(result.exception)
+    found = json.loads(result.stdout)
+    assert sum(found["clicks"].values()) == 1000
+    assert found["damage"] == str(result.exception)
+    text = CliRunner().invoke(app, ["info", str(path)]).stdout
+    assert f"{found['clicks']['1']} clicks" in text
