@@ -130,15 +130,14 @@ class _Link:
 
     def _measure(self) -> None:
         from ..protocols import timing
-        from ..protocols.calibration.delays import coincidence_window, on_one_clock
+        from ..protocols.calibration.delays import coincidence_window
         from ..protocols.characterization import characterize
-        from ..protocols.qkd.dating import follower
 
         file = self._file
         stage = "recording clicks to find the delays"
         a, b = map(concatenate, zip(*self._record(stage, file.calibration), strict=True))
         self._show(Progress("finding the delays"))
-        b, line, found = on_one_clock(
+        b, line, found = timing.on_one_clock(
             a,
             b,
             (list(self._inputs[0].values()), list(self._inputs[1].values())),
@@ -149,7 +148,7 @@ class _Link:
         delays = (found.delays_a, found.delays_b)
         self._offset_ps = round(found.offset.offset_ps)
         if line is not None:
-            self._follow(follower(line, delays), line.offset_ps)
+            self._follow(timing.follower(line, delays), line.offset_ps)
         taggers = [party.tagger for party in self._parties]
         if file.coincidence_window is None:
             self._window_ps = coincidence_window(found, taggers)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from ...instruments import Clock, ProtocolError, TagBatch, TimeTagger
+from ...instruments import Clock, ProtocolError, TimeTagger
 from .. import timing
-from ..qkd.dating import Line, common_clock
 from ._recorder import Recorder
 
 __all__ = ["DelaysResult", "coincidence_window", "find_delays"]
@@ -63,7 +62,7 @@ def find_delays(
     with Recorder(taggers, clock) as recorder:
         a, b = recorder.record(seconds)
     try:
-        b, _, found = on_one_clock(a, b, channels)
+        b, _, found = timing.on_one_clock(a, b, channels)
     except ProtocolError as error:
         none = np.zeros(0)
         return DelaysResult(False, str(error), None, none, none.astype(np.int64), 0, seconds)
@@ -71,39 +70,6 @@ def find_delays(
     delays = (found.delays_a, found.delays_b)
     shown = timing.delay_histogram((a, b), delays, 8 * window, max(1, window // 15))
     return DelaysResult(True, "", found, shown.delays_ps, shown.counts, window, seconds)
-
-
-def on_one_clock(
-    a: TagBatch,
-    b: TagBatch,
-    channels: tuple[Sequence[int], Sequence[int]],
-    *,
-    search_ps: int = 50_000_000_000,
-    known: tuple[Mapping[int, int], Mapping[int, int]] | None = None,
-) -> tuple[TagBatch, Line | None, timing.ChannelDelays]:
-    """Find the delays between two taggers, and B's clock where the clocks are seen to run apart.
-
-    Args:
-        a: Clicks of the first tagger.
-        b: Of the second.
-        channels: Channels of each that must be found.
-        search_ps: As of :func:`bellbench.protocols.timing.find_channel_delays`.
-        known: Likewise.
-
-    Returns:
-        B's clicks on A's clock, B's clock (None where both count alike), and the delays.
-
-    Raises:
-        ProtocolError: where no peak shows.
-    """
-
-    def find(a: TagBatch, b: TagBatch) -> timing.ChannelDelays:
-        return timing.find_channel_delays(
-            a, b, channels_a=channels[0], channels_b=channels[1], search_ps=search_ps, known=known
-        )
-
-    # 20 ps in the recording are within the jitter of any detector
-    return common_clock(a, b, find, lambda found: (found.delays_a, found.delays_b), least_ps=20)
 
 
 def coincidence_window(found: timing.ChannelDelays, taggers: Sequence[TimeTagger]) -> int:

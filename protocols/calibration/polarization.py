@@ -34,9 +34,8 @@ from ...instruments import (
     TimeTagger,
 )
 from .. import timing
-from ..qkd.dating import follower
 from ._recorder import Recorder
-from .delays import coincidence_window, on_one_clock
+from .delays import coincidence_window
 
 __all__ = ["PolarizationResult", "Station", "find_polarization"]
 
@@ -195,9 +194,9 @@ class _Search:
         """Find the delays of this recording; a few orthogonal outputs may need a longer one."""
         a, b = self._recorder.record(max(1.0, self._seconds))
         first, second = self._channels
-        _, line, found = on_one_clock(a, b, (first, second))
+        _, line, found = timing.on_one_clock(a, b, (first, second))
         if line is not None:
-            self._recorder.follow(follower(line, (found.delays_a, found.delays_b)))
+            self._recorder.follow(timing.follower(line, (found.delays_a, found.delays_b)))
         self._delays = found
 
     def turn(self, actuator: Settable[float], angle: float) -> None:

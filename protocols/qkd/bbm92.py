@@ -50,7 +50,7 @@ from ...instruments import BellbenchError, ProtocolError, TagBatch
 from . import messages as msg
 from .amplify import seed_bits, toeplitz_hash
 from .cascade import Corrector, Reference
-from .dating import Dating, common_clock
+from .dating import Dating
 from .estimation import Errors, random_sample, split_sample
 from .finite_key import KeyBound, binary_entropy
 from .ledger import LeakLedger
@@ -622,6 +622,8 @@ class Alice(_Party):
             if self._shared_clock:
                 found = self._find_delays(mine, theirs)
             else:
+                from ..timing import common_clock
+
                 theirs, line, found = common_clock(mine, theirs, self._find_delays, lambda x: x)
         except BellbenchError as error:
             raise ProtocolError(f"no delays found in the calibration segment: {error}") from error

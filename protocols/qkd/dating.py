@@ -6,25 +6,22 @@ whatever their bases and outcomes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ...instruments import ProtocolError, TagBatch, TimesPs, concatenate
+from ...instruments import ProtocolError, TagBatch, TimesPs
 from .sifting import Events, no_events
 
 if TYPE_CHECKING:
-    from ..timing import ClockRecovery, ClockState
+    from ..timing import ClockLine, ClockRecovery, ClockState
 
-__all__ = ["Dated", "Dating", "Line", "common_clock", "follower"]
+__all__ = ["Dated", "Dating"]
 
 Bits = npt.NDArray[np.uint8]
 Indices = npt.NDArray[np.int64]
-Delays = tuple[Mapping[int, int], Mapping[int, int]]
-Found = TypeVar("Found")
 
 #: Offsets and frequencies looked for, on the line that the calibration has told.
 _SEARCH_PS = 10**10
@@ -54,34 +51,6 @@ class Dated:
     horizon_ps: int
 
 
-class Line:
-    """The peer's clock as the calibration has found it: a straight line.
-
-    Events are put on it before the clock is followed: a peak that was lost is then looked for in
-    a narrow place, however long the run.
-
-    Args:
-        at_ps: Time on the peer's clock, as announced, that stays as it is.
-        offset_ps: What was subtracted from the peer's times before they were announced.
-        frequency: By how much its clock runs fast.
-    """
-
-    def __init__(self, at_ps: int, offset_ps: int, frequency: float) -> None:
-        self.at_ps, self.offset_ps, self.frequency = at_ps, offset_ps, frequency
-        self._share = frequency / (1 + frequency)
-
-    def straighten(self, told_ps: TimesPs) -> TimesPs:
-        """Announced times less what the frequency has added since."""
-        moved: TimesPs = told_ps - np.rint((told_ps - self.at_ps) * self._share).astype(np.int64)
-        return moved
-
-    def clock(self, state: ClockState) -> tuple[float, float]:
-        """Offset (ps) and frequency of the peer's clock itself, from those left on the line."""
-        since = state.at_ps + state.offset_ps - self.at_ps
-        offset = self.offset_ps + state.offset_ps + since * self.frequency
-        return offset, (1 + state.frequency) * (1 + self.frequency) - 1
-
-
 class Dating:
     """Follows the peer's clock by the coincidences of all events.
 
@@ -98,7 +67,7 @@ class Dating:
 
     def __init__(
         self,
-        line: Line | None = None,
+        line: ClockLine | None = None,
         own: TagBatch | None = None,
         peer: TagBatch | None = None,
     ) -> None:
@@ -254,73 +223,3 @@ class Dating:
             for s in self.history
             if s.locked
         ]
-
-
-def common_clock(
-    own: TagBatch,
-    peer: TagBatch,
-    find: Callable[[TagBatch, TagBatch], Found],
-    delays: Callable[[Found], Delays],
-    *,
-    least_ps: float = 0.0,
-) -> tuple[TagBatch, Line | None, Found]:
-    """Find the peer's clock and the channels' delays, from coincidences alone.
-
-    Twice: delays need a clock, and a clock is found better where the delays are known.
-
-    Args:
-        own: Own clicks.
-        peer: The peer's, of about the same time: within 1 s, at a frequency within 100 ppm.
-        find: Finds delays in clicks on one clock.
-        delays: The delays of the own channels and of the peer's, ps, of what was found.
-        least_ps: Clocks that come apart by less in the recording, or cannot be found, are taken to
-            be one; by default that is an error.
-
-    Returns:
-        The peer's clicks on the own clock, those that could be dated; the peer's clock, None where
-        there is one; and what ``find`` found.
-
-    Raises:
-        ProtocolError: where no peak shows.
-    """
-    try:
-        moved, line = _on_own(own, peer)
-    except ProtocolError:
-        if not least_ps:
-            raise
-        return peer, None, find(own, peer)
-    if abs(line.frequency) * (own.end_ps - own.begin_ps) < least_ps:
-        return peer, None, find(own, peer)
-    moved, line = _on_own(own, peer, follower(line, delays(find(own, moved))))
-    return moved, line, find(own, moved)
-
-
-def _on_own(
-    own: TagBatch, peer: TagBatch, recovery: ClockRecovery | None = None
-) -> tuple[TagBatch, Line]:
-    if recovery is None:
-        from ..timing.clocks import ClockRecovery
-
-        recovery = ClockRecovery()
-    parts = [recovery.add(own, peer)[1], recovery.add(None, None)[1]]
-    states = [state for state in recovery.history if state.locked]
-    if not states:
-        raise ProtocolError(recovery.state.reason)
-    first, last = states[0], states[-1]
-    frequency = last.frequency
-    if last.at_ps > first.at_ps:
-        frequency = (last.offset_ps - first.offset_ps) / (last.at_ps - first.at_ps)
-    return concatenate(parts), Line(last.at_ps, round(last.offset_ps), frequency)
-
-
-def follower(line: Line, delays: Delays) -> ClockRecovery:
-    """What follows a clock found by :func:`common_clock`, with the delays found on it."""
-    from ..timing.clocks import ClockRecovery
-
-    return ClockRecovery(
-        search_ps=_SEARCH_PS,
-        search_frequency=100e-6,
-        around_ps=line.offset_ps,
-        delays_a=delays[0],
-        delays_b=delays[1],
-    )

@@ -21,6 +21,7 @@ from .histograms import (
 )
 from .multichannel import FoldCounter, FoldCounts
 from .offset import ChannelDelays, OffsetEstimate, find_channel_delays, find_offset
+from .one_clock import ClockLine, common_clock, follower, on_one_clock
 from .peaks import PeakFit, PeakShape, fit_differences, fit_histogram, fit_peak
 from .rates import Counter, CountRates, CountsOverTime, dead_time_corrected
 from .statistics import (
@@ -47,6 +48,7 @@ from .virtual import (
 __all__ = [
     "Chain",
     "ChannelDelays",
+    "ClockLine",
     "ClockRecovery",
     "ClockState",
     "CoincidenceChannel",
@@ -85,6 +87,7 @@ __all__ = [
     "VirtualChannel",
     "car",
     "car_at_least",
+    "common_clock",
     "dead_time_corrected",
     "delay_histogram",
     "find_channel_delays",
@@ -93,8 +96,10 @@ __all__ = [
     "fit_differences",
     "fit_histogram",
     "fit_peak",
+    "follower",
     "g2_zero",
     "klyshko",
     "match",
     "net_efficiency",
+    "on_one_clock",
 ]

@@ -6,8 +6,9 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from bellbench.instruments import ProtocolError, TagBatch
-from bellbench.protocols.qkd.dating import Dating, Line
+from bellbench.protocols.qkd.dating import Dating
 from bellbench.protocols.qkd.sifting import Events
+from bellbench.protocols.timing import ClockLine
 
 Times = npt.NDArray[np.int64]
 
@@ -41,7 +42,7 @@ def segment(times: Times) -> TagBatch:
 
 def follow(own: Times, told: Times, step: int) -> tuple[Dating, Times, Times, Times]:
     """The events dated: their numbers, times on the own clock, and as announced."""
-    dating = Dating(Line(BEGIN, OFFSET, OFF + 1e-9), segment(own), segment(told))
+    dating = Dating(ClockLine(BEGIN, OFFSET, OFF + 1e-9), segment(own), segment(told))
     own, told = own[own >= BEGIN], told[told >= BEGIN]
     parts = []
     for begin in range(BEGIN, END, step):
@@ -97,7 +98,7 @@ def test_nothing_depends_on_how_the_streams_are_cut() -> None:
 
 def test_events_behind_the_horizon_are_refused() -> None:
     own, told, _ = streams(3)
-    dating = Dating(Line(BEGIN, OFFSET, OFF), segment(own), segment(told))
+    dating = Dating(ClockLine(BEGIN, OFFSET, OFF), segment(own), segment(told))
     one = np.zeros(1, np.uint8)
     dating.add_peer(np.array([BEGIN + 5]), one, BEGIN + 100)
     with pytest.raises(ProtocolError, match="horizon"):
