@@ -441,6 +441,9 @@ def to_ps(ticks: npt.NDArray[np.int64], numerator: int, denominator: int) -> Tim
     """
     if denominator == 1:
         return ticks * numerator
+    far = (1 << 62) // numerator
+    if ticks.size and -far < int(ticks.min()) and int(ticks.max()) < far:
+        return np.asarray((ticks * numerator + denominator // 2) // denominator)
     whole = ticks // denominator
     rest = ticks - whole * denominator
     return np.asarray(whole * numerator + (rest * numerator + denominator // 2) // denominator)
@@ -495,16 +498,17 @@ def pattern_bits(
 ) -> tuple[npt.NDArray[np.int64], Channels]:
     """Return index of the event and channel of every click, as in `pattern_clicks`."""
     patterns = patterns & 0xF
-    counts = _CLICKS[patterns]
-    if bool((counts == 1).all()):  # as nearly always
-        return np.arange(patterns.size), _ONLY[patterns]
-    event = np.repeat(np.arange(patterns.size), counts)
+    channels = _ONLY[patterns]
+    if channels.all():  # as nearly always
+        return np.arange(patterns.size), channels
+    event = np.repeat(np.arange(patterns.size), _CLICKS[patterns])
     bits = (patterns.astype(np.uint8)[:, None] >> np.arange(4, dtype=np.uint8)) & 1
     return event, (np.nonzero(bits)[1] + 1).astype(np.int16)
 
 
 _CLICKS = np.array([pattern.bit_count() for pattern in range(16)])
-_ONLY = np.array([pattern.bit_length() for pattern in range(16)], np.int16)
+#: Channel of a pattern of one bit, 0 of the others.
+_ONLY = np.array([p.bit_length() if p.bit_count() == 1 else 0 for p in range(16)], np.int16)
 
 
 def click_patterns(
@@ -520,11 +524,11 @@ def click_patterns(
     steps = np.diff(ticks)
     if np.any(steps < 0):
         raise ValueError("clicks must be in order of time")
-    starts = np.flatnonzero(np.concatenate([[1], steps])) if ticks.size else np.zeros(0, np.int64)
     bits = np.left_shift(1, channels.astype(np.int64) - 1)
-    return ticks[starts], (
-        np.bitwise_or.reduceat(bits, starts) if starts.size else np.zeros(0, np.int64)
-    )
+    if steps.all():  # as nearly always
+        return ticks, bits
+    starts = np.flatnonzero(np.concatenate([[1], steps]))
+    return ticks[starts], np.bitwise_or.reduceat(bits, starts)
 
 
 def error_at(info: TagFileInfo, record: int, message: str) -> TagFileError:

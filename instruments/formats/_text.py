@@ -14,10 +14,7 @@ from ._common import TagFileInfo, error_at
 __all__ = ["blocks", "count_lines", "hex_words", "spans"]
 
 _LONGEST = 64  # bytes of a line
-_DIGITS = np.full(256, 255, np.uint8)  # what a letter stands for
-_DIGITS[np.frombuffer(b"0123456789", np.uint8)] = np.arange(10)
-_DIGITS[np.frombuffer(b"abcdef", np.uint8)] = np.arange(10, 16)
-_DIGITS[np.frombuffer(b"ABCDEF", np.uint8)] = np.arange(10, 16)
+_HEX = b"0123456789abcdefABCDEF"
 
 
 def blocks(info: TagFileInfo, size: int) -> Iterator[tuple[int, bytes]]:
@@ -73,10 +70,18 @@ def hex_words(
         begins, lengths = spans(block)
         wrong = np.flatnonzero(lengths != digits)
         good = int(wrong[0]) if wrong.size else begins.size
-        lines = letters[begins[:good, None] + np.arange(digits)]
-        bad = np.flatnonzero((_DIGITS[lines] > 15).any(axis=1))
-        good = int(bad[0]) if bad.size else good
-        packed = bytes.fromhex(lines[:good].tobytes().decode("ascii"))
+        stride = digits + 1
+        if good * stride == letters.size and begins[-1] == letters.size - stride:
+            # Nothing but such lines, as nearly always.
+            lines = letters.reshape(-1, stride)[:, :digits]
+        else:
+            lines = letters[begins[:good, None] + np.arange(digits)]
+        text = lines.tobytes()
+        if text.translate(None, _HEX):
+            bad = np.flatnonzero(~np.isin(lines, np.frombuffer(_HEX, np.uint8)).all(axis=1))
+            good = int(bad[0])
+            text = text[: good * digits]
+        packed = bytes.fromhex(text.decode("ascii"))
         words = np.frombuffer(packed, f">u{digits // 2}").astype(np.uint64)
         yield offset + begins[:good], words
         if good < begins.size:

@@ -171,7 +171,7 @@ class Id900Codec:
                 raise ValueError(f"{self.name} holds no times before 0: {batch.times_ps[0]} ps")
             only[:] = only or found
             if not self.words:
-                return b"".join(b"%d;%d\n" % (t, _INDEX) for t in batch.times_ps.tolist())
+                return "".join(map(f"%d;{_INDEX}\n".__mod__, batch.times_ps.tolist())).encode()
             words = np.full((len(batch), self.words), _INDEX, "<u8")
             words[:, 0] = batch.times_ps
             return words.tobytes()
@@ -220,7 +220,7 @@ def _table(
         parts = [marks - begins, begins + lengths - marks - 1]
     if any(part.min() < 1 or part.max() > 19 for part in parts):
         return None
-    numbers = np.array(block.replace(b";", b"\n").split(), "S19").astype(np.uint64)
+    numbers = np.fromstring(block.replace(b";", b"\n"), np.uint64, sep="\n")
     return numbers.reshape(begins.size, -1)
 
 

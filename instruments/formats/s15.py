@@ -76,10 +76,9 @@ class S15Codec:
     def _half(self) -> int:
         return 1 << (63 - self.time_shift)
 
-    def _events(self, words: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint64]:
-        pairs = words.reshape(-1, 2).astype(np.uint64)
-        high, low = (0, 1) if self.high_first else (1, 0)
-        return pairs[:, high] << np.uint64(32) | pairs[:, low]
+    def _events(self, words: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+        """Return the events of words as in the file, or the other way round."""
+        return words << np.uint64(32) | words >> np.uint64(32) if self.high_first else words
 
     def describe(self, path: Path, size: int) -> TagFileInfo:
         """Describe a file of this layout."""
@@ -87,24 +86,23 @@ class S15Codec:
 
     def read(self, info: TagFileInfo, chunk_records: int) -> Iterator[Piece]:
         """Decode the events."""
-        pairs = chunks(info, "<u4", chunk_records)
-        events = ((first, self._events(words)) for first, words in pairs)
-        yield from in_order(
-            info, self.clicks((first + np.arange(e.size), e) for first, e in events)
-        )
+        words = chunks(info, "<u8", chunk_records)
+        events = ((first + np.arange(w.size), self._events(w)) for first, w in words)
+        yield from in_order(info, self.clicks(events))
 
     def clicks(self, pieces: Iterable[Events]) -> Iterator[Decoded]:
         """Return the clicks of events."""
         unwrap = Unwrap(64 - self.time_shift, self.resolution_ps)
         for records, events in pieces:
             # Dummies keep no order with the clicks around them, and carry none.
-            index = np.flatnonzero((events & np.uint64(_DUMMY)) == 0)
-            events = events[index]
+            clicks = (events & np.uint64(_DUMMY)) == 0
+            if not clicks.all():
+                records, events = records[clicks], events[clicks]
             ticks = unwrap((events >> np.uint64(self.time_shift)).astype(np.int64))
             times = to_ps(ticks, self.numerator, self.denominator)
-            event, channels = pattern_bits(events & np.uint64(0xF))
+            event, channels = pattern_bits(events)
             reached = int(times.max()) if times.size else None
-            yield Decoded(times[event], channels, records[index[event]], reached)
+            yield Decoded(times[event], channels, records[event], reached)
 
     def encode(self, batch: TagBatch) -> bytes:
         """Return the records of a batch, times rounded to the nearest step of the counter.
@@ -117,9 +115,7 @@ class S15Codec:
         if ticks.size and not (ticks[0] >= 0 and int(ticks[-1]) < 1 << (64 - self.time_shift)):
             raise ValueError(f"times do not fit the {64 - self.time_shift}-bit counter")
         events = ticks.astype(np.uint64) << np.uint64(self.time_shift) | patterns.astype(np.uint64)
-        high, low = events >> np.uint64(32), events & np.uint64(0xFFFFFFFF)
-        first, second = (high, low) if self.high_first else (low, high)
-        return np.stack([first, second], axis=1).astype("<u4").tobytes()
+        return self._events(events).astype("<u8").tobytes()
 
     def writer(self, file: BinaryIO, about: About) -> RecordWriter:
         """Begin a file; it has no place for start and clock."""
@@ -131,7 +127,7 @@ class S15Codec:
         count = len(head) // 8
         if count < 4:
             return False
-        events = self._events(np.frombuffer(head, "<u4", 2 * count))
+        events = self._events(np.frombuffer(head, "<u8", count))
         low = events & np.uint64(0x1F)
         if np.any((low == 0) | (low > _DUMMY)):
             return False
@@ -191,10 +187,9 @@ class S15TextCodec:
         return RecordWriter(file, self._encode)
 
     def _encode(self, batch: TagBatch) -> bytes:
-        events = A1.encode(batch)
-        if self.digits == 8:
-            return b"".join(b"%08x\n" % word for word in np.frombuffer(events, "<u4").tolist())
-        return b"".join(b"%016x\n" % word for word in np.frombuffer(events, "<u8").tolist())
+        size = self.digits // 2
+        words = np.frombuffer(A1.encode(batch), f"<u{size}").astype(f">u{size}")
+        return (words.tobytes().hex("\n", size) + "\n" * bool(words.size)).encode()
 
     def plausible(self, head: bytes, size: int) -> bool:
         """Whether the head is lines of so many digits that make sensible events."""

@@ -130,6 +130,21 @@ def test_text_is_read_by_fpfind(tmp_path: Path, name: str) -> None:
     assert patterns.tolist() == [1 << (t % 4) for t in times.tolist()]
 
 
+def test_lines_may_end_in_any_way(write: Write) -> None:
+    lines = [b"%016x" % (t << 10 | 1) for t in (32, 64, 96)]
+    for data in (
+        b"\n".join(lines),
+        b"\r\n".join(lines),
+        b"\n" + b"\n".join(lines),  # as long as lines with an end each
+        lines[0] + b"\r\n" + b"\n".join(lines[1:]),
+        b"\n\n".join(lines) + b"\r\n",
+    ):
+        for chunk in (1, 2, 9):
+            assert clicks(read(write(data), "a2", chunk)) == [(125, 1), (250, 1), (375, 1)]
+    with pytest.raises(TagFileError, match="not 16 hexadecimal digits"):
+        read(write(lines[0] + b"\n" + lines[1][:7] + b" " + lines[1][8:] + b"\n"), "a2")
+
+
 # Every format: any clicks, any chunks; found by content; damage.
 
 
