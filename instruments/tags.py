@@ -21,7 +21,7 @@ class Loss:
     """An interval of the recording in which clicks were, or may have been, lost.
 
     Attributes:
-        kind: ``"overflow"``, ``"gap"``, ``"late"`` or ``"corrupt"``.
+        kind: ``"overflow"``, ``"gap"``, ``"late"``, ``"corrupt"`` or ``"clock"``.
         begin_ps: Start of the interval, ps since the recording's start.
         end_ps: End of the interval (exclusive).
         count: Number of lost clicks, or None where the device does not say.

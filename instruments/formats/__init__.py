@@ -29,6 +29,7 @@ from ._common import (
     WritableCodec,
     Writer,
     batches,
+    step_of,
 )
 from .bbt import BBT, BbtCodec, BbtWriter
 from .id900 import ID900, ID900_REF, ID900_TXT
@@ -216,8 +217,8 @@ def open_tags(
         raise TagFileError(f"unknown format {format!r}; known are {', '.join(FORMATS)}")
     if period_ps is not None and not 0 < period_ps <= 10**15:
         raise ValueError(f"a period of {period_ps} ps is not between 1 ps and 1000 s")
-    if resolution_ps is not None and not 1e-3 <= resolution_ps <= 1e9:
-        raise ValueError(f"a time step of {resolution_ps:g} ps cannot be")
+    if resolution_ps is not None:
+        step_of(resolution_ps)
     if damage not in ("raise", "mark"):
         raise ValueError(f'damage is "raise" or "mark", not {damage!r}')
     channels = [*channel] if isinstance(channel, Sequence) else [channel]

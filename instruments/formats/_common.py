@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, Protocol, runtime_checkable
 
@@ -19,8 +20,10 @@ CHUNK_RECORDS = 1 << 18
 #: Clicks that a click may come late in a file and still find its place.
 LOOK_AHEAD = 1 << 16
 
+#: Latest time that makes sense: 53 days. int64 ends at twice that.
+LATEST_PS = 1 << 62
+
 _AT_ONCE = 1 << 20  # clicks at one time; more is damage, and would fill the memory
-_LATEST_PS = 1 << 62  # 53 days; int64 ends at twice that
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,8 +265,8 @@ class _Order:
     def add(self, new: Decoded) -> tuple[Piece | None, TagFileError | None]:
         """Take the next clicks; return those in order, and the error for one that is too late."""
         times, error = new.times_ps, None
-        if times.size and (int(times.max()) > _LATEST_PS or int(times.min()) < -_LATEST_PS):
-            bad = int(np.argmax((times > _LATEST_PS) | (times < -_LATEST_PS)))
+        if times.size and (int(times.max()) > LATEST_PS or int(times.min()) < -LATEST_PS):
+            bad = int(np.argmax((times > LATEST_PS) | (times < -LATEST_PS)))
             error = error_at(
                 self._info,
                 int(new.records[bad]),
@@ -434,6 +437,17 @@ def _items(info: TagFileInfo, dtype: npt.DTypeLike) -> int:
     return info.record_bytes // np.dtype(dtype).itemsize
 
 
+def step_of(resolution_ps: float) -> Fraction:
+    """Return a time step of the caller's choice as a fraction.
+
+    Raises:
+        ValueError: for one outside 1 fs to 1 ms.
+    """
+    if not 1e-3 <= resolution_ps <= 1e9:  # and no NaN
+        raise ValueError(f"a time step of {resolution_ps:g} ps is not between 1 fs and 1 ms")
+    return Fraction(resolution_ps).limit_denominator(1 << 16)
+
+
 def to_ps(ticks: npt.NDArray[np.int64], numerator: int, denominator: int) -> TimesPs:
     """Scale counter ticks of ``numerator/denominator`` ps to whole ps, halves rounded up.
 
@@ -462,7 +476,7 @@ class Unwrap:
 
     def __init__(self, bits: int, tick_ps: float) -> None:
         self._half = 1 << (bits - 1)
-        self._most = int(1.01 * _LATEST_PS / tick_ps)
+        self._most = int(1.01 * LATEST_PS / tick_ps)
         self._last: int | None = None  # continued
 
     def __call__(self, counter: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

@@ -30,6 +30,7 @@ import numpy.typing as npt
 
 from ..tags import TagBatch
 from ._common import (
+    LATEST_PS,
     About,
     Decoded,
     Piece,
@@ -49,7 +50,6 @@ __all__ = ["ID900", "ID900_REF", "ID900_TXT", "Id900Codec"]
 
 _FEWEST = 16
 _RAREST_PS = 1e13
-_LATEST_PS = 1 << 62
 _INDEX = 1  # that of a record without reference
 
 
@@ -130,9 +130,9 @@ class Id900Codec:
         for records, words in rows:
             times = words[:, 0]
             index = words[:, 1] if words.shape[1] == 2 else None
-            wrong, why = times > _LATEST_PS, "its time lies months away"
+            wrong, why = times > LATEST_PS, "its time lies months away"
             if index is not None and period is not None:
-                wrong = wrong | (index > _LATEST_PS // int(period))
+                wrong = wrong | (index > LATEST_PS // int(period))
             elif index is not None and index.size:
                 constant = int(index[0]) if constant is None else constant
                 changed = index != np.uint64(constant)
@@ -190,7 +190,7 @@ class Id900Codec:
         if count < _FEWEST or A1.plausible(head, size) or SWABIAN.plausible(head, size):
             return False
         words = np.frombuffer(head, "<u8", count * self.words).reshape(-1, self.words)
-        if np.any(words > _LATEST_PS):
+        if np.any(words > LATEST_PS):
             return False
         values = words.astype(np.int64)
         if self.words == 1:

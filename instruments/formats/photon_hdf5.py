@@ -30,12 +30,22 @@ import numpy.typing as npt
 
 from ..errors import TagFileError
 from ..tags import Loss, TagBatch
-from ._common import About, Decoded, Following, Piece, TagFileInfo, error_at, in_order, to_ps
+from ._common import (
+    LATEST_PS,
+    About,
+    Decoded,
+    Following,
+    Piece,
+    TagFileInfo,
+    error_at,
+    in_order,
+    step_of,
+    to_ps,
+)
 
 __all__ = ["PHOTON_HDF5", "PhotonHdf5Codec"]
 
 _MAGIC = b"\x89HDF\r\n\x1a\n"
-_LATEST_PS = 1 << 62
 _CHUNK = 1 << 16
 _LARGEST = 1 << 26
 _LOSSES = 1 << 20
@@ -104,10 +114,7 @@ class PhotonHdf5Codec:
 
     def writer(self, file: BinaryIO, about: About) -> PhotonHdf5Writer:
         """Begin a file."""
-        step = 1.0 if about.resolution_ps is None else about.resolution_ps
-        if not 1e-3 <= step <= 1e9:  # and no NaN
-            raise ValueError(f"a time step of {step:g} ps cannot be")
-        return PhotonHdf5Writer(file, step, about)
+        return PhotonHdf5Writer(file, about)
 
     def plausible(self, head: bytes, size: int) -> bool:
         """Whether the file is HDF5."""
@@ -230,7 +237,7 @@ def _photons(
         data = [photons.get(name) for name in ("detectors", "nanotimes")]
         times = photons["timestamps"]
     step = Fraction(info.resolution_ps).limit_denominator(1 << 16)
-    most = int(_LATEST_PS / info.resolution_ps)
+    most = int(LATEST_PS / info.resolution_ps)
     for first in range(0, info.records, chunk_records):
         until = min(first + chunk_records, info.records)
         with _damage(path):
@@ -278,8 +285,8 @@ def _offset(file: Any, record: int) -> int:
 class PhotonHdf5Writer:
     """Writes photons as they come; the counts at the end."""
 
-    def __init__(self, file: BinaryIO, resolution_ps: float, about: About) -> None:
-        self._step = Fraction(resolution_ps).limit_denominator(1 << 16)
+    def __init__(self, file: BinaryIO, about: About) -> None:
+        self._step = step_of(1.0 if about.resolution_ps is None else about.resolution_ps)
         self._following = Following()
         self._counts: dict[int, int] = {}
         self._losses: list[Loss] = []

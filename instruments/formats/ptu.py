@@ -147,7 +147,18 @@ class PtuCodec:
             if not (isinstance(seconds, float) and 1e-15 <= seconds <= most):  # NaN neither
                 raise damaged(name, f"{name} of {seconds} s cannot be a time step")
         step_ps = float(_picoseconds(tags[[*steps][-1]]))
-        return TagFileInfo("ptu", str(path), (size - offset) // 4, 4, offset, step_ps, tags)
+        start, clock = tags.get(_START), tags.get(_CLOCK)
+        return TagFileInfo(
+            "ptu",
+            str(path),
+            (size - offset) // 4,
+            4,
+            offset,
+            step_ps,
+            tags,
+            start if isinstance(start, int) else 0,
+            clock if isinstance(clock, str) else "",
+        )
 
     def read_batches(self, info: TagFileInfo, chunk_records: int) -> Iterator[TagBatch]:
         """Decode the records."""
@@ -209,9 +220,6 @@ class _Stream:
         self._state = np.zeros(4, np.int64)
         self._times, self._channels = np.empty(0, np.int64), np.empty(0, np.int16)
         self._begin = 0
-        start, clock = tags.get(_START), tags.get(_CLOCK)
-        self._start = start if isinstance(start, int) else 0
-        self._clock = clock if isinstance(clock, str) else ""
 
     def decode(self, records: np.ndarray[Any, Any], first: int) -> TagFileError | None:
         """Decode records, of which the first is number ``first``; return the damage in them."""
@@ -284,7 +292,12 @@ class _Stream:
         else:
             ready = int(np.searchsorted(times, upto))
         batch = TagBatch(
-            times[:ready], channels[:ready], self._begin, upto, self._start, self._clock
+            times[:ready],
+            channels[:ready],
+            self._begin,
+            upto,
+            self._info.start_unix_ns,
+            self._info.clock_id,
         )
         self._times, self._channels = times[ready:].copy(), channels[ready:].copy()
         self._begin = upto

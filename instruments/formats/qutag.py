@@ -39,6 +39,7 @@ from ._common import (
     error_at,
     in_order,
     plain_info,
+    step_of,
     to_ps,
 )
 
@@ -79,7 +80,7 @@ class QutagCodec:
         yield from in_order(info, self._clicks(info, chunk_records))
 
     def _clicks(self, info: TagFileInfo, chunk_records: int) -> Iterator[Decoded]:
-        step = _fraction(info.resolution_ps)
+        step = step_of(info.resolution_ps)
         most = int(2.0**62 / info.resolution_ps)
         unwrap = Unwrap(_BITS, info.resolution_ps)
         for first, records in chunks(info, self.record, chunk_records):
@@ -107,7 +108,7 @@ class QutagCodec:
 
     def writer(self, file: BinaryIO, about: About) -> RecordWriter:
         """Begin a file; it has no place for start and clock."""
-        step = _fraction(self.own_ps if about.resolution_ps is None else about.resolution_ps)
+        step = step_of(self.own_ps if about.resolution_ps is None else about.resolution_ps)
         file.write(bytes(self.header_bytes))
         return RecordWriter(file, lambda batch: self._encode(batch, step))
 
@@ -151,12 +152,6 @@ class QutagCodec:
         steps = np.diff(times.astype(np.int64))
         sorted_enough = 4 * np.count_nonzero(steps < 0) <= count
         return bool(sorted_enough and steps.sum() > 0 and np.abs(steps).mean() < 1e13)
-
-
-def _fraction(resolution_ps: float) -> Fraction:
-    if not 1e-3 <= resolution_ps <= 1e9:  # and no NaN
-        raise ValueError(f"a time step of {resolution_ps:g} ps cannot be")
-    return Fraction(resolution_ps).limit_denominator(1 << 16)
 
 
 def _split(

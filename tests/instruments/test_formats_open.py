@@ -216,3 +216,13 @@ def test_names(tmp_path: Path) -> None:
         *("from_ps", "damage"),
         *("path", "format", "resolution_ps", "start_unix_ns", "clock_id", "metadata", "append"),
     ]
+
+
+@pytest.mark.parametrize("name", ["bbt", "ptu", "photon_hdf5"])
+def test_the_file_tells_start_and_clock_before_it_is_read(tmp_path: Path, name: str) -> None:
+    with create_tags(tmp_path / "x", name, start_unix_ns=17 * 10**17, clock_id="Rb") as writer:
+        writer.write(batch_of([5], [1], 0, 10))
+    file = open_tags(tmp_path / "x", name)
+    assert (file.info.start_unix_ns, file.info.clock_id) == (17 * 10**17, "Rb")
+    (batch,) = [part for part in file if len(part)]
+    assert (batch.start_unix_ns, batch.clock_id) == (17 * 10**17, "Rb")
