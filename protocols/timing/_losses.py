@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ...instruments import Channels, TagBatch, TimesPs
-from ._streams import FOREVER
+from ._streams import FOREVER, check_near
 
 
 def loss_intervals(batch: TagBatch) -> tuple[TimesPs, TimesPs]:
@@ -41,6 +41,7 @@ class Picked:
     ) -> tuple[TimesPs, Channels, TimesPs, TimesPs]:
         from . import _kernels_virtual
 
+        check_near(batch)
         size = len(batch)
         times, floors, at = (np.empty(size, np.int64) for _ in range(3))
         which = np.empty(size, np.int16)

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from ...instruments import TagBatch, TimesPs
 from ._losses import loss_intervals
-from ._streams import FOREVER, places
+from ._streams import FOREVER, check_near, places, whole_delays
 
 Ready = tuple[TimesPs, npt.NDArray[np.int16], int]
 
@@ -64,7 +64,7 @@ class CutLine:
     ) -> None:
         self._through = through
         self._rows = places(channels, len(channels))
-        shifts = [delays_ps.get(channel, 0) for channel in channels]
+        shifts = whole_delays(channels, delays_ps)
         self._latest = max(shifts)
         self._shifts = np.array([*shifts, 0], np.int64)
         self._forget()
@@ -82,6 +82,7 @@ class CutLine:
         if batch is None:
             yield self._end(), True
             return
+        check_near(batch, FOREVER // 2)  # what is counted reaches beyond
         for cut, piece in between_losses(batch):
             if cut and not self._through:
                 yield self._end(), True

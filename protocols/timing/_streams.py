@@ -19,6 +19,61 @@ _PIECE = 1 << 16  # clicks taken at a time, for the cache
 _FEW = 1 << 12  # so many may wait before their pairs are counted: small batches cost less
 
 
+def check_near(batch: TagBatch, latest_ps: int = FOREVER) -> None:
+    """Refuse clicks so far from the recording's start that their sums would leave 64 bits.
+
+    Raises:
+        ValueError: for a batch before -2^62 ps (53 days) or after ``latest_ps``.
+    """
+    if batch.begin_ps < -FOREVER or batch.end_ps > latest_ps:
+        raise ValueError(
+            f"clicks of [{batch.begin_ps}, {batch.end_ps}) ps lie more than"
+            f" 2**{latest_ps.bit_length() - 1} ps ({latest_ps / 86400e12:.0f} days)"
+            " from the recording's start"
+        )
+
+
+def whole_delays(channels: Sequence[int], delays_ps: Mapping[int, int]) -> list[int]:
+    """Return the delay of each channel, 0 where not named.
+
+    Raises:
+        ValueError: for one that no recording is as long as, NaN included.
+    """
+    delays = [delays_ps.get(channel, 0) for channel in channels]
+    for delay in delays:
+        if not -FOREVER // 4 < delay < FOREVER // 4:
+            raise ValueError(f"no recording is as long as a delay of {delay} ps")
+    return [int(delay) for delay in delays]
+
+
+def whole(what: str, value: int) -> int:
+    """Return a number of ps, or of bins, as an int; numpy's integers are taken too.
+
+    Raises:
+        ValueError: for a fraction, or a float at all.
+    """
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise ValueError(f"{what} is a whole number, not {value!r}") from None
+
+
+def check_named(delays_ps: Iterable[int], channels: Iterable[int]) -> None:
+    """Refuse delays of channels that are not used.
+
+    Raises:
+        ValueError: naming them.
+    """
+    unused = sorted(set(delays_ps) - set(channels))
+    if unused:
+        raise ValueError(f"delays for channels {unused}, which are not among {sorted(channels)}")
+
+
+def finished(operation: object) -> ValueError:
+    """Return the error for clicks after the end."""
+    return ValueError(f"{type(operation).__name__} is finished: make a new one for more clicks")
+
+
 def live(batch: TagBatch) -> npt.NDArray[np.bool_]:
     """Return which clicks lie outside the batch's losses."""
     alive = np.ones(len(batch), np.bool_)
@@ -62,7 +117,7 @@ class DelayLine:
 
     def __init__(self, channels: Sequence[int], delays_ps: Mapping[int, int]) -> None:
         self._index = places(channels, -1)
-        self._shifts = np.array([delays_ps.get(channel, 0) for channel in channels], np.int64)
+        self._shifts = np.array(whole_delays(channels, delays_ps), np.int64)
         self._times: TimesPs = np.zeros(0, np.int64)
         self._which: Indices = np.zeros(0, np.int16)
         self.watermark = -FOREVER
@@ -76,6 +131,7 @@ class DelayLine:
         if batch is None:
             self.watermark = FOREVER
         else:
+            check_near(batch, FOREVER // 2)
             more, new = batch.times_ps, self._index[batch.channels.view(np.uint16)]
             keep = new >= 0
             if batch.losses:
@@ -274,11 +330,7 @@ class Pairs:
             self._slots = range(len(a)), range(len(a), len(a) + len(b))
 
     def _check(self, batch: TagBatch, stream: _Clicks) -> None:
-        if batch.begin_ps < -FOREVER or batch.end_ps > FOREVER + 1:
-            raise ValueError(
-                f"clicks of [{batch.begin_ps}, {batch.end_ps}) ps lie more than 2**62 ps (53 days)"
-                " from the recording's start"
-            )
+        check_near(batch, FOREVER + 1)
         if batch.begin_ps < stream.watermark:
             raise ValueError(
                 f"a batch begins at {batch.begin_ps} ps, before {stream.watermark} ps, where the"

@@ -6,6 +6,7 @@ where ``|b - a| <= window/2``. Times are whole ps, so an odd window counts as th
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -104,6 +105,7 @@ class CoincidenceCounter:
         delays_b: Mapping[int, int] | None = None,
         shifts_ps: Sequence[int] = (),
     ) -> None:
+        window_ps = operator.index(window_ps)  # numpy's integers, too, and no fraction
         self._width = _width(window_ps)
         self._window = window_ps
         self._channels = tuple(channels_a), tuple(channels_b)

@@ -409,7 +409,7 @@ class DeadTime(VirtualChannel):
         self._picked = Picked(list(dead_times_ps))
         self._dead = np.array(list(dead_times_ps.values()), np.int64)
         self._extended = extended
-        self._before = np.full(self._dead.size, -FOREVER)
+        self._before = np.full(self._dead.size, np.iinfo(np.int64).min)
         self._fed = _Fed()
 
     def feed(self, batch: TagBatch | None) -> TagBatch:
