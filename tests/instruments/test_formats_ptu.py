@@ -269,7 +269,7 @@ def test_header_without_an_end(write: Write, monkeypatch: pytest.MonkeyPatch) ->
 
 
 @given(data=st.data(), kind=st.sampled_from([HYDRAHARP2, PICOHARP, 0x01010304, 0x00010303]))
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_flipped_bytes_raise_tag_file_error_or_nothing(
     write: Write, data: st.DataObject, kind: int
 ) -> None:

@@ -36,7 +36,7 @@ def stream(seed: int, clicks: int, rate_hz: float) -> TagBatch:
     events=st.lists(st.tuples(st.integers(0, 2**26), st.integers(1, 15)), max_size=30),
     cuts=st.lists(st.integers(0, 200), max_size=6),
 )
-@settings(max_examples=100)
+@settings(max_examples=60)
 def test_any_split_of_any_stream(events: list[tuple[int, int]], cuts: list[int]) -> None:
     ticks = np.cumsum([step for step, _ in events]).astype(np.int64)
     expected = sorted(
@@ -103,7 +103,7 @@ def test_lost_bytes_cost_a_few_words_and_are_said(lost: int) -> None:
 
 
 @given(seed=st.integers(0, 1000), data=st.data())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_lost_bytes_never_shift_what_follows(seed: int, data: st.DataObject) -> None:
     """In whole batches, at rates where words get lost, clicks are true or missing."""
     sent = stream(seed, 400, 1e5)

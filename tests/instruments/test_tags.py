@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from bellbench.instruments import Loss, TagBatch, TagFileError, concatenate, merge
 from bellbench.protocols.timing import CountRates
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 END = 200
@@ -135,6 +135,7 @@ def cut(whole: TagBatch, cuts: list[int]) -> list[TagBatch]:
     ),
     begins=st.lists(st.integers(-50, 0), min_size=4, max_size=4),
 )
+@settings(max_examples=40)
 def test_merged_streams_are_sorted_whatever_their_batches(
     streams: list[tuple[list[tuple[int, int]], list[Loss], list[int]]], begins: list[int]
 ) -> None:
