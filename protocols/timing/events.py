@@ -11,9 +11,11 @@ events. It is that of :func:`match` for two groups, and not that of the nearest 
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
+from typing import Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +27,47 @@ from ._streams import FOREVER
 __all__ = ["EventFinder", "EventTable", "Matcher"]
 
 Indices = npt.NDArray[np.int64]
+T = TypeVar("T", np.int16, np.int64)
+
+
+class _Queue(Generic[T]):
+    """What waits, piece by piece, so that many pieces cost no more than their own length."""
+
+    def __init__(self, kind: type[T]) -> None:
+        self._none: npt.NDArray[T] = np.zeros(0, kind)
+        self._pieces: deque[npt.NDArray[T]] = deque()
+        self.size = 0
+
+    def put(self, piece: npt.NDArray[T]) -> None:
+        if piece.size:
+            self._pieces.append(piece)
+            self.size += piece.size
+
+    @property
+    def first(self) -> T | None:
+        return self._pieces[0][0] if self._pieces else None
+
+    def take(self, n: int) -> npt.NDArray[T]:
+        """The first ``n``, which are no longer in the queue."""
+        taken = [self._none]
+        self.size -= n
+        while n:
+            piece = self._pieces.popleft()
+            taken.append(piece[:n])
+            if n < piece.size:
+                self._pieces.appendleft(piece[n:])
+            n -= taken[-1].size
+        return np.concatenate(taken)
+
+    def up_to(self, latest: int) -> npt.NDArray[T]:
+        """Those not later, which are no longer in the queue."""
+        n = 0
+        for piece in self._pieces:
+            here = int(np.searchsorted(piece, latest, side="right"))
+            n += here
+            if here < piece.size:
+                break
+        return self.take(n)
 
 
 class Matcher:
@@ -49,6 +92,7 @@ class Matcher:
             raise ValueError(f"an event is of two streams or more, got {streams}")
         self._half = half_of(window_ps)
         self._waiting: list[TimesPs] = [np.zeros(0, np.int64)] * streams
+        self._ahead = [_Queue(np.int64) for _ in range(streams)]  # nothing can be decided of them
         self.taken = [0] * streams
 
     def feed(self, times: Sequence[TimesPs], horizons: Sequence[int]) -> tuple[TimesPs, Indices]:
@@ -64,9 +108,18 @@ class Matcher:
         """
         from . import _kernels_many
 
+        decided = [self.decided(s) for s in range(len(self.taken))]
+        for s, more in enumerate(times):
+            self._ahead[s].put(more)
+            self.taken[s] += more.size
+        latest = min(horizons) + self._half
         joined = [
-            np.concatenate([w, t]) if w.size else t
-            for w, t in zip(self._waiting, times, strict=True)
+            np.concatenate([waiting, ahead.up_to(latest)])
+            for waiting, ahead in zip(self._waiting, self._ahead, strict=True)
+        ]
+        nexts = [
+            horizon if ahead.first is None else int(ahead.first)
+            for horizon, ahead in zip(horizons, self._ahead, strict=True)
         ]
         ends = np.cumsum([part.size for part in joined])
         heads = ends - [part.size for part in joined]
@@ -74,18 +127,16 @@ class Matcher:
         flat = np.concatenate(joined)
         out = np.empty((min(part.size for part in joined) + 1, len(joined)), np.int64)
         found = _kernels_many.gather(
-            flat, heads, ends, np.asarray(horizons, np.int64), self._half, out
+            flat, heads, ends, np.asarray(nexts, np.int64), self._half, out
         )
         places = out[:found]
-        waited = [taken - part.size for taken, part in zip(self.taken, self._waiting, strict=True)]
-        numbers = places - before + np.asarray(waited)
-        self.taken = [n + part.size for n, part in zip(self.taken, times, strict=True)]
+        numbers = places - before + np.asarray(decided)
         self._waiting = [flat[i:j].copy() for i, j in zip(heads, ends, strict=True)]
         return flat[places], numbers
 
     def decided(self, stream: int) -> int:
         """Clicks of a stream that are used up or have no partners: no later event has them."""
-        return self.taken[stream] - self._waiting[stream].size
+        return self.taken[stream] - self._waiting[stream].size - self._ahead[stream].size
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,8 +215,7 @@ class EventFinder:
         ]
         self._horizons = [-FOREVER] * len(self._groups)
         self._names = [np.asarray(group, np.int16) for group in self._groups]
-        self._which: list[Channels] = [np.zeros(0, np.int16)] * len(self._groups)
-        self._first = [0] * len(self._groups)  # number of the first click whose channel is held
+        self._which = [_Queue(np.int16) for _ in self._groups]  # of the clicks not yet decided
         self._live = [0.0] * len(self._groups)
 
     @property
@@ -219,13 +269,12 @@ class EventFinder:
                 times.append(np.zeros(0, np.int64))
                 continue
             times.append(one[0])
-            self._which[s] = np.concatenate([self._which[s], one[1]])
+            self._which[s].put(one[1])
             self._horizons[s] = one[2]
+        first = [self._matcher.decided(s) for s in range(len(times))]
         found, numbers = self._matcher.feed(times, self._horizons)
         channels = np.empty(found.shape, np.int16)
         for s, names in enumerate(self._names):
-            channels[:, s] = names[self._which[s][numbers[:, s] - self._first[s]]]
-            decided = self._matcher.decided(s)
-            self._which[s] = self._which[s][decided - self._first[s] :].copy()
-            self._first[s] = decided
+            which = self._which[s].take(self._matcher.decided(s) - first[s])
+            channels[:, s] = names[which[numbers[:, s] - first[s]]]
         return EventTable(found, channels, numbers)

@@ -56,6 +56,10 @@ def split(whole: TagBatch, at: Sequence[int]) -> list[TagBatch]:
     return [*parts, whole]
 
 
+def only(late: dict[int, int], channels: Sequence[int]) -> dict[int, int]:
+    return {c: late.get(c, 0) for c in channels}
+
+
 def fed(operation: Any, whole: TagBatch, at: Sequence[int]) -> Any:
     for part in split(whole, at):
         operation.add(part)
@@ -112,7 +116,9 @@ def test_folds_are_all_tuples_within_half_a_window_in_any_split(
 def test_a_two_fold_is_a_pair_of_the_coincidence_counter(
     pairs: Clicks, lost: Intervals, late: dict[int, int], window: int
 ) -> None:
-    counter = timing.CoincidenceCounter([1, 2], [3, 4], window, delays_a=late, delays_b=late)
+    counter = timing.CoincidenceCounter(
+        [1, 2], [3, 4], window, delays_a=only(late, (1, 2)), delays_b=only(late, (3, 4))
+    )
     folds = timing.FoldCounter((1, 2, 3, 4), window, delays_ps=late)
     expected = fed(counter, batch(pairs, lost), [])
     assert fed(folds, batch(pairs, lost), []).pairs[:2, 2:].tolist() == expected.counts.tolist()
@@ -305,7 +311,7 @@ def test_event_tables_follow_the_rule_in_any_split(
     one: bool,
 ) -> None:  # fmt: skip
     groups = ([1, 3], [2], [4])
-    finder = timing.EventFinder(groups, window, delays_ps=[late] * 3)
+    finder = timing.EventFinder(groups, window, delays_ps=[only(late, g) for g in groups])
     whole = batch(pairs, lost)
     if one:
         tables = [finder.feed(part) for part in split(whole, cut[0])]
@@ -434,7 +440,9 @@ def test_far_delays_and_unnamed_channels_in_long_batches() -> None:
     whole = TagBatch(times, rng.integers(-1, 4, n).astype(np.int16), 0, 10**9)
     late = {1: 10**7, 2: -(10**7), 3: 123}
     got = fed(timing.FoldCounter([1, 2, 3], 4000, delays_ps=late), whole, [10**8, 7 * 10**8])
-    counter = timing.CoincidenceCounter([1], [2, 3], 4000, delays_a=late, delays_b=late)
+    counter = timing.CoincidenceCounter(
+        [1], [2, 3], 4000, delays_a=only(late, (1,)), delays_b=only(late, (2, 3))
+    )
     assert got.pairs[0, 1:].tolist() == fed(counter, whole, []).counts[0].tolist()
     assert got.singles.tolist() == [int((whole.channels == c).sum()) for c in (1, 2, 3)]
 
@@ -444,7 +452,7 @@ def test_memory_does_not_grow_with_the_stream() -> None:
     folds = timing.FoldCounter([1, 2, 3], 1000, folds=[(1, 2, 3)], delays_ps=late)
     histogram = timing.Histogram(1, 2, 100, 100)
     two = timing.Histogram2D(1, 2, 3, 100, 100, 10, 10)
-    events = timing.EventFinder([[1], [2, 3]], 1000, delays_ps=[late, late])
+    events = timing.EventFinder([[1], [2, 3]], 1000, delays_ps=[{1: 0}, only(late, (2, 3))])
     for k in range(30):
         times = np.arange(k * 10**9, (k + 1) * 10**9, 10**6)
         # Of the last kind of clicks only the first half of the stream holds any.
@@ -459,3 +467,24 @@ def test_memory_does_not_grow_with_the_stream() -> None:
         assert sum(x.size for x in two._held) < 10
         assert sum(x.size for x in events._matcher._waiting) < 10
         assert sum(x.size for x in events._which) < 10
+        assert sum(x.size for x in events._matcher._ahead) < 10
+
+
+def test_a_tagger_far_ahead_costs_no_more_than_its_clicks() -> None:
+    # What waits is not copied with every batch that comes.
+    finder = timing.EventFinder([[1], [2]], 10)
+    none = TagBatch(np.zeros(0, np.int64), np.zeros(0, np.int16), 0, 0)
+    times = np.arange(0, 1000, 100)
+    for k in range(20):
+        begin, end = 1000 * k, 1000 * k + 1000
+        part = TagBatch(times + begin, np.ones(10, np.int16), begin, end)
+        assert len(finder.feed(part, none)) == 0
+        assert finder._matcher._waiting[0].size <= 1
+    assert finder._matcher.taken == [200, 0]
+    for k in range(20):
+        begin, end = 1000 * k, 1000 * k + 1000
+        part = TagBatch(times + begin, np.full(10, 2, np.int16), begin, end)
+        empty = TagBatch(none.times_ps, none.channels, 20_000, 20_000)
+        found = finder.feed(empty, part)
+        assert found.times_ps[:, 0].tolist() == (times + begin).tolist()
+        assert found.indices[:, 0].tolist() == list(range(10 * k, 10 * k + 10))
