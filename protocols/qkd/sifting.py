@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +32,7 @@ __all__ = [
 
 Bits = npt.NDArray[np.uint8]
 Indices = npt.NDArray[np.int64]
+Piece = TypeVar("Piece", "Events", "Dated")
 
 #: Basis of an event that gives no key bit, since one of the party's detectors may have been blind.
 BLIND = 2
@@ -280,12 +281,18 @@ class Sifter:
         self._peer = self._own  # the peer's outcomes stay unknown: its bits are all zero
         self._told: TimesPs = np.zeros(0, dtype=np.int64)  # its times as announced
         self._index: Indices = np.zeros(0, dtype=np.int64)
+        # What one party is ahead of the other, piece by piece, and up to where each has told.
+        self._own_ahead: deque[Events] = deque()
+        self._peer_ahead: deque[Dated] = deque()
+        self._horizons = [-(1 << 62)] * 2
         self._upto = 0  # all events below this number were given here, or cannot be dated
         self._tried = -(1 << 62)
 
     def add_own(self, events: Events) -> None:
         """Add own events."""
-        self._own = join(self._own, events)
+        self._horizons[0] = events.horizon_ps
+        if events.times_ps.size:
+            self._own_ahead.append(events)
 
     def add_peer(self, dated: Dated) -> None:
         """Add announced events.
@@ -294,12 +301,11 @@ class Sifter:
             ProtocolError: where they lie before the horizon of those before.
         """
         times, horizon = dated.times_ps, dated.horizon_ps
-        if horizon < self._peer.horizon_ps or (times.size and times[0] < self._peer.horizon_ps):
+        if horizon < self._horizons[1] or (times.size and times[0] < self._horizons[1]):
             raise ProtocolError("events announced behind an earlier horizon")
-        bits = np.zeros_like(dated.bases)
-        self._peer = join(self._peer, Events(times, dated.bases, bits, horizon))
-        self._told = np.concatenate([self._told, dated.told_ps])
-        self._index = np.concatenate([self._index, dated.index])
+        self._horizons[1] = horizon
+        if times.size:
+            self._peer_ahead.append(dated)
         self._upto = dated.upto
 
     def take(self, *, final: bool = False) -> Pairs | None:
@@ -308,14 +314,15 @@ class Sifter:
         Raises:
             ProtocolError: where the matching function does not keep to its contract.
         """
+        until = (1 << 62) if final else min(self._horizons)
+        if not final and until <= self._tried:
+            return None
+        self._tried = until
+        self._catch_up(until)
         own, peer = self._own, self._peer
-        until = min(own.horizon_ps, peer.horizon_ps)
         if final:
             i, j = own.times_ps.size, peer.times_ps.size
         else:
-            if until <= self._tried:
-                return None
-            self._tried = until
             i = int(np.searchsorted(own.times_ps, until))
             j = int(np.searchsorted(peer.times_ps, until))
             merged = np.concatenate([own.times_ps[:i], peer.times_ps[:j], [until]])
@@ -345,14 +352,39 @@ class Sifter:
         kept, told = self._index[kept_b], self._told[kept_b]
         self._own, self._peer = tail(own, i), tail(peer, j)
         self._index, self._told = self._index[j:], self._told[j:]
+        upto = self._upto
+        if self._index.size:
+            upto = int(self._index[0])
+        elif self._peer_ahead:
+            upto = int(self._peer_ahead[0].index[0])
         return Pairs(
-            int(self._index[0]) if self._index.size else self._upto,
+            upto,
             kept,
             told,
             own.bases[kept_a],
             own.bits[kept_a],
             int(a.size),
         )
+
+    def _catch_up(self, until: int) -> None:
+        """Take up the pieces that begin before a moment."""
+        own, dated = (_before(until, ahead) for ahead in (self._own_ahead, self._peer_ahead))
+        if own:
+            self._own = join(self._own, *own)
+        if dated:
+            peers = (
+                Events(d.times_ps, d.bases, np.zeros_like(d.bases), d.horizon_ps) for d in dated
+            )
+            self._peer = join(self._peer, *peers)
+            self._told = np.concatenate([self._told, *(d.told_ps for d in dated)])
+            self._index = np.concatenate([self._index, *(d.index for d in dated)])
+
+
+def _before(until: int, ahead: deque[Piece]) -> list[Piece]:
+    found = []
+    while ahead and ahead[0].times_ps[0] < until:
+        found.append(ahead.popleft())
+    return found
 
 
 def no_events(horizon_ps: int) -> Events:
@@ -361,13 +393,13 @@ def no_events(horizon_ps: int) -> Events:
     return Events(np.zeros(0, dtype=np.int64), none, none, horizon_ps)
 
 
-def join(a: Events, b: Events) -> Events:
-    """Events of ``a`` and then ``b``."""
+def join(*parts: Events) -> Events:
+    """Events of all parts, one after the other."""
     return Events(
-        np.concatenate([a.times_ps, b.times_ps]),
-        np.concatenate([a.bases, b.bases]),
-        np.concatenate([a.bits, b.bits]),
-        b.horizon_ps,
+        np.concatenate([part.times_ps for part in parts]),
+        np.concatenate([part.bases for part in parts]),
+        np.concatenate([part.bits for part in parts]),
+        parts[-1].horizon_ps,
     )
 
 

@@ -290,6 +290,34 @@ def test_memory_is_released_as_pairs_are_decided() -> None:
         assert sifter._own.times_ps.size == sifter._peer.times_ps.size == 0
 
 
+def test_a_party_far_ahead_costs_no_more_than_its_events() -> None:
+    # Arrays are joined once, not with every piece that waits.
+    none = np.zeros(10, np.uint8)
+    for own_first in (True, False):
+        sifter, dating = Sifter(WINDOW, greedy), Dating()
+
+        def own(step: int, sifter: Sifter = sifter) -> None:
+            times = np.arange(step * 1000, step * 1000 + 1000, 100, dtype=np.int64)
+            sifter.add_own(Events(times, none, none, step * 1000 + 1000))
+
+        def peer(step: int, sifter: Sifter = sifter, dating: Dating = dating) -> None:
+            times = np.arange(step * 1000, step * 1000 + 1000, 100, dtype=np.int64)
+            dating.add_peer(times, none, step * 1000 + 1000)
+            sifter.add_peer(dating.take())
+
+        first, second = (own, peer) if own_first else (peer, own)
+        for step in range(20):
+            first(step)
+            assert sifter.take() is None or step == 0
+            assert sifter._own.times_ps.size == sifter._peer.times_ps.size == 0
+        for step in range(20):
+            second(step)
+            pairs = sifter.take()
+            assert pairs is not None
+            assert (pairs.upto, pairs.coincidences) == (10 * step + 10, 10)
+            assert sifter._own.times_ps.size == sifter._peer.times_ps.size == 0
+
+
 def test_events_behind_the_horizon_are_refused() -> None:
     dating, sifter = Dating(), Sifter(WINDOW, greedy)
     none = np.zeros(1, np.uint8)
