@@ -114,8 +114,15 @@ def find_clock(
     50 coincidences per second are enough. Clocks must keep a straight line within a fraction of
     the stretch; where they do not, the answer holds for that part (``at_ps`` is its middle).
 
-    Cost: 0.1 s for a strong link, 1 s where nothing is found, and some 20 ns per click; memory
-    some 100 MB. First use compiles for some 10 s; the result is cached.
+    A pulsed source shows peaks one period apart: the highest is taken. In 56 trials at 80 MHz,
+    1.8 to 80 times the accidentals in its peak, it was the right one or none.
+
+    Clocks that share a reference and a weak link: :func:`find_offset` finds a third of the
+    coincidences.
+
+    Cost: 0.1 s where the first look finds it, 0.5 s for weak links, 1 to 3 s where there is
+    nothing, and some 130 ns per click; memory some 100 MB. First use compiles for some 10 s; the
+    result is cached.
 
     Args:
         a: Clicks of the first tagger; losses are left out.
@@ -688,6 +695,10 @@ class _Bank:
         self._xy = self._xy * (1 - gain)
         self._xx = self._xx * (1 - gain)
 
+    def widen(self, var: float) -> None:
+        """Trust the offset less."""
+        self._xx = self._xx + var
+
     @property
     def now(self) -> tuple[float, float, float, float]:
         """Offset, frequency and their variances, all filters weighed by likelihood."""
@@ -844,7 +855,10 @@ class _Tracker:
             self.longer *= 2
             return None if span >= self.hold or window.last else False
         ahead = self.bank.ahead(when * 1e-12)
+        surprise = place * place > 9 * (ahead.now[2] + error)
         ahead.see(x + y * when * 1e-12 + place, error)
+        if surprise:  # perhaps a step, of which this interval shows but a part
+            ahead.widen(place * place)
         ahead.go((span - when) * 1e-12)
         self.bank, self.at, self.longer = ahead, end, 1
         share = min(peak / (peak + 2000), 0.5)
@@ -1001,17 +1015,21 @@ class ClockRecovery:
     them in intervals of some 50 coincidences (20 ms to 8 s), and dates B's clicks in between by
     straight lines. An interval in which the peak is not seen is made longer, up to 3 s or four
     intervals: a gap as short as that is bridged. After a longer one, or a step of either clock, it
-    searches near the place where the peak was expected and then everywhere.
+    searches near the place where the peak was expected and then everywhere. A smaller step, within
+    five times the jitter and the spread of the prediction, is no loss: the next interval or two
+    follow it, and their sigma covers it. Of the peaks of a pulsed source, a period apart, it stays
+    on its own through gaps as on the way.
 
     Clicks of B that cannot be dated are left out, and their time is a ``Loss("clock", ...)``; where
     B recorded nothing it is a ``Loss("gap", ...)``. B's own losses are carried to A's clock. An
     interval is handed out when the peak has been seen in the next one. Nothing depends on how the
     streams are cut into batches.
 
-    Cost: some 50 ns per click and 0.5 ms per interval; a search costs up to 2 s. Memory: the clicks
-    of the two intervals (or of a search, 32 s + 2 search) and of the lead of one stream over the
-    other, and the last 65,536 intervals for :meth:`to_a`. First use compiles for some 10 s; the
-    result is cached.
+    Cost: some 60 ns per click and 0.7 ms per interval; a look at one stretch while it searches up
+    to 3 s, in all 0.3 s per second of a new link without light, a third of it later. Memory: the
+    clicks of the two intervals (or of a search, 32 s + 2 search) and of the lead of one stream
+    over the other, and the last 65,536 intervals for :meth:`to_a` (some 30 MB). First use compiles
+    for some 10 s; the result is cached.
 
     Args:
         search_ps: Offsets from ``around_ps`` -search to +search are found.

@@ -1,7 +1,9 @@
 """Clock recovery between two taggers that share nothing but photons."""
 
 import math
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -140,10 +142,10 @@ def test_a_shared_reference_needs_no_frequency() -> None:
 
 def test_no_light_is_no_lock() -> None:
     a, b = link(0, 2, (5e3, 5e3), 0, straight(0, 0))
-    state = timing.find_clock(a, b, search_ps=10**11)
+    state = timing.find_clock(a, b, search_ps=10**10)
     assert not state.locked
     assert math.isnan(state.offset_ps)
-    assert "no coincidence peak within +-100 ms and +-100 ppm in 2 s" in state.reason
+    assert "no coincidence peak within +-10 ms and +-100 ppm in 2 s" in state.reason
 
 
 def false_alarms(runs: int, search_ps: int) -> int:
@@ -158,14 +160,15 @@ def false_alarms(runs: int, search_ps: int) -> int:
 
 
 def test_no_false_lock() -> None:
-    assert false_alarms(12, 10**9) == 0
+    assert false_alarms(6, 10**9) == 0
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_no_false_lock_in_many_runs() -> None:
-    """pytest -m slow tests/protocols/test_timing_clocks.py -k many_runs: some 10 min."""
-    assert false_alarms(5000, 10**10) == 0
+    """pytest -m slow tests/protocols/test_timing_clocks.py -k many_runs: 100 s of CPU."""
+    assert false_alarms(300, 10**10) == 0
+    assert false_alarms(20, 10**12) == 0
 
 
 def test_bursts_are_no_lock() -> None:
@@ -173,11 +176,11 @@ def test_bursts_are_no_lock() -> None:
     a, b = link(5, 3, (3e3, 3e3), 0, straight(0, 0))
     rng = np.random.default_rng(5)
     noisy = []
-    for batch, at in ((a, 1.0e12), (b, 1.3e12)):
+    for batch, at in ((a, 1.0e12), (b, 1.003e12)):
         times = np.concatenate([batch.times_ps, rng.integers(0, 10**6, 300) + int(at)])
         channels = np.ones(times.size, np.int16)
         noisy.append(TagBatch(np.sort(times), channels, 0, batch.end_ps))
-    assert not timing.find_clock(*noisy, search_ps=4 * 10**11).locked
+    assert not timing.find_clock(*noisy, search_ps=4 * 10**9).locked
 
 
 @pytest.mark.parametrize("few", [0, 1, 9])
@@ -226,7 +229,7 @@ def test_walking_clock_is_followed() -> None:
         recovery.to_a(np.array([b.end_ps + 10**12]))
 
 
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(edges=st.lists(st.floats(0.01, 7.9), max_size=6), ahead=st.floats(-0.9, 0.9))
 def test_any_split_gives_the_same(edges: list[float], ahead: float) -> None:
     a, b = STREAMS
@@ -296,6 +299,49 @@ def test_a_step_is_a_loss_and_then_followed() -> None:
     assert np.abs(pulls(recovery, truth)).max() < 6
 
 
+def test_a_small_step_is_covered_by_sigma() -> None:
+    def truth(t: Float) -> Float:
+        return 1e6 + 1e-5 * t + np.where(t > 4.03e12, 400.0, 0.0)
+
+    for seed in (0, 3):
+        a, b = link(seed, 8, (2e4, 2e4), 1e3, truth)
+        recovery, _, _ = recovered(a, b, search_ps=10**9)
+        assert recovery.state.locked
+        assert np.abs(pulls(recovery, truth)).max() < 4.5
+        assert recovery.state.sigma_ps < 20
+
+
+def test_a_pulsed_source_keeps_its_peak() -> None:
+    """80 MHz, few coincidences, and dark stretches; accidentals keep to the pulses too."""
+    rng = np.random.default_rng(1)
+    end, period = 24 * 10**12, 12_500
+    pairs = rng.integers(0, end // period, 2400) * period
+    pairs = pairs[((pairs < 6e12) | (pairs > 8e12)) & ((pairs < 10e12) | (pairs > 17e12))]
+    streams = []
+    for party in range(2):
+        alone = rng.integers(0, end // period, 240_000) * period
+        times = np.concatenate([pairs, alone]) + rng.normal(0, 70, pairs.size + alone.size)
+        times = times + party * (1e8 + 1e-5 * times)
+        whole = np.sort(np.rint(times[(times >= 0) & (times < end - 1)]).astype(np.int64))
+        streams.append(TagBatch(whole, np.ones(whole.size, np.int16), 0, end))
+    recovery, _, _ = recovered(streams[0], streams[1], search_ps=10**9)
+    assert recovery.state.locked
+    assert recovery.state.at_ps > 22e12
+    miss = [s.offset_ps - 1e8 - 1e-5 * s.at_ps for s in recovery.history if s.locked]
+    assert np.abs(miss).max() < 1000
+
+
+def test_old_intervals_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timing.ClockRecovery, "_KNOTS", 16)
+    a, b = link(2, 4, (2e4, 2e4), 2e3, straight(1e6, 1e-5))
+    recovery, _, dated_b = recovered(a, b, search_ps=10**9)
+    assert len(recovery.history) == 16
+    known = recovery.dated(b.times_ps)
+    assert 0 < np.count_nonzero(known) < len(dated_b)
+    moved = recovery.to_a(b.times_ps[known])
+    assert np.array_equal(moved, dated_b.times_ps[-moved.size :])
+
+
 def test_a_long_gap_is_bridged_by_search() -> None:
     a, b = link(7, 20, (1e4, 1e4), 1e3, straight(5e8, 2e-5), dark=((5.0, 13.0),))
     recovery, _, dated_b = recovered(a, b, search_ps=10**9)
@@ -308,8 +354,8 @@ def test_a_long_gap_is_bridged_by_search() -> None:
 
 
 def test_streams_without_light() -> None:
-    a, b = link(8, 3, (3e3, 3e3), 0, straight(0, 0))
-    recovery, _, dated_b = recovered(a, b, search_ps=10**9)
+    a, b = link(8, 2, (3e3, 3e3), 0, straight(0, 0))
+    recovery, _, dated_b = recovered(a, b, search_ps=10**8)
     assert len(dated_b) == 0
     assert {kind for kind, _, _ in lost(dated_b)} == {"clock"}
     assert dated_b.live_s == pytest.approx(0, abs=1e-9)
@@ -388,7 +434,7 @@ def test_pulses_per_second(pairs: float, hosts: tuple[float, float]) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_half_an_hour_at_a_low_rate() -> None:
-    """pytest -m slow tests/protocols/test_timing_clocks.py -k hour: some 2 min.
+    """pytest -m slow tests/protocols/test_timing_clocks.py -k half_an_hour: 35 s of CPU.
 
     30 ppm, 80 ps, 10 kcps with 1 % heralding, a fibre that walks by 30 ps/sqrt(s), and a dark
     minute.
@@ -409,3 +455,23 @@ def test_half_an_hour_at_a_low_rate() -> None:
     clock = [x for x in lost(dated_b) if x[0] == "clock"]
     assert sum(end - begin for _, begin, end in clock) < 75
     assert len(dated_b) > 0.95 * len(b)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_memory_is_flat_over_an_hour() -> None:
+    """pytest -m slow tests/protocols/test_timing_clocks.py -k memory."""
+    recovery, grown = timing.ClockRecovery(search_ps=10**9), []
+    for piece in range(720):
+        begin = piece * 5 * 10**12
+        parts = link(piece, 5, (5e3, 5e3), 500, straight(1e6 + 1e-9 * begin, 1e-9))
+        moved = [TagBatch(x.times_ps + begin, x.channels, begin, begin + 5 * 10**12) for x in parts]
+        recovery.add(moved[0], moved[1])
+        if piece % 120 == 119:
+            pages = int(Path("/proc/self/statm").read_text().split()[1])
+            grown.append(pages * 4096 / 2**20)
+    assert recovery.state.locked
+    assert len(recovery.history) > 15_000
+    # What is kept of 15,000 intervals and more: some 10 MB.
+    assert grown[-1] - grown[0] < 25, grown
