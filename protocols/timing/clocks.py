@@ -1028,7 +1028,7 @@ class ClockRecovery:
     Cost: some 60 ns per click and 0.7 ms per interval; a look at one stretch while it searches up
     to 3 s, in all 0.3 s per second of a new link without light, a third of it later. Memory: the
     clicks of the two intervals (or of a search, 32 s + 2 search) and of the lead of one stream
-    over the other, and the last 65,536 intervals for :meth:`to_a` (some 30 MB). First use compiles
+    over the other, and the last 65,536 intervals for :meth:`to_a` (some 40 MB). First use compiles
     for some 10 s; the result is cached.
 
     Args:
