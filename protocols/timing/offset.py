@@ -89,8 +89,8 @@ def find_offset(
 ) -> OffsetEstimate:
     """Find the constant offset between two sorted streams of clicks.
 
-    For clocks that share a reference: it takes a third of the coincidences that :func:`find_clock`
-    does, and is quicker within some ms. Clocks of their own drift out of its bins: take that one.
+    For clocks that share a reference: it finds weaker links than :func:`find_clock`, and within
+    some ms sooner. Clocks of their own drift out of its bins: take that one.
 
     The recordings must overlap by more than ``search_ps``. Channels may be mixed, with delays
     that differ by up to some 400 ns; the estimate then is that of their highest peak.
