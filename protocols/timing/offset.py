@@ -213,8 +213,9 @@ def _no_peak(
     return ProtocolError(
         f"no coincidence peak within +-{search_ps * 1e-9:g} ms: the best place shows"
         f" {significance:.1f} sigma of the {THRESHOLD:g} needed, in {seconds:.3g} s with"
-        f" {clicks_a} and {clicks_b} clicks; is the source on and aligned, do both"
-        " taggers share their reference, did they start within the range?"
+        f" {clicks_a} and {clicks_b} clicks; is the source on and aligned, did"
+        " they start within the range, do both taggers share their reference (on_one_clock finds"
+        " the delays where they do not)?"
     )
 
 
