@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -353,13 +354,15 @@ def correlate(
 ) -> None:
     """Correlate two channels: g2 against the delay; 1 where clicks are independent.
 
-    The same channel twice gives its autocorrelation.
+    The same channel twice gives its autocorrelation. g2(0), of ten bins, is told against the outer
+    half of the histogram, where light that is continuous has forgotten itself.
     """
-    from .protocols.timing import CorrelationHistogram
+    from .protocols.timing import CorrelationHistogram, g2_zero
 
     delays = _delays(delay)
     tags = open_tags(file, format)
     first, second = _pick(tags, _numbers(channels), 2)
+    _used(delays, (first, second))
     shift = delays.get(second, 0) - delays.get(first, 0)
     try:
         histogram = CorrelationHistogram(first, second, window, bin, delay_ps=shift)
@@ -381,7 +384,12 @@ def correlate(
     if plot is not None:
         taken = f", {_time(shift * 1e-12)} taken off" if shift else ""
         _plot(plot, found, f"{file.name}: channel {second} after channel {first}{taken}")
-    zero, sigma = found.g2_within(10 * bin)
+    beyond, half = window // 4, found.counts.size * bin / 2
+    zero = None
+    if 10 * bin <= 2 * beyond:
+        zero = g2_zero(found, 10 * bin, beyond_ps=beyond)
+    level = float(found.expected[found.counts.size // 2])
+    known = zero is not None and not math.isnan(zero.value)
     if as_json:
         _print_json(
             {
@@ -392,25 +400,34 @@ def correlate(
                 "delay_ps": shift,
                 "live_s": found.live_s,
                 "clicks": [found.singles_a, found.singles_b],
-                "expected_per_bin": found.expected,
-                "g2_zero": None if math.isnan(zero) else zero,
-                "g2_zero_sigma": None if math.isnan(sigma) else sigma,
+                "expected_per_bin": level,
+                "g2_zero": zero.value if zero is not None and known else None,
+                "g2_zero_sigma": zero.sigma if zero is not None and known else None,
+                "g2_beyond_ps": beyond,
                 "delays_ps": found.delays_ps.tolist(),
                 "counts": found.counts.tolist(),
             }
         )
         return
-    half = found.counts.size * bin / 2
     _show(f"{file}: delay of channel {second} after channel {first}")
     _show(_sparkline(found))
     ends = f"{_time(-half * 1e-12)}", f"{_time(half * 1e-12)}"
     shown = min(_COLUMNS, found.counts.size)
     _show(ends[0] + "0".center(shown - len(ends[0]) - len(ends[1])) + ends[1])
-    _show(f"pairs {found.counts.sum():,}; independent clicks give {found.expected:,.1f} per bin")
-    if not math.isnan(zero):
-        _show(f"g2(0) = {zero:.3g} ± {sigma:.2g}, mean over {_time(1e-11 * bin)} (full width)")
+    _show(f"pairs {found.counts.sum():,}; independent clicks give {level:,.1f} per bin")
+    if zero is not None and known:
+        _show(
+            f"g2(0) = {zero.value:.3g} ± {zero.sigma:.2g}, mean over {_time(1e-11 * bin)} (full"
+            f" width), against delays beyond {_time(beyond * 1e-12)}"
+        )
     if plot is not None:
         _show(f"plot: {plot}")
+
+
+def _used(delays: Mapping[int, int], channels: Collection[int]) -> None:
+    unused = sorted(set(delays) - set(channels))
+    if unused:
+        raise typer.BadParameter(f"--delay names channels {unused}, of which none is counted")
 
 
 @app.command()
@@ -438,11 +455,17 @@ def coincidences(
     chosen = sorted(set(_pick(tags, _numbers(channels), None)))
     if len(chosen) < 2:
         raise TagFileError("coincidences need two different channels", path=str(file))
-    shifts = [20 * k * window for k in (*range(-10, 0), *range(1, 11))]
+    _used(delays, chosen)
+    shifts = [20 * k * max(window, 1) for k in (*range(-10, 0), *range(1, 11))]
     try:
         counters = [
             CoincidenceCounter(
-                [one], chosen[i + 1 :], window, delays_a=delays, delays_b=delays, shifts_ps=shifts
+                [one],
+                chosen[i + 1 :],
+                window,
+                delays_a={one: delays.get(one, 0)},
+                delays_b={other: delays.get(other, 0) for other in chosen[i + 1 :]},
+                shifts_ps=shifts,
             )
             for i, one in enumerate(chosen[:-1])
         ]

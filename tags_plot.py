@@ -281,7 +281,7 @@ def to_json(seen: Overview) -> dict[str, Any]:
             "bin_ps": correlation.bin_ps,
             "delays_ps": correlation.delays_ps.tolist(),
             "counts": correlation.counts.tolist(),
-            "expected_per_bin": correlation.expected,
+            "expected_per_bin": float(correlation.expected[correlation.counts.size // 2]),
             "clicks": [correlation.singles_a, correlation.singles_b],
         },
         "fit": None if fit is None else _fit_json(fit),
@@ -532,7 +532,7 @@ class _PairCount:
 
         channels = [_brightest(one, _MOST_CHANNELS) for one in begins]
         of = [{c: delays.get((f, c), 0) for c in channels[f]} for f in range(len(begins))]
-        steps = [20 * k * window for k in _SHIFTS]
+        steps = [20 * k * max(window, 1) for k in _SHIFTS]
         self._folds: FoldCounter | None = None
         self._matrix: CoincidenceCounter | None = None
         if len(begins) == 2:

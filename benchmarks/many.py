@@ -64,8 +64,9 @@ def pair_by_pair(parts: Sequence[TagBatch], delays: Mapping[int, int] | None) ->
     """The pairs alone: one pass each."""
     pairs = np.zeros((8, 8), np.int64)
     for a, b in itertools.combinations(range(8), 2):
+        of_a, of_b = ({c: (delays or {}).get(c, 0)} for c in (CHANNELS[a], CHANNELS[b]))
         counter = CoincidenceCounter(
-            CHANNELS[a : a + 1], CHANNELS[b : b + 1], WINDOW_PS, delays_a=delays, delays_b=delays
+            CHANNELS[a : a + 1], CHANNELS[b : b + 1], WINDOW_PS, delays_a=of_a, delays_b=of_b
         )
         for part in parts:
             counter.add(part)

@@ -122,7 +122,7 @@ class _Calibration:
             shifts_ps=[k * 20 * window_ps for k in range(-10, 11) if k],
         )
         counter.add(*self.segments)
-        car = counter.finish().car
+        car = timing.car(counter.finish()).value
         return car if math.isfinite(car) else None
 
     def correlation(self, window_ps: int, bin_ps: int) -> timing.Correlation:

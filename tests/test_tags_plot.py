@@ -260,7 +260,9 @@ def test_the_page_runs(
 
 
 def test_nothing_can_be_drawn_too() -> None:
-    none = Correlation(np.arange(10.0), np.zeros(10, np.int64), 1, 0, 0, 0.0)
+    none = Correlation(
+        np.arange(10.0), np.zeros(10, np.int64), 1, np.zeros(10), 0, 0, (0.0, 0.0), 0.0
+    )
     ax = none.plot(Figure().subplots())
     assert [text.get_text() for text in ax.texts] == ["no pair"]
     Counter([1], 10).finish().plot(Figure().subplots())

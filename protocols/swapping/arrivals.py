@@ -298,6 +298,8 @@ def klyshko(
         corrected(station, delays[0]), phase_ps, (phase_ps, other_ps), period_ps, window_ps
     )
     at_end = _in_phase(corrected(end, delays[1]), phase_ps, (phase_ps,), period_ps, window_ps)
+    at_station *= found.live_s / station.live_s  # in the time both were live, as the pairs
+    at_end *= found.live_s / end.live_s
     per_pulse = at_station * at_end / pairs / (found.live_s * pulses_hz)
     noise = float(found.accidentals.sum()) * (1 + 1 / len(_SHIFTS))
     return Klyshko(
@@ -350,5 +352,5 @@ def _in_phase(
 
 
 def corrected(batch: TagBatch, delays: Delays) -> TimesPs:
-    """Times of the clicks on the channels named, less their delays, sorted."""
+    """Times of the clicks on the channels named, less their delays, sorted; none in losses."""
     return np.sort(less_delays(batch, delays)[1])

@@ -120,14 +120,16 @@ def draw_correlation(
     scale, unit = _delay_scale(edges)
     ax.stairs(found.counts, edges / scale, fill=True, color="C0", alpha=0.25)
     ax.stairs(found.counts, edges / scale, color="C0", linewidth=1.0)
-    tops = [float(found.counts.max()), found.expected]
-    if found.expected:
-        ax.axhline(
+    level = float(found.expected[found.counts.size // 2])  # at zero delay
+    tops = [float(found.counts.max()), float(found.expected.max())]
+    if level:
+        ax.plot(
+            found.delays_ps / scale,
             found.expected,
             color="0.35",
             linestyle="--",
             linewidth=1,
-            label=f"independent clicks: {_number(found.expected)}",
+            label=f"independent clicks: {_number(level)}",
         )
     if fit is not None:
         curve = fit(found)
@@ -138,7 +140,7 @@ def draw_correlation(
     if log:
         ax.set_yscale("log")
         lows = found.counts[found.counts > 0]
-        low = min(float(lows.min()) if lows.size else 1.0, found.expected or 1.0)
+        low = min(float(lows.min()) if lows.size else 1.0, level or 1.0)
         ax.set_ylim(0.5 * low, top * (top / low) ** 0.5)
     else:
         ax.set_ylim(0, 1.15 * top)
@@ -146,18 +148,18 @@ def draw_correlation(
     ax.set_ylabel(f"pairs per {si_time(found.bin_ps)}")
     if not found.counts.any():
         ax.text(0.5, 0.5, "no pair", transform=ax.transAxes, ha="center", color="0.4")
-    if found.expected * found.counts.size > 1:  # of fewer g2 says nothing
-        expected = found.expected
+    even = level and float(np.ptp(found.expected)) < 0.01 * level
+    if even and level * found.counts.size > 1:  # of fewer g2 says nothing
 
         def to_g2(pairs: Any) -> Any:
-            return np.asarray(pairs) / expected
+            return np.asarray(pairs) / level
 
         def to_pairs(g2: Any) -> Any:
-            return np.asarray(g2) * expected
+            return np.asarray(g2) * level
 
         right = ax.secondary_yaxis("right", functions=(to_g2, to_pairs))
         right.set_ylabel(r"$g^{(2)}(\tau)$")
-    if found.expected or fit is not None:
+    if level or fit is not None:
         ax.legend(
             frameon=False, fontsize=7.5, loc="upper left", handlelength=1.2, borderaxespad=0.2
         )

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import operator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from ...instruments import TagBatch, TimesPs
+from ._live import JointLive, clock_steps
 
 Indices = npt.NDArray[np.int16]
 A = TypeVar("A", bound=npt.NDArray[Any])
@@ -33,19 +36,6 @@ def check_near(batch: TagBatch, latest_ps: int = FOREVER) -> None:
         )
 
 
-def whole_delays(channels: Sequence[int], delays_ps: Mapping[int, int]) -> list[int]:
-    """Return the delay of each channel, 0 where not named.
-
-    Raises:
-        ValueError: for one that no recording is as long as, NaN included.
-    """
-    delays = [delays_ps.get(channel, 0) for channel in channels]
-    for delay in delays:
-        if not -FOREVER // 4 < delay < FOREVER // 4:
-            raise ValueError(f"no recording is as long as a delay of {delay} ps")
-    return [int(delay) for delay in delays]
-
-
 def whole(what: str, value: int) -> int:
     """Return a number of ps, or of bins, as an int; numpy's integers are taken too.
 
@@ -56,6 +46,19 @@ def whole(what: str, value: int) -> int:
         return operator.index(value)
     except TypeError:
         raise ValueError(f"{what} is a whole number, not {value!r}") from None
+
+
+def whole_delays(channels: Sequence[int], delays_ps: Mapping[int, int]) -> list[int]:
+    """Return the delay of each channel, 0 where not named.
+
+    Raises:
+        ValueError: for one that is no whole number, or that no recording is as long as.
+    """
+    delays = [whole("a delay", delays_ps.get(channel, 0)) for channel in channels]
+    for delay in delays:
+        if not -FOREVER // 2 < delay < FOREVER // 2:
+            raise ValueError(f"no recording is as long as a delay of {delay} ps")
+    return delays
 
 
 def check_named(delays_ps: Iterable[int], channels: Iterable[int]) -> None:
@@ -86,12 +89,12 @@ def live(batch: TagBatch) -> npt.NDArray[np.bool_]:
 def less_delays(batch: TagBatch, delays_ps: Mapping[int, int]) -> tuple[TagBatch, TimesPs]:
     """Return the clicks of the channels named, and their times less their channel's delay.
 
-    Both are in the order recorded.
+    Both are in the order recorded. Clicks inside losses are left out.
     """
-    known = batch.select(list(delays_ps))
-    shift = np.zeros(max(delays_ps) + 1, np.int64)
-    shift[list(delays_ps)] = list(delays_ps.values())
-    return known, known.times_ps - shift[known.channels]
+    which = places(list(delays_ps), -1)[batch.channels.view(np.uint16)]
+    keep = (which >= 0) & live(batch)
+    known = replace(batch, times_ps=batch.times_ps[keep], channels=batch.channels[keep])
+    return known, known.times_ps - np.array(list(delays_ps.values()), np.int64)[which[keep]]
 
 
 def places(channels: Sequence[int], other: int) -> Indices:
@@ -234,7 +237,8 @@ class Pairs:
         reach: First and last difference b - a, delays subtracted, that counts, ps.
         work: Called with the places of both channels in their sets, clicks of A, all clicks of B
             that lie within the reach of them and perhaps more, and the offset: the difference of
-            their times where b - a is zero.
+            their times where b - a is zero. Where a clock stepped it is called for what lies
+            before and for what lies after.
     """
 
     def __init__(
@@ -248,9 +252,11 @@ class Pairs:
             places(each, -1)
         self._channels, self._reach, self._work = channels, reach, work
         self._delays_a, self._delays_b = (
-            [int(of.get(channel, 0)) for channel in each]
+            [whole("a delay", of.get(channel, 0)) for channel in each]
             for each, of in zip(channels, delays, strict=True)
         )
+        for each, of in zip(channels, delays, strict=True):
+            check_named(of, each)
         latest = max(self._delays_b) - min(self._delays_a) + reach[1]
         earliest = min(self._delays_b) - max(self._delays_a) + reach[0]
         if max(latest, -earliest) >= FOREVER // 2:
@@ -259,6 +265,8 @@ class Pairs:
         self._slots = range(0), range(0)
         self._done = [0] * len(channels[0])  # clicks of A that have come up, after ``begins``
         self._new = 0
+        self._steps: tuple[list[int], list[int]] = ([], [])  # of the clock of either stream
+        self.live = JointLive()
 
     def add(self, a: TagBatch, b: TagBatch | None) -> None:
         """Take the next batch of each stream, or, without ``b``, of the one both sets are of."""
@@ -280,6 +288,9 @@ class Pairs:
                 after = int(times[end]) if end < times.size else batch.end_ps
                 pieces.append((reached, i, times[begin:end], channels[begin:end], after))
                 reached = after
+        for steps, batch in zip(self._steps, batches, strict=False):
+            steps.extend(clock_steps(batch))
+        self.live.add(a, b)
         pieces.sort(key=lambda piece: piece[0])  # the stream that lies behind goes first
         for _, i, times, channels, after in pieces:
             self._streams[i].append(times, channels)
@@ -311,6 +322,18 @@ class Pairs:
             )
         )
         return a, b
+
+    @property
+    def offsets(self) -> list[int]:
+        """Difference of the times of each two channels where b - a is zero."""
+        return [b - a for a in self._delays_a for b in self._delays_b]
+
+    @property
+    def live_s(self) -> float:
+        """How long both were live at the same time, delays subtracted; of all channels the mean."""
+        offsets, times = np.unique(self.offsets, return_counts=True)
+        each = [float(self.live.at_s(int(offset))[0]) for offset in offsets]
+        return float(np.average(each, weights=times))
 
     @property
     def held(self) -> int:
@@ -354,8 +377,13 @@ class Pairs:
             clicks = of_a.slot(slot, begins[i], ends[i])
             for j, other in enumerate(self._slots[1]):
                 partners = of_b.slot(other, int(of_b.begins[other]))
-                self._work(i, j, clicks, partners, self._delays_b[j] - self._delays_a[i])
+                offset = self._delays_b[j] - self._delays_a[i]
+                for some, near in self._between_steps(clicks, partners, offset):
+                    self._work(i, j, some, near, offset)
         needed = min(nexts) + left
+        low = min(needed, min(nexts)) + min(self._delays_a + self._delays_b)
+        for steps in self._steps:
+            steps[:] = [step for step in steps if step > low]
         own = of_a is of_b and self._slots[0] == self._slots[1]  # the same clicks are A and B
         for j, slot in enumerate(self._slots[1]):
             past = of_b.find(slot, int(of_b.begins[slot]), needed + self._delays_b[j])
@@ -366,3 +394,19 @@ class Pairs:
             self._done[i] = ends[i] - int(of_a.begins[slot])
         for stream in self._streams:
             stream.give_back()
+
+    def _between_steps(
+        self, a: TimesPs, b: TimesPs, offset: int
+    ) -> Iterator[tuple[TimesPs, TimesPs]]:
+        """Part both where a clock stepped: a difference across it means nothing."""
+        steps = self._steps
+        if not (steps[0] or steps[1]):
+            yield a, b
+            return
+        one = len(self._streams) == 1
+        cuts = np.unique(np.array([*steps[0], *(step - offset for step in steps[1])], np.int64))
+        at_a = [0, *np.searchsorted(a, cuts).tolist(), a.size]
+        at_b = [0, *np.searchsorted(b, cuts if one else cuts + offset).tolist(), b.size]
+        for k in range(cuts.size + 1):
+            if at_a[k] < at_a[k + 1]:
+                yield a[at_a[k] : at_a[k + 1]], b[at_b[k] : at_b[k + 1]]

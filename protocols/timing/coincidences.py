@@ -6,7 +6,6 @@ where ``|b - a| <= window/2``. Times are whole ps, so an odd window counts as th
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -15,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...instruments import TagBatch, TimesPs
-from ._streams import FOREVER, Pairs
+from ._streams import FOREVER, Pairs, finished, whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -34,7 +33,8 @@ class Coincidences:
         window_ps: Full width.
         counts: int64 (rows, columns), all pairs within the window at zero delay.
         shifted: int64 (shifts, rows, columns), the same at the wrong delays asked for.
-        live_s: Shorter of the two streams' live times.
+        live_s: How long both streams were live at the same time, delays subtracted: what a rate of
+            pairs is divided by. The mean, where channels' delays differ.
     """
 
     channels_a: tuple[int, ...]
@@ -50,13 +50,6 @@ class Coincidences:
         if not len(self.shifted):
             return np.full(self.counts.shape, np.nan)
         return np.asarray(self.shifted.mean(axis=0))
-
-    @property
-    def car(self) -> float:
-        """Coincidence-to-accidental ratio of the sums, (C - A)/A; inf without accidentals."""
-        accidentals = float(self.accidentals.sum())
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return float(np.divide(self.counts.sum() - accidentals, accidentals))
 
     def plot(self, ax: Axes | None = None, *, log: bool = False) -> Axes:
         """Draw the matrix of coincidences, each with its coincidence-to-accidental ratio.
@@ -77,14 +70,15 @@ class CoincidenceCounter:
 
     All pairs count: a click may enter several. The result does not depend on how the streams
     were cut into batches. Clicks inside losses do not count; a pair with a loss between its
-    clicks does, both of them having been seen.
+    clicks does, both of them having been seen, unless the clock stepped there (a loss of kind
+    ``clock`` in either stream).
 
     Cost: some 5 ns per tag for two channels, 7 ns with twenty shifts, and 3 ns more for each
     further channel of the other set. Where pairs are many it is 3 ns per tag, shift and channel of
     the other set instead, however wide the window. The first use on a machine compiles for 5-10 s.
 
     Memory: four times the clicks within window and shifts and within the lead of one stream over
-    the other, at 8 bytes, and 2 MB per channel, at most.
+    the other, at 8 bytes, and 2 MB per channel, at most; 16 bytes per loss.
 
     Args:
         channels_a: Rows of the result.
@@ -92,7 +86,8 @@ class CoincidenceCounter:
         window_ps: Full width.
         delays_a: Delay of each channel, ps, subtracted from its times; 0 where not named.
         delays_b: The same for the other set.
-        shifts_ps: Wrong delays (b later than a by so much) at which accidentals are counted.
+        shifts_ps: Wrong delays (b later than a by so much) at which accidentals are counted: all
+            beyond the peak, and of a pulsed source multiples of its period.
     """
 
     def __init__(
@@ -105,11 +100,15 @@ class CoincidenceCounter:
         delays_b: Mapping[int, int] | None = None,
         shifts_ps: Sequence[int] = (),
     ) -> None:
-        window_ps = operator.index(window_ps)  # numpy's integers, too, and no fraction
+        window_ps = whole("a window", window_ps)
         self._width = _width(window_ps)
         self._window = window_ps
         self._channels = tuple(channels_a), tuple(channels_b)
-        shifts, half = [0, *map(int, shifts_ps)], window_ps // 2
+        shifts, half = [0, *(whole("a shift", shift) for shift in shifts_ps)], window_ps // 2
+        if any(abs(shift) <= window_ps for shift in shifts[1:]):
+            raise ValueError(
+                f"shifts of up to {window_ps} ps, the window, count true pairs as accidentals"
+            )
         self._pairs = Pairs(
             self._channels,
             (delays_a or {}, delays_b or {}),
@@ -118,28 +117,30 @@ class CoincidenceCounter:
         )
         self._lows = np.array(shifts, np.int64) - half
         self._counts = np.zeros((len(channels_a), len(channels_b), len(shifts)), np.int64)
-        self._live = [0.0, 0.0]
+        self._finished = False
 
     def add(self, a: TagBatch, b: TagBatch | None = None) -> None:
         """Take the next batch of each stream; without ``b`` both sets are of one stream.
 
         Raises:
-            ValueError: without ``b``, if a channel stands in both sets (use a correlation).
+            ValueError: without ``b``, if a channel stands in both sets (use a correlation); for a
+                batch that does not follow on the last; after the end.
         """
+        if self._finished:
+            raise finished(self)
         if b is None:
             both = set(self._channels[0]) & set(self._channels[1])
             if both:
                 raise ValueError(f"channels {sorted(both)} would coincide with themselves")
         self._pairs.add(a, b)
-        self._live[0] += a.live_s
-        self._live[1] += (a if b is None else b).live_s
 
     def finish(self) -> Coincidences:
         """End the streams and return the result."""
         self._pairs.finish()
+        self._finished = True
         counts = np.moveaxis(self._counts, 2, 0)
         return Coincidences(
-            *self._channels, self._window, counts[0].copy(), counts[1:].copy(), min(self._live)
+            *self._channels, self._window, counts[0].copy(), counts[1:].copy(), self._pairs.live_s
         )
 
     def _count(self, i: int, j: int, a: TimesPs, b: TimesPs, offset: int) -> None:
@@ -179,7 +180,7 @@ def match(times_a: TimesPs, times_b: TimesPs, window_ps: int) -> tuple[Indices, 
     """
     from . import _kernels
 
-    half = _width(window_ps) // 2
+    half = _width(whole("a window", window_ps)) // 2
     out_a = np.empty(min(times_a.size, times_b.size), np.int64)
     out_b = np.empty_like(out_a)
     found = _kernels.match(times_a, times_b, half, out_a, out_b)

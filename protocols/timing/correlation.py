@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ...instruments import TagBatch, TimesPs
-from ._streams import Pairs, less_delays
+from ._live import LiveTime
+from ._streams import Pairs, finished, whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -36,40 +36,27 @@ class Correlation:
         delays_ps: float64 (n,), centres of the bins.
         counts: int64 (n,), pairs per bin; bin k holds [centre - bin/2, centre + bin/2).
         bin_ps: Width of a bin.
+        expected: float64 (n,), pairs per bin of uncorrelated streams with these rates: rate of a
+            times rate of b times how long both were live, b so much later, times the bin. So
+            neither losses nor the recordings' ends bend g2.
         singles_a, singles_b: Clicks of the two channels.
-        live_s: Shorter of the live times.
+        rates_hz: Clicks per second of either while it was live; nan where it never was.
+        live_s: How long both streams were live at the same time, delay subtracted.
     """
 
     delays_ps: npt.NDArray[np.float64]
     counts: npt.NDArray[np.int64]
     bin_ps: int
+    expected: npt.NDArray[np.float64]
     singles_a: int
     singles_b: int
+    rates_hz: tuple[float, float]
     live_s: float
 
     @property
-    def expected(self) -> float:
-        """Pairs per bin of uncorrelated streams with these rates; 0 without clicks."""
-        if not self.live_s:
-            return 0.0
-        return self.singles_a * self.singles_b * self.bin_ps * 1e-12 / self.live_s
-
-    @property
     def g2(self) -> npt.NDArray[np.float64]:
-        """Second-order correlation (n,), 1 for uncorrelated streams; nan without clicks."""
-        return self.counts / (self.expected or math.nan)
-
-    def g2_within(self, window_ps: int) -> tuple[float, float]:
-        """Mean g2 over the bins that lie within window/2 of zero delay, and its Poisson sigma.
-
-        For no pair at all sigma is that of one pair. (nan, nan) where no bin fits.
-        """
-        inside = np.abs(self.delays_ps) + self.bin_ps / 2 <= window_ps / 2
-        expected = self.expected * int(inside.sum())
-        if not expected:
-            return math.nan, math.nan
-        pairs = int(self.counts[inside].sum())
-        return pairs / expected, math.sqrt(max(pairs, 1)) / expected
+        """Second-order correlation (n,), 1 for uncorrelated streams; nan where none could be."""
+        return _ratio(self.counts, self.expected)
 
     def plot(
         self, ax: Axes | None = None, *, fit: PeakFit | None = None, log: bool = False
@@ -86,19 +73,79 @@ class Correlation:
         return draw_correlation(self, ax, fit=fit, log=log)
 
 
-class CorrelationHistogram:
+class _DelayHistogram:
+    """Any channel of one set against any of another, each less its delay."""
+
+    def __init__(
+        self, delays_a: Mapping[int, int], delays_b: Mapping[int, int], window_ps: int, bin_ps: int
+    ) -> None:
+        window_ps, bin_ps = whole("a window", window_ps), whole("a bin", bin_ps)
+        if bin_ps < 1 or window_ps < bin_ps:
+            raise ValueError(f"no bin of {bin_ps} ps fits into a window of {window_ps} ps")
+        if window_ps // bin_ps > 10_000_000:
+            raise ValueError("more than 10 million bins: take wider bins or a narrower window")
+        self._bin = bin_ps
+        self._counts = np.zeros(window_ps // bin_ps, np.int64)
+        span = self._counts.size * bin_ps
+        self._left = -(span // 2)
+        self._own = list(delays_a) == list(delays_b)
+        self._pairs = Pairs(
+            (list(delays_a), list(delays_b)),
+            (delays_a, delays_b),
+            (self._left, self._left + span - 1),
+            self._count,
+        )
+        self._finished = False
+
+    def add(self, a: TagBatch, b: TagBatch | None = None) -> None:
+        """Take the next batch of each stream; without ``b`` both channels are of one stream.
+
+        Raises:
+            ValueError: for a batch that does not follow on the last; after the end.
+        """
+        if self._finished:
+            raise finished(self)
+        self._pairs.add(a, b)
+        self._own = self._own and b is None
+
+    def finish(self) -> Correlation:
+        """End the streams and return the result."""
+        self._pairs.finish()
+        self._finished = True
+        counts, left, width = self._counts.copy(), self._left, self._bin
+        singles, offsets = self._pairs.singles, self._pairs.offsets
+        own = (-offsets[0] - left) // width
+        if self._own and 0 <= own < counts.size:
+            counts[own] -= singles[0]  # each click with itself
+        rates = _rate(singles[0], self._pairs.live.a), _rate(singles[1], self._pairs.live.b)
+        expected = np.zeros(counts.size)
+        if singles[0] and singles[1]:
+            for offset in offsets:
+                live_s = self._pairs.live.along_s(offset, left, width, counts.size)
+                expected += live_s * (rates[0] * rates[1] * width * 1e-12 / len(offsets))
+        centres = left + width * (np.arange(counts.size, dtype=np.float64) + 0.5)
+        return Correlation(centres, counts, width, expected, *singles, rates, self._pairs.live_s)
+
+    def _count(self, i: int, j: int, a: TimesPs, b: TimesPs, offset: int) -> None:
+        from . import _kernels
+
+        _kernels.histogram(a, b, self._left + offset, self._bin, self._counts)
+
+
+class CorrelationHistogram(_DelayHistogram):
     """Histogram of all delays between two channels, of one stream or of two.
 
     Every pair within the window counts, not only neighbours, so there is no pile-up. The same
     channel twice, in one stream, gives the autocorrelation, without each click's own zero. The
-    result does not depend on how the streams were cut. Clicks inside losses do not count. A bin
+    result does not depend on how the streams were cut. Clicks inside losses do not count, pairs
+    across a step of a clock (a loss of kind ``clock`` in either stream) neither. A bin
     that is no multiple of the tagger's time step gives a comb: see the resolution.
 
     Cost: some 4 ns per tag and 4 ns per pair, or 1.6 ns per tag and bin where that is less: so a
     wide window costs no more than its bins. The first use on a machine compiles for 5-10 s.
 
     Memory: four times the clicks within the window and within the lead of one stream over the
-    other, at 8 bytes, and 2 MB per channel, at most.
+    other, at 8 bytes, and 2 MB per channel, at most; 16 bytes per loss.
 
     Args:
         channel_a: Start channel.
@@ -111,67 +158,28 @@ class CorrelationHistogram:
     def __init__(
         self, channel_a: int, channel_b: int, window_ps: int, bin_ps: int, *, delay_ps: int = 0
     ) -> None:
-        if bin_ps < 1 or window_ps < bin_ps:
-            raise ValueError(f"no bin of {bin_ps} ps fits into a window of {window_ps} ps")
-        if window_ps // bin_ps > 10_000_000:
-            raise ValueError("more than 10 million bins: take wider bins or a narrower window")
-        self._bin = bin_ps
-        self._counts = np.zeros(window_ps // bin_ps, np.int64)
-        span = self._counts.size * bin_ps
-        self._left = -(span // 2)
-        self._own = channel_a == channel_b
-        self._delay = delay_ps
-        self._pairs = Pairs(
-            ((channel_a,), (channel_b,)),
-            ({}, {channel_b: delay_ps}),
-            (self._left, self._left + span - 1),
-            self._count,
-        )
-        self._live = [0.0, 0.0]
-
-    def add(self, a: TagBatch, b: TagBatch | None = None) -> None:
-        """Take the next batch of each stream; without ``b`` both channels are of one stream."""
-        self._pairs.add(a, b)
-        self._own = self._own and b is None
-        self._live[0] += a.live_s
-        self._live[1] += (a if b is None else b).live_s
-
-    def finish(self) -> Correlation:
-        """End the streams and return the result."""
-        self._pairs.finish()
-        counts = self._counts.copy()
-        singles_a, singles_b = self._pairs.singles
-        own = (-self._delay - self._left) // self._bin
-        if self._own and 0 <= own < counts.size:
-            counts[own] -= singles_a  # each click with itself
-        centres = self._left + self._bin * (np.arange(counts.size, dtype=np.float64) + 0.5)
-        return Correlation(centres, counts, self._bin, singles_a, singles_b, min(self._live))
-
-    def _count(self, i: int, j: int, a: TimesPs, b: TimesPs, offset: int) -> None:
-        from . import _kernels
-
-        _kernels.histogram(a, b, self._left + offset, self._bin, self._counts)
+        super().__init__({channel_a: 0}, {channel_b: delay_ps}, window_ps, bin_ps)
 
 
 @dataclass(frozen=True)
 class LogCorrelation:
-    """Histogram of delays b - a in bins whose width grows with the delay.
+    """Histogram of delays click - start in bins whose width grows with the delay.
 
     Attributes:
         edges_ps: int64 (n + 1,), edges; bin k holds [edges_ps[k], edges_ps[k + 1]).
         counts: int64 (n,), pairs per bin.
-        expected: float64 (n,), pairs per bin of uncorrelated streams with these rates: rate of a
-            times rate of b times how long a was live with b live so much later, over the bin. So
-            neither the recording's end nor losses bend g2.
-        singles_a, singles_b: Clicks of the two channels.
-        live_s: Shorter of the live times.
+        expected: float64 (n,), pairs per bin of uncorrelated streams with these rates: one rate
+            times the other times how long both were live, one so much later, over the bin. So
+            neither losses nor the recordings' ends bend g2.
+        clicks, starts: Clicks of the two channels.
+        live_s: How long both streams were live at the same time, delay subtracted.
     """
 
     edges_ps: npt.NDArray[np.int64]
     counts: npt.NDArray[np.int64]
     expected: npt.NDArray[np.float64]
-    singles_a: int
-    singles_b: int
+    clicks: int
+    starts: int
     live_s: float
 
     @property
@@ -183,15 +191,12 @@ class LogCorrelation:
     @property
     def g2(self) -> npt.NDArray[np.float64]:
         """Second-order correlation (n,), 1 for uncorrelated streams; nan where none could be."""
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return np.where(self.expected > 0, self.counts / self.expected, np.nan)
+        return _ratio(self.counts, self.expected)
 
     @property
     def g2_sigma(self) -> npt.NDArray[np.float64]:
         """Poisson error of :attr:`g2` (n,); that of one pair where there is none."""
-        with np.errstate(divide="ignore", invalid="ignore"):
-            sigma = np.sqrt(np.maximum(self.counts, 1)) / self.expected
-        return np.where(self.expected > 0, sigma, np.nan)
+        return _ratio(np.sqrt(np.maximum(self.counts, 1)), self.expected)
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Draw g2 with its errors against the logarithm of the delay; a new figure without ax."""
@@ -206,35 +211,38 @@ class HistogramLogBins:
     Every pair counts, and each at its exact delay: nothing is averaged over coarser bins as in
     a multi-tau correlator, up to any delay (the way of Laurence et al., Opt. Lett. 31, 829 (2006):
     the sums of ranks at the edges). The same channel twice, in one stream, gives the
-    autocorrelation. For delays of a after b, exchange the channels. The result does not depend
-    on how the streams were cut. Clicks inside losses do not count.
+    autocorrelation. For negative delays exchange the channels. The result does not depend on how
+    the streams were cut. Clicks inside losses do not count, pairs across a step of a clock (a loss
+    of kind ``clock``) neither.
 
     Cost: some 4 ns per tag, and 9 ns per pair in the bins where pairs are few, 1.6 ns per tag in
     each of the others, however long the delay. The first use on a machine compiles for 5-10 s.
 
     Memory: four times the clicks within ``last_ps`` and within the lead of one stream over the
-    other, at 8 bytes, and 2 MB per channel, at most; 32 bytes per loss.
+    other, at 8 bytes, and 2 MB per channel, at most; 16 bytes per loss.
 
     Args:
-        channel_a: Start channel.
-        channel_b: Stop channel.
+        click: Channel of the later clicks (the order of Swabian's class of this name).
+        start: Channel of the clicks that delays count from.
         first_ps: First edge, 1 ps or more.
         last_ps: Last edge.
         bins: Number of bins, each wider than the one before by the same factor; edges are whole
             ps, and there are fewer bins where two would fall together.
-        delay_ps: Delay of b against a, subtracted.
+        delay_ps: Delay of the click channel against the other, subtracted.
     """
 
     def __init__(
         self,
-        channel_a: int,
-        channel_b: int,
+        click: int,
+        start: int,
         first_ps: int,
         last_ps: int,
         bins: int,
         *,
         delay_ps: int = 0,
     ) -> None:
+        first_ps, last_ps = whole("an edge", first_ps), whole("an edge", last_ps)
+        bins = whole("the number of bins", bins)
         if not 1 <= first_ps < last_ps:
             raise ValueError(f"no logarithmic bins from {first_ps} to {last_ps} ps")
         if not 1 <= bins <= 100_000:
@@ -243,39 +251,41 @@ class HistogramLogBins:
         edges = [round(math.exp(x)) for x in np.linspace(*ends, bins + 1).tolist()]
         edges[0], edges[-1] = first_ps, last_ps
         self._pairs = Pairs(
-            ((channel_a,), (channel_b,)),
-            ({}, {channel_b: delay_ps}),
+            ((start,), (click,)),
+            ({}, {click: delay_ps}),
             (first_ps, last_ps - 1),
             self._count,
         )
         self._edges = np.unique(np.clip(edges, first_ps, last_ps).astype(np.int64))
         self._counts = np.zeros(self._edges.size - 1, np.int64)
-        self._own = channel_a == channel_b
-        self._delay = delay_ps
-        self._live = _LiveTime(), _LiveTime()
+        self._own = click == start
+        self._finished = False
 
-    def add(self, a: TagBatch, b: TagBatch | None = None) -> None:
-        """Take the next batch of each stream; without ``b`` both channels are of one stream."""
-        self._pairs.add(a, b)
-        self._own = self._own and b is None
-        self._live[0].add(a)
-        self._live[1].add(a if b is None else b)
+    def add(self, clicks: TagBatch, starts: TagBatch | None = None) -> None:
+        """Take the next batch of each stream; without ``starts`` both channels are of one stream.
+
+        Raises:
+            ValueError: for a batch that does not follow on the last; after the end.
+        """
+        if self._finished:
+            raise finished(self)
+        self._pairs.add(*((clicks, None) if starts is None else (starts, clicks)))
+        self._own = self._own and starts is None
 
     def finish(self) -> LogCorrelation:
         """End the streams and return the result."""
         self._pairs.finish()
+        self._finished = True
         edges, counts = self._edges, self._counts.copy()
-        singles = self._pairs.singles
-        own = int(np.searchsorted(edges, -self._delay, "right")) - 1
+        starts, clicks = self._pairs.singles
+        delay, live = self._pairs.offsets[0], self._pairs.live
+        own = int(np.searchsorted(edges, -delay, "right")) - 1
         if self._own and 0 <= own < counts.size:
-            counts[own] -= singles[0]  # each click with itself
-        live_a, live_b = (live.total_s for live in self._live)
+            counts[own] -= starts  # each click with itself
         expected = np.zeros(counts.size)
-        if live_a and live_b:
-            bins = itertools.pairwise((self._delay + edges).tolist())
-            both = [self._live[0].overlap_s2(self._live[1], *each) for each in bins]
-            expected = singles[0] / live_a * singles[1] / live_b * np.array(both)
-        return LogCorrelation(edges, counts, expected, *singles, min(live_a, live_b))
+        if starts and clicks:
+            expected = live.over_s2(delay, edges) * (_rate(starts, live.a) * _rate(clicks, live.b))
+        return LogCorrelation(edges, counts, expected, clicks, starts, self._pairs.live_s)
 
     def _count(self, i: int, j: int, a: TimesPs, b: TimesPs, offset: int) -> None:
         from . import _kernels
@@ -283,60 +293,14 @@ class HistogramLogBins:
         _kernels.count_between(a, b, self._edges + offset, self._counts)
 
 
-class _LiveTime:
-    """When a stream was live."""
+def _rate(clicks: int, live: LiveTime) -> float:
+    seconds = live.total_s
+    return clicks / seconds if seconds else math.nan
 
-    def __init__(self) -> None:
-        self._begins: list[int] = []
-        self._ends: list[int] = []
 
-    def add(self, batch: TagBatch) -> None:
-        at = batch.begin_ps
-        for loss in sorted(batch.losses, key=lambda loss: loss.begin_ps):
-            self._span(at, min(loss.begin_ps, batch.end_ps))
-            at = max(at, loss.end_ps)
-        self._span(at, batch.end_ps)
-
-    def _span(self, begin: int, end: int) -> None:
-        if end <= begin:
-            return
-        if self._ends and self._ends[-1] == begin:
-            self._ends[-1] = end
-        else:
-            self._begins.append(begin)
-            self._ends.append(end)
-
-    @property
-    def total_s(self) -> float:
-        return (sum(self._ends) - sum(self._begins)) * 1e-12
-
-    def overlap_s2(self, other: _LiveTime, first_ps: int, last_ps: int) -> float:
-        """How long this was live with the other live later by t, integrated over t; seconds^2."""
-        if not (self._begins and other._begins):
-            return 0.0
-        at = np.array([other._begins, other._ends], np.float64).T.ravel()
-        live = np.concatenate([[0.0], np.repeat(np.cumsum(at[1::2] - at[::2]), 2)[:-1]])
-        area = np.cumsum((live[1:] + live[:-1]) / 2 * np.diff(at))
-        area = np.concatenate([[0.0], area])
-        narrow = last_ps - first_ps < 1e-4 * (at[-1] - at[0])
-
-        def until(edges: list[int], later: float) -> npt.NDArray[np.float64]:
-            """The other's live time up to so much later than the edges; its integral if wide."""
-            x = np.array(edges, np.float64) + later
-            so_far: npt.NDArray[np.float64] = np.interp(x, at, live)
-            if narrow:
-                return so_far
-            k = np.clip(np.searchsorted(at, x) - 1, 0, at.size - 1)
-            so_far = area[k] + (x - at[k]) * (live[k] + so_far) / 2
-            return np.where(x > at[0], so_far, 0.0)
-
-        if narrow:
-            middle = (first_ps + last_ps) / 2
-            both = (until(self._ends, middle) - until(self._begins, middle)).sum()
-            return float(both) * (last_ps - first_ps) * 1e-24
-        ends = until(self._ends, last_ps) - until(self._ends, first_ps)
-        begins = until(self._begins, last_ps) - until(self._begins, first_ps)
-        return float((ends - begins).sum()) * 1e-24
+def _ratio(counts: npt.NDArray[Any], expected: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(expected > 0, counts / expected, np.nan)
 
 
 def delay_histogram(
@@ -353,18 +317,6 @@ def delay_histogram(
         span_ps: Full width of the histogram.
         bin_ps: Width of a bin.
     """
-    histogram = CorrelationHistogram(0, 0, span_ps, bin_ps)
-    histogram.add(*map(_on_one_channel, batches, delays))
+    histogram = _DelayHistogram(delays[0], delays[1], span_ps, bin_ps)
+    histogram.add(*batches)
     return histogram.finish()
-
-
-def _on_one_channel(batch: TagBatch, delays: Mapping[int, int]) -> TagBatch:
-    """The clicks of the channels named, all on channel 0, less their channel's delay."""
-    _, times = less_delays(batch, delays)
-    earliest, latest = min(delays.values()), max(delays.values())
-    return TagBatch(
-        np.sort(times),
-        np.zeros(times.size, np.int16),
-        batch.begin_ps - latest,
-        batch.end_ps - earliest,
-    )

@@ -11,11 +11,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from ...instruments import TagBatch, TimesPs
 from ..estimates import Estimate, counted, counted_sigma, fraction
 from ._losses import loss_intervals
-from ._streams import FOREVER, DelayLine
+from ._streams import FOREVER, DelayLine, check_named, finished, whole
 from .coincidences import Coincidences
 from .correlation import Correlation
 from .rates import CountRates
@@ -38,14 +39,16 @@ def g2_zero(
     *,
     period_ps: float | None = None,
     beyond_ps: int | None = None,
+    from_rates: bool = False,
     background_hz: tuple[Estimate | float, Estimate | float] = (0.0, 0.0),
 ) -> Estimate:
     """Return the second-order correlation at zero delay of two detectors behind a beam splitter.
 
-    The pairs within the window over what uncorrelated light would give. That is known from the
-    rates, or better measured: in pulsed light from the same window around other pulses, in
-    continuous light from long delays, which also takes away what blinking or drift of the source
-    adds. It must be measured where the light comes in pulses.
+    The pairs within the window over what uncorrelated light would give. What that is must be said:
+    pulsed light has it in the same window around other pulses (``period_ps``), continuous light at
+    long delays (``beyond_ps``), where it contains what blinking or drift of the source add. The
+    rates alone (``from_rates``) tell it only for continuous light that does neither: a quantum dot
+    that blinks seems to have a g2 that is lower by the share of time it is bright.
 
     Clicks unrelated to the light pull g2 towards 1. Given their rates, they are taken away:
     ``1 + (g2 - 1)/P``, with P the share of pairs of light among the uncorrelated ones (continuous
@@ -53,10 +56,12 @@ def g2_zero(
 
     Args:
         correlation: Of two different detectors.
-        window_ps: Full width; the bins that lie within it count. In continuous light much shorter
-            than the coherence time, in pulsed light as long as a pulse with its jitter.
+        window_ps: Full width; of a bin that lies partly within it that part counts. In continuous
+            light much shorter than the coherence time, in pulsed light as long as a pulse with its
+            jitter.
         period_ps: Of the pulses. Measure at the other pulses in the histogram.
         beyond_ps: Measure at delays longer than this, either sign.
+        from_rates: Calculate it from the rates of the detectors.
         background_hz: Clicks per second of the two detectors without the light.
 
     Returns:
@@ -64,63 +69,72 @@ def g2_zero(
         error is too large where a detector clicks in a good share of all pulses.
 
     Raises:
-        ValueError: where no bin lies within the window, or no other pulse or longer delay in the
-            histogram; for a period and long delays at once.
+        ValueError: where the window is narrower than a bin, or the histogram holds no other pulse
+            or longer delay; unless there is one thing to compare with.
     """
-    if period_ps is not None and beyond_ps is not None:
-        raise ValueError("compare with other pulses or with long delays, not with both")
-    delays, reach = np.abs(correlation.delays_ps), correlation.bin_ps / 2
-    inside = delays + reach <= window_ps / 2
-    if not inside.any():
+    if (period_ps is not None) + (beyond_ps is not None) + from_rates != 1:
         raise ValueError(
-            f"no bin of {correlation.bin_ps} ps lies within a window of {window_ps} ps"
+            "say what to compare with, one of: period_ps, other pulses; beyond_ps, long delays;"
+            " from_rates, the rates of light that is continuous and steady"
         )
-    pairs = int(correlation.counts[inside].sum())
-    duty = 1.0
-    if period_ps is not None:
-        duty = window_ps / period_ps
-        others = _other_pulses(correlation, window_ps, period_ps)
-        reference, of = sum(others), len(others)
-        share = 1.0
-    elif beyond_ps is not None:
-        far = delays - reach >= beyond_ps
-        if not far.any():
-            raise ValueError(f"the histogram holds no delay beyond {beyond_ps} ps")
-        reference, of = int(correlation.counts[far].sum()), int(far.sum())
-        share = float(inside.sum())
-    else:
-        expected = correlation.expected * int(inside.sum())
-        if not expected:
-            return Estimate(math.nan, math.nan)
-        found = counted(pairs, expected)
-        return _without_background(found, correlation, background_hz, duty)
-    if not reference:
-        return Estimate(math.nan, math.nan)
-    scale = of / share / reference
-    sigma = max(pairs, 1) * scale * math.sqrt(1 / max(pairs, 1) + 1 / reference)
-    return _without_background(
-        Estimate(pairs * scale, sigma, pairs), correlation, background_hz, duty
+    edges = np.append(
+        correlation.delays_ps - correlation.bin_ps / 2,
+        correlation.delays_ps[-1] + correlation.bin_ps / 2,
     )
+    half = window_ps / 2
+    if window_ps < correlation.bin_ps or edges[0] > -half or edges[-1] < half:
+        raise ValueError(
+            f"a window of {window_ps} ps does not fit between a bin of {correlation.bin_ps} ps and"
+            f" a histogram from {edges[0]:.0f} to {edges[-1]:.0f} ps"
+        )
+    pairs, expected = _within(correlation, edges, -half, half)
+    if not expected:
+        return Estimate(math.nan, math.nan)
+    duty = 1.0
+    if from_rates:
+        found = counted(round(pairs), expected)
+        found = Estimate(pairs / expected, found.sigma, found.n)
+    else:
+        if period_ps is not None:
+            duty = window_ps / period_ps
+            spans = _other_pulses(edges, window_ps, period_ps)
+        else:
+            assert beyond_ps is not None
+            if not max(-edges[0], edges[-1]) > beyond_ps:
+                raise ValueError(f"the histogram holds no delay beyond {beyond_ps} ps")
+            spans = [(edges[0], -beyond_ps), (beyond_ps, edges[-1])]
+        parts = [_within(correlation, edges, *span) for span in spans]
+        reference, of = sum(part[0] for part in parts), sum(part[1] for part in parts)
+        if not reference:
+            return Estimate(math.nan, math.nan)
+        scale = of / expected / reference
+        sigma = max(pairs, 1) * scale * math.sqrt(1 / max(pairs, 1) + 1 / reference)
+        found = Estimate(pairs * scale, sigma, round(pairs))
+    return _without_background(found, correlation, background_hz, duty)
 
 
-def _other_pulses(correlation: Correlation, window_ps: int, period_ps: float) -> list[int]:
-    """Pairs around each pulse but the one at zero delay."""
+def _within(
+    correlation: Correlation, edges: npt.NDArray[np.float64], begin: float, end: float
+) -> tuple[float, float]:
+    """Pairs between two delays and those of uncorrelated light; of cut bins the part."""
+    share = np.clip(np.minimum(edges[1:], end) - np.maximum(edges[:-1], begin), 0, None)
+    share /= correlation.bin_ps
+    return float(correlation.counts @ share), float(correlation.expected @ share)
+
+
+def _other_pulses(
+    edges: npt.NDArray[np.float64], window_ps: int, period_ps: float
+) -> list[tuple[float, float]]:
+    """The window around each pulse but the one at zero delay."""
     if not window_ps <= period_ps:
         raise ValueError(f"a window of {window_ps} ps holds more than a period of {period_ps} ps")
-    delays, reach = correlation.delays_ps, correlation.bin_ps / 2
-    ends = float(delays[0]) - reach, float(delays[-1]) + reach
-    first, last = (
-        math.ceil((ends[0] + window_ps / 2) / period_ps),
-        math.floor((ends[1] - window_ps / 2) / period_ps),
-    )
-    found = [
-        int(correlation.counts[np.abs(delays - k * period_ps) + reach <= window_ps / 2].sum())
-        for k in range(first, last + 1)
-        if k
-    ]
+    half = window_ps / 2
+    first = math.ceil((edges[0] + half) / period_ps)
+    last = math.floor((edges[-1] - half) / period_ps)
+    found = [(k * period_ps - half, k * period_ps + half) for k in range(first, last + 1) if k]
     if not found:
         raise ValueError(
-            f"the histogram from {ends[0]:.0f} to {ends[1]:.0f} ps holds no other pulse, with a"
+            f"the histogram from {edges[0]:.0f} to {edges[-1]:.0f} ps holds no other pulse, with a"
             f" period of {period_ps} ps"
         )
     return found
@@ -135,7 +149,7 @@ def _without_background(
     dark = [x if isinstance(x, Estimate) else Estimate(x, 0.0) for x in background_hz]
     if not any(x.value for x in dark):
         return g2
-    singles = [n / correlation.live_s for n in (correlation.singles_a, correlation.singles_b)]
+    singles = correlation.rates_hz
     for rate, background in zip(singles, dark, strict=True):
         if not 0 <= background.value < rate:
             raise ValueError(
@@ -229,9 +243,11 @@ class HeraldedG2:
         *,
         delays_ps: Mapping[int, int] | None = None,
     ) -> None:
+        window_ps = whole("a window", window_ps)
         if window_ps < 0:
             raise ValueError("the coincidence window is a full width and cannot be negative")
-        delays = dict(delays_ps or {})
+        delays = {c: whole("a delay", delay) for c, delay in (delays_ps or {}).items()}
+        check_named(delays, (herald, c, d))
         self._line = DelayLine((herald, c, d), delays)
         self._half = window_ps // 2
         shifts = [delays.get(channel, 0) for channel in (herald, c, d)]
@@ -240,11 +256,18 @@ class HeraldedG2:
         self._waiting: list[TimesPs] = [np.zeros(0, np.int64)] * 3
         self._begins, self._ends = np.zeros(0, np.int64), np.zeros(0, np.int64)
         self._end_ps: int | None = None
+        self._finished = False
         self._state = np.array([-FOREVER])
         self._tally = np.zeros(4, np.int64)
 
     def add(self, batch: TagBatch) -> None:
-        """Take the next batch."""
+        """Take the next batch.
+
+        Raises:
+            ValueError: for one that does not follow on the last; after the end.
+        """
+        if self._finished:
+            raise finished(self)
         begins, ends = loss_intervals(batch)
         if self._end_ps is None:
             self._lose(np.array([-FOREVER]), np.array([batch.begin_ps]))
@@ -254,9 +277,10 @@ class HeraldedG2:
 
     def finish(self) -> GateCounts:
         """End the stream and return the result."""
-        if self._end_ps is not None:
+        if self._end_ps is not None and not self._finished:
             self._lose(np.array([self._end_ps]), np.array([FOREVER]))
             self._feed(None, FOREVER)
+        self._finished = True
         return GateCounts(*self._tally.tolist())
 
     def _lose(self, begins: TimesPs, ends: TimesPs) -> None:

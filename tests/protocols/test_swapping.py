@@ -122,7 +122,10 @@ def test_heralds_and_fourfolds_are_those_of_brute_force_in_any_split(
     table, said = oracle(streams, window, shifts)
     assert got.table.tolist() == table.tolist()
     assert {name: getattr(got, name) for name in said} == said
-    assert got.live_s == pytest.approx(END_PS * 1e-12)
+    half, live = window // 2, set(range(-200, 2 * END_PS))
+    for extra, of in zip((0, half, half), shifts, strict=True):
+        live &= set(range(extra - min(of.values()), END_PS - extra - max(of.values())))
+    assert got.live_s == pytest.approx(len(live) * 1e-12)
 
 
 def test_each_pair_of_station_detectors_has_its_meaning() -> None:

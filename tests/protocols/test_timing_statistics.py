@@ -193,36 +193,93 @@ def test_g2_of_continuous_light() -> None:
         end = 2 * 10**9
         batch = stream({1: poisson(rng, 2e6, end), 2: poisson(rng, 1e6, end)}, end)
         correlation = correlated(batch, 400_000, 1000)
-        pulls[0].append(pull(timing.g2_zero(correlation, 40_000), 1))
+        plain = timing.g2_zero(correlation, 40_000, from_rates=True)
+        pulls[0].append(pull(plain, 1))
         pulls[1].append(pull(timing.g2_zero(correlation, 40_000, beyond_ps=50_000), 1))
-        pulls[2].append(pull(timing.g2_zero(correlation, 40_000, background_hz=(1e6, 3e5)), 1))
-        assert timing.g2_zero(correlation, 40_000) == Estimate(
-            *correlation.g2_within(40_000), int(correlation.counts[180:220].sum())
-        )
+        part = timing.g2_zero(correlation, 40_000, from_rates=True, background_hz=(1e6, 3e5))
+        pulls[2].append(pull(part, 1))
+        pairs = int(correlation.counts[180:220].sum())
+        expected = correlation.expected[180:220].sum()
+        assert plain.value == pytest.approx(pairs / expected)
+        assert plain.sigma == pytest.approx(math.sqrt(pairs) / expected)
+        assert plain.n == pairs
     for each in pulls:
         check(each)
 
 
 def test_g2_of_little() -> None:
     empty = stream({1: np.arange(0, 10**6, 10**4), 2: np.zeros(0, np.int64)}, 10**6)
-    assert math.isnan(timing.g2_zero(correlated(empty, 1000, 10), 100).value)
+    assert math.isnan(timing.g2_zero(correlated(empty, 1000, 10), 100, from_rates=True).value)
     assert math.isnan(timing.g2_zero(correlated(empty, 1000, 10), 100, beyond_ps=200).value)
     some = stream({1: np.array([100, 5000]), 2: np.array([400, 9000])}, 10**4)
     none_at_zero = timing.g2_zero(correlated(some, 1000, 10), 100, beyond_ps=100)
-    # 1 pair in 80 bins far away, 0 in the 10 near
-    assert none_at_zero.value == 0
-    assert none_at_zero.sigma == pytest.approx(8 * math.sqrt(2))
+    # 1 pair in 80 bins far away, 0 in the 10 near; long delays fit into 10 ns less often
     correlation = correlated(some, 1000, 10)
+    near = np.abs(correlation.delays_ps) < 50
+    ratio = correlation.expected[np.abs(correlation.delays_ps) > 100].sum()
+    ratio /= correlation.expected[near].sum()
+    assert none_at_zero.value == 0
+    assert none_at_zero.sigma == pytest.approx(ratio * math.sqrt(2))
+    assert ratio == pytest.approx(8, rel=0.03)
     for options, said in (
-        ({"window_ps": 5}, "no bin of 10 ps"),
+        ({"window_ps": 5, "from_rates": True}, "window of 5 ps does not fit"),
+        ({"window_ps": 1002, "from_rates": True}, "window of 1002 ps does not fit"),
+        ({}, "say what to compare with"),
         ({"beyond_ps": 500}, "no delay beyond 500 ps"),
         ({"period_ps": 600.0}, "no other pulse"),
         ({"period_ps": 50.0}, "more than a period"),
-        ({"period_ps": 200.0, "beyond_ps": 10}, "not with both"),
-        ({"background_hz": (3e8, 0.0)}, "leaves no light"),
+        ({"period_ps": 200.0, "beyond_ps": 10}, "say what to compare with"),
+        ({"background_hz": (3e8, 0.0), "from_rates": True}, "leaves no light"),
     ):
         with pytest.raises(ValueError, match=said):
             timing.g2_zero(correlation, **({"window_ps": 100} | options))
+
+
+def flat(counts: npt.NDArray[np.int64], width: int) -> timing.Correlation:
+    bins = counts.size
+    centres = (np.arange(bins, dtype=np.float64) - bins / 2 + 0.5) * width
+    return timing.Correlation(
+        centres, counts, width, np.full(bins, 50.0), 10**5, 10**5, (1e5, 1e5), 1.0
+    )
+
+
+@pytest.mark.parametrize(("width", "window", "period"), [(256, 1000, 13_158), (250, 777, 9_999.5)])
+def test_windows_need_not_be_whole_bins(width: int, window: int, period: float) -> None:
+    found = timing.g2_zero(flat(np.full(1000, 100), width), window, period_ps=period)
+    assert found.value == pytest.approx(1)
+    found = timing.g2_zero(flat(np.full(1000, 100), width), window, beyond_ps=5 * width + 3)
+    assert found.value == pytest.approx(1)
+    found = timing.g2_zero(flat(np.full(1000, 100), width), window, from_rates=True)
+    assert found.value == pytest.approx(2)
+
+
+def test_g2_of_coherent_pulses_in_bins_that_do_not_fit_the_period() -> None:
+    rng = np.random.default_rng(8)
+    period, n = 13_158, 400_000
+    clicks = {c: np.flatnonzero(rng.random(n) < 0.1) * period + period // 2 for c in (1, 2)}
+    jittered = {c: at + rng.normal(0, 300, at.size).astype(np.int64) for c, at in clicks.items()}
+    batch = stream(jittered, n * period)
+    for width in (250, 256, 100):
+        found = timing.g2_zero(correlated(batch, 40 * period, width), 1000, period_ps=period)
+        assert abs(found.value - 1) < 3 * found.sigma + 0.01
+        assert found.sigma < 0.03
+
+
+def test_blinking_shows_only_against_long_delays() -> None:
+    """A single emitter that is bright for half of the time, in stretches of 100 us."""
+    rng = np.random.default_rng(4)
+    period, n = 10_000, 1_000_000
+    bright = np.repeat(rng.random(n // 10_000) < 0.5, 10_000)
+    side = rng.integers(1, 3, n)
+    seen = bright & (rng.random(n) < 0.1)
+    at = np.arange(n) * period + rng.integers(0, period, n)
+    batch = stream({c: at[seen & (side == c)] for c in (1, 2)}, n * period)
+    correlation = correlated(batch, 400_000, 500)
+    rates = timing.g2_zero(correlation, 200_000, from_rates=True)
+    far = timing.g2_zero(correlation, 200_000, beyond_ps=100_000)
+    share = bright.mean()
+    assert rates.value == pytest.approx(0.9 / share, rel=0.15)
+    assert far.value == pytest.approx(0.95, abs=0.1)
 
 
 # Heralded g2 -------------------------------------------------------------------------------
@@ -327,3 +384,30 @@ def test_heralds_too_close_do_not_count_and_mistakes_are_told() -> None:
     make: Callable[[], object] = lambda: timing.HeraldedG2(1, 1, 3, 1)  # noqa: E731
     with pytest.raises(ValueError, match="distinct"):
         make()
+    with pytest.raises(ValueError, match=r"delays for channels \[7\]"):
+        timing.HeraldedG2(1, 2, 3, 10, delays_ps={7: 5})
+
+
+def test_efficiencies_of_arms_that_were_live_at_different_times() -> None:
+    rng = np.random.default_rng(2)
+    end = 4 * 10**9
+    born = np.sort(rng.integers(0, end, 200_000))
+    a, b = (
+        stream({channel: born[rng.random(born.size) < 0.3]}, end, (Loss("gap", *lost),))
+        for channel, lost in ((1, (end // 2, end)), (2, (0, end // 4)))
+    )
+    counter = timing.CoincidenceCounter([1], [2], 10, shifts_ps=[50_000, 90_000])
+    rates = timing.CountRates(), timing.CountRates()
+    for cut in (end // 3, None):
+        parts = [each if cut is None else each.split(cut)[0] for each in (a, b)]
+        if cut is not None:
+            a, b = (each.split(cut)[1] for each in (a, b))
+        counter.add(*parts)
+        for rate, part in zip(rates, parts, strict=True):
+            rate.add(part)
+    counts = counter.finish()
+    assert counts.live_s == pytest.approx(end / 4 * 1e-12)
+    found = timing.klyshko(counts, rates)
+    for arm in found.efficiency:
+        assert arm.value == pytest.approx(0.3, abs=4 * arm.sigma)
+    assert found.pairs_hz.value == pytest.approx(5e7, abs=4 * found.pairs_hz.sigma)
