@@ -11,63 +11,21 @@ events. It is that of :func:`match` for two groups, and not that of the nearest 
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
-from typing import Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from ...instruments import Channels, TagBatch, TimesPs
-from ._pieces import CutLine, Ready, half_of
+from ._order import InOrder
+from ._pieces import CutLine, Queue, Ready, half_of
 from ._streams import FOREVER
 
 __all__ = ["EventFinder", "EventTable", "Matcher"]
 
 Indices = npt.NDArray[np.int64]
-T = TypeVar("T", np.int16, np.int64)
-
-
-class _Queue(Generic[T]):
-    """What waits, piece by piece, so that many pieces cost no more than their own length."""
-
-    def __init__(self, kind: type[T]) -> None:
-        self._none: npt.NDArray[T] = np.zeros(0, kind)
-        self._pieces: deque[npt.NDArray[T]] = deque()
-        self.size = 0
-
-    def put(self, piece: npt.NDArray[T]) -> None:
-        if piece.size:
-            self._pieces.append(piece)
-            self.size += piece.size
-
-    @property
-    def first(self) -> T | None:
-        return self._pieces[0][0] if self._pieces else None
-
-    def take(self, n: int) -> npt.NDArray[T]:
-        """The first ``n``, which are no longer in the queue."""
-        taken = [self._none]
-        self.size -= n
-        while n:
-            piece = self._pieces.popleft()
-            taken.append(piece[:n])
-            if n < piece.size:
-                self._pieces.appendleft(piece[n:])
-            n -= taken[-1].size
-        return np.concatenate(taken)
-
-    def up_to(self, latest: int) -> npt.NDArray[T]:
-        """Those not later, which are no longer in the queue."""
-        n = 0
-        for piece in self._pieces:
-            here = int(np.searchsorted(piece, latest, side="right"))
-            n += here
-            if here < piece.size:
-                break
-        return self.take(n)
 
 
 class Matcher:
@@ -82,6 +40,7 @@ class Matcher:
 
     Attributes:
         taken: Clicks taken so far of each stream.
+        reach: Half the window: the last click of an event is at most so much after the first.
 
     Raises:
         ValueError: for a negative window, or fewer than two streams.
@@ -90,9 +49,9 @@ class Matcher:
     def __init__(self, streams: int, window_ps: int) -> None:
         if streams < 2:
             raise ValueError(f"an event is of two streams or more, got {streams}")
-        self._half = half_of(window_ps)
+        self.reach = half_of(window_ps)
         self._waiting: list[TimesPs] = [np.zeros(0, np.int64)] * streams
-        self._ahead = [_Queue(np.int64) for _ in range(streams)]  # nothing can be decided of them
+        self._ahead = [Queue(np.int64) for _ in range(streams)]  # nothing can be decided of them
         self.taken = [0] * streams
 
     def feed(self, times: Sequence[TimesPs], horizons: Sequence[int]) -> tuple[TimesPs, Indices]:
@@ -112,9 +71,9 @@ class Matcher:
         for s, more in enumerate(times):
             self._ahead[s].put(more)
             self.taken[s] += more.size
-        latest = min(horizons) + self._half
+        undecided = min(horizons) + self.reach + 1
         joined = [
-            np.concatenate([waiting, ahead.up_to(latest)])
+            np.concatenate([waiting, ahead.before(undecided)])
             for waiting, ahead in zip(self._waiting, self._ahead, strict=True)
         ]
         nexts = [
@@ -127,7 +86,7 @@ class Matcher:
         flat = np.concatenate(joined)
         out = np.empty((min(part.size for part in joined) + 1, len(joined)), np.int64)
         found = _kernels_many.gather(
-            flat, heads, ends, np.asarray(nexts, np.int64), self._half, out
+            flat, heads, ends, np.asarray(nexts, np.int64), self.reach, out
         )
         places = out[:found]
         numbers = places - before + np.asarray(decided)
@@ -179,7 +138,8 @@ class EventFinder:
 
     The rule is said at the top of this module. The tables, joined, do not depend on how the
     streams were cut. Clicks inside losses do not count and are not numbered; an event with a loss
-    between its clicks counts, all of them having been seen.
+    between its clicks counts, all of them having been seen. Where the clock of a stream stepped (a
+    loss of kind ``clock``), an event with clicks on both sides is left out.
 
     With the groups ``[cH, dH]``, ``[cV, dV]`` of a Bell-state station and the four detectors of
     each end, the events are heralded four-folds: the first two columns of ``channels`` tell the
@@ -211,17 +171,23 @@ class EventFinder:
         if len(delays) != len(self._groups):
             raise ValueError(f"delays for {len(delays)} groups of {len(self._groups)}")
         self._lines = [
-            CutLine(g, d, through=True) for g, d in zip(self._groups, delays, strict=True)
+            CutLine(g, d, at="nowhere") for g, d in zip(self._groups, delays, strict=True)
         ]
+        self._delays = [
+            np.array([d.get(c, 0) for c in g], np.int64)
+            for g, d in zip(self._groups, delays, strict=True)
+        ]
+        #: Steps of a clock: when, of which group's stream, and which groups are of that stream.
+        self._steps: list[tuple[int, int, npt.NDArray[np.bool_]]] = []
         self._horizons = [-FOREVER] * len(self._groups)
         self._names = [np.asarray(group, np.int16) for group in self._groups]
-        self._which = [_Queue(np.int16) for _ in self._groups]  # of the clicks not yet decided
-        self._live = [0.0] * len(self._groups)
+        self._which = [Queue(np.int16) for _ in self._groups]  # of the clicks not yet decided
+        self._orders = [InOrder(self) for _ in self._groups]
 
     @property
     def live_s(self) -> float:
         """Shortest of the streams' live times, so far."""
-        return min(self._live)
+        return min(order.live_s for order in self._orders)
 
     @property
     def singles(self) -> tuple[int, ...]:
@@ -235,8 +201,9 @@ class EventFinder:
             The events decided since the last call.
 
         Raises:
-            ValueError: for another number of batches, or where two groups of one stream share a
-                channel, which would coincide with itself.
+            ValueError: for another number of batches, or one that does not follow on the last;
+                where two groups of one stream share a channel, which would coincide with itself;
+                after the end.
         """
         if len(batches) not in (1, len(self._groups)):
             raise ValueError(f"{len(batches)} batches for {len(self._groups)} groups")
@@ -248,11 +215,17 @@ class EventFinder:
                         f"groups {list(self._groups[j])} and {list(self._groups[i])} of one stream"
                         " share a channel"
                     )
-            self._live[i] += batch.live_s
+        for i, batch in enumerate(every):
+            self._orders[i].next(batch)
+            own = np.array([other is batch for other in every])
+            if not own[:i].any():
+                self._steps += [(x.begin_ps, i, own) for x in batch.losses if x.kind == "clock"]
         return self._feed(every)
 
     def finish(self) -> EventTable:
         """End the streams and return the events that were still undecided."""
+        for order in self._orders:
+            order.over = True
         return self._feed([None] * len(self._groups))
 
     def _feed(self, batches: Sequence[TagBatch | None]) -> EventTable:
@@ -273,8 +246,17 @@ class EventFinder:
             self._horizons[s] = one[2]
         first = [self._matcher.decided(s) for s in range(len(times))]
         found, numbers = self._matcher.feed(times, self._horizons)
-        channels = np.empty(found.shape, np.int16)
+        channels, delays = np.empty(found.shape, np.int16), np.empty(found.shape, np.int64)
         for s, names in enumerate(self._names):
             which = self._which[s].take(self._matcher.decided(s) - first[s])
-            channels[:, s] = names[which[numbers[:, s] - first[s]]]
-        return EventTable(found, channels, numbers)
+            which = which[numbers[:, s] - first[s]]
+            channels[:, s], delays[:, s] = names[which], self._delays[s][which]
+        if not self._steps:
+            return EventTable(found, channels, numbers)
+        apart = np.zeros(len(found), np.bool_)
+        for step, s, own in self._steps:
+            after = found + np.where(own, delays, delays[:, s, None]) >= step
+            apart |= after.any(axis=1) & ~after.all(axis=1)
+        earliest = min(self._horizons) - self._matcher.reach + min(d.min() for d in self._delays)
+        self._steps = [step for step in self._steps if step[0] > earliest]
+        return EventTable(found[~apart], channels[~apart], numbers[~apart])

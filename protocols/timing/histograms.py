@@ -2,7 +2,8 @@
 
 Bin k holds [k bin, (k + 1) bin) after the start. Negative times are seen by giving the start a
 delay. Nothing is counted through a loss: starts before it are forgotten, so a start whose range
-meets a loss, or the end of the stream, counts only what came until then.
+meets a loss, or the end of the stream, counts only what came until then. To look while the stream
+goes on there is ``so_far``.
 
 The names are those of Swabian's software where they mean the same, with bins in ps and without
 the tagger; what differs is said.
@@ -17,7 +18,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ...instruments import TagBatch, TimesPs
+from ._order import InOrder
 from ._pieces import CutLine, Ready
+from ._streams import whole
 
 __all__ = [
     "Histogram",
@@ -112,20 +115,29 @@ class _AfterStarts:
             start_channel,
             click_channel,
         ]  # fmt: skip
-        self._line = CutLine(channels, _known(delays_ps, channels))
+        self._line = CutLine(channels, delays_ps or {})
         self._bin = bin_ps
         self._counts = np.zeros(bins, np.int64)
         self._clicks = [0, 0]
-        self._live_s = 0.0
+        self._order = InOrder(self)
 
     def add(self, batch: TagBatch) -> None:
-        """Take the next batch."""
-        self._live_s += batch.live_s
+        """Take the next batch.
+
+        Raises:
+            ValueError: for one that does not follow on the last; after the end.
+        """
+        self._order.next(batch)
         self._feed(batch)
 
     def finish(self) -> HistogramCounts:
         """End the stream and return the result."""
         self._feed(None)
+        self._order.over = True
+        return self.so_far()
+
+    def so_far(self) -> HistogramCounts:
+        """Return what is counted so far, without what still waits; the stream goes on."""
         starts, clicks = self._clicks
         return HistogramCounts(
             _centres(self._bin, self._counts.size),
@@ -133,7 +145,7 @@ class _AfterStarts:
             self._bin,
             starts,
             starts if self._same else clicks,
-            self._live_s,
+            self._order.live_s,
         )
 
     def _feed(self, batch: TagBatch | None) -> None:
@@ -266,7 +278,7 @@ class Histogram2D:
         _check_bins(bin_2_ps, bins_2)
         _check_bins(1, bins_1 * bins_2)
         channels = [start_channel, stop_channel_1, stop_channel_2]
-        self._line = CutLine(channels, _known(delays_ps, channels))
+        self._line = CutLine(channels, delays_ps or {})
         self._bins = bin_1_ps, bin_2_ps
         self._counts = np.zeros((bins_1, bins_2), np.int64)
         self._every = every
@@ -274,22 +286,31 @@ class Histogram2D:
         self._held: list[TimesPs] = []  # starts and both stops
         self._forget()
         self._starts = 0
-        self._live_s = 0.0
+        self._order = InOrder(self)
 
     def add(self, batch: TagBatch) -> None:
-        """Take the next batch."""
-        self._live_s += batch.live_s
+        """Take the next batch.
+
+        Raises:
+            ValueError: for one that does not follow on the last; after the end.
+        """
+        self._order.next(batch)
         self._feed(batch)
 
     def finish(self) -> HistogramCounts2D:
         """End the stream and return the result."""
         self._feed(None)
+        self._order.over = True
+        return self.so_far()
+
+    def so_far(self) -> HistogramCounts2D:
+        """Return what is counted so far, without what still waits; the stream goes on."""
         return HistogramCounts2D(
             _centres(self._bins[0], self._counts.shape[0]),
             _centres(self._bins[1], self._counts.shape[1]),
             self._counts.copy(),
             self._starts,
-            self._live_s,
+            self._order.live_s,
         )
 
     def _feed(self, batch: TagBatch | None) -> None:
@@ -350,11 +371,12 @@ class PhaseHistogram:
         periods: int = 1,
         delays_ps: Mapping[int, int] | None = None,
     ) -> None:
+        whole("a number of periods", periods)
         if not 0 < period_ps < 1e15 or periods < 1 or period_ps * periods >= 1e15:
             raise ValueError(f"a sync every {periods} x {period_ps} ps is not between 0 and 1000 s")
         _check_bins(1, bins * max(len(click_channels), 1))
         channels = [sync_channel, *click_channels]
-        self._line = CutLine(channels, _known(delays_ps, channels))
+        self._line = CutLine(channels, delays_ps or {})
         self._channels = tuple(click_channels)
         self._period = float(period_ps)
         self._longest = (periods + 0.5) * self._period
@@ -362,16 +384,25 @@ class PhaseHistogram:
         self._unsynced = np.zeros(len(self._channels), np.int64)
         self._synced, self._last = False, 0
         self._syncs = 0
-        self._live_s = 0.0
+        self._order = InOrder(self)
 
     def add(self, batch: TagBatch) -> None:
-        """Take the next batch."""
-        self._live_s += batch.live_s
+        """Take the next batch.
+
+        Raises:
+            ValueError: for one that does not follow on the last; after the end.
+        """
+        self._order.next(batch)
         self._feed(batch)
 
     def finish(self) -> PhaseCounts:
         """End the stream and return the result."""
         self._feed(None)
+        self._order.over = True
+        return self.so_far()
+
+    def so_far(self) -> PhaseCounts:
+        """Return what is counted so far, without what still waits; the stream goes on."""
         bins = self._counts.shape[1]
         return PhaseCounts(
             _centres(self._period / bins, bins),
@@ -380,7 +411,7 @@ class PhaseHistogram:
             self._unsynced.copy(),
             self._period,
             self._syncs,
-            self._live_s,
+            self._order.live_s,
         )
 
     def _feed(self, batch: TagBatch | None) -> None:
@@ -403,19 +434,13 @@ class PhaseHistogram:
 
 
 def _check_bins(bin_ps: int, bins: int) -> None:
+    whole("a bin", bin_ps), whole("a number of bins", bins)
     if not (bin_ps >= 1 and bins >= 1):
         raise ValueError(f"{bins} bins of {bin_ps} ps hold nothing")
     if bins > 10_000_000:
         raise ValueError("more than 10 million bins: take wider bins or a narrower range")
     if bin_ps * bins >= 1 << 60:
         raise ValueError(f"{bins} bins of {bin_ps} ps are longer than any recording")
-
-
-def _known(delays_ps: Mapping[int, int] | None, channels: Sequence[int]) -> Mapping[int, int]:
-    delays = dict(delays_ps or {})
-    if not set(delays) <= set(channels):
-        raise ValueError(f"delays of channels {sorted(set(delays) - set(channels))}, not used here")
-    return delays
 
 
 def _centres(bin_ps: float, bins: int) -> Floats:

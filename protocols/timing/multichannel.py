@@ -18,7 +18,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ...instruments import TagBatch
+from ._order import InOrder
 from ._pieces import CutLine, Ready, half_of
+from ._streams import check_named
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -74,9 +76,20 @@ class FoldCounts:
         """Mean count of a pair or n-fold at the wrong delays, nan where none was asked for.
 
         Only wrong delays that move these channels against each other are taken.
+
+        Raises:
+            ValueError: where they tear the n-fold apart in different ways, as
+                ``{2: 10_000}`` and ``{3: 10_000}`` do: one counts what pairs in 1 and 3 have with
+                2, the other what pairs in 1 and 2 have with 3, and a mean of the two is of nothing.
         """
         counts = self._of(channels, self.shifted_pairs, self.shifted_counts)
-        apart = [len({shift.get(c, 0) for c in channels}) > 1 for shift in self.shifts]
+        ways = [_together(channels, shift) for shift in self.shifts]
+        apart = [len(way) > 1 for way in ways]
+        if len({way for way in ways if len(way) > 1}) > 1:
+            raise ValueError(
+                f"the shifts tear the {len(channels)}-fold of {list(channels)} apart in different"
+                " ways: take shifted_counts, one by one"
+            )
         return float(counts[apart].mean()) if any(apart) else math.nan
 
     def plot(self, ax: Axes | None = None, *, log: bool = False) -> Axes:
@@ -109,12 +122,21 @@ class FoldCounts:
         return self.channels.index(channel)
 
 
+def _together(channels: Sequence[int], shift: Mapping[int, int]) -> frozenset[frozenset[int]]:
+    """The sets of channels that a shift does not move against each other."""
+    return frozenset(
+        frozenset(c for c in channels if shift.get(c, 0) == by)
+        for by in {shift.get(c, 0) for c in channels}
+    )
+
+
 class FoldCounter:
     """Counts all pairs of a tagger's channels and any n-folds, in one pass.
 
     What is an n-fold is said at the top of this module. The result does not depend on how the
     stream was cut into batches. Clicks inside losses do not count; an n-fold with a loss between
-    its clicks does, all of them having been seen, as in :class:`CoincidenceCounter`.
+    its clicks does, all of them having been seen, unless the clock stepped there (a loss of kind
+    ``clock``), as in :class:`CoincidenceCounter`.
 
     Cost: some 12 ns per tag whatever the number of pairs, and as much again per wrong delay; a
     click with others in its window costs 1 ns more per channel and, where they are of enough
@@ -158,8 +180,7 @@ class FoldCounter:
         self._shifts = tuple(dict(shift) for shift in shifts_ps)
         delays = dict(delays_ps or {})
         for named in (delays, *self._shifts):
-            if not set(named) <= known:
-                raise ValueError(f"delays of channels {sorted(set(named) - known)}, not counted")
+            check_named(named, known)
         self._passes = [
             _Pass(
                 self._channels,
@@ -169,15 +190,16 @@ class FoldCounter:
             )
             for shift in ({}, *self._shifts)
         ]
-        self._live_s = 0.0
+        self._order = InOrder(self)
 
     def add(self, batch: TagBatch) -> None:
         """Take the next batch.
 
         Raises:
-            ValueError: where one click completes more than 4e9 n-folds: the window is too wide.
+            ValueError: where one click completes more than 4e9 n-folds: the window is too wide; for
+                a batch that does not follow on the last; after the end.
         """
-        self._live_s += batch.live_s
+        self._order.next(batch)
         for one in self._passes:
             one.feed(batch)
 
@@ -185,6 +207,11 @@ class FoldCounter:
         """End the stream and return the result."""
         for one in self._passes:
             one.feed(None)
+        self._order.over = True
+        return self.so_far()
+
+    def so_far(self) -> FoldCounts:
+        """Return what is counted so far, without what still waits; the stream goes on."""
         here, *beside = self._passes
         n, folds = len(self._channels), len(self._folds)
         return FoldCounts(
@@ -197,7 +224,7 @@ class FoldCounter:
             self._shifts,
             np.array([one.symmetric for one in beside], np.int64).reshape(len(beside), n, n),
             np.array([one.folds for one in beside], np.int64).reshape(len(beside), folds),
-            self._live_s,
+            self._order.live_s,
         )
 
 
@@ -223,7 +250,7 @@ class _Pass:
         self._pairs = np.zeros((len(channels), len(channels)), np.int64)
         self.singles = np.zeros(len(channels), np.int64)
         self.folds = np.zeros(len(rows), np.int64)
-        self._line = CutLine(channels, delays, through=True)
+        self._line = CutLine(channels, delays, at="clock")
         self._forget()
 
     def _forget(self) -> None:
@@ -238,10 +265,10 @@ class _Pass:
         return pairs
 
     def feed(self, batch: TagBatch | None) -> None:
-        for ready, _ in self._line.feed(batch):
+        for ready, last in self._line.feed(batch):
             self._count(ready)
-        if batch is None:
-            self._forget()
+            if last:
+                self._forget()
 
     def _count(self, ready: Ready) -> None:
         from . import _kernels_many

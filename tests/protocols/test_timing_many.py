@@ -140,8 +140,16 @@ def test_folds_example() -> None:
     assert got.rate_hz(1, 2, 3) == pytest.approx(1e10)
     # 1 sought 40 later meets nothing, 3 sought 50 later meets nothing; moving all tells nothing.
     assert got.shifted_counts.tolist() == [[0], [2], [0]]
-    assert got.accidentals(1, 2, 3) == 0
     assert got.accidentals(2, 3) == 0
+    # 1 with pairs of 2 and 3, and 3 with pairs of 1 and 2, are unlike things.
+    with pytest.raises(ValueError, match="apart in different ways: take shifted_counts"):
+        got.accidentals(1, 2, 3)
+    alike = timing.FoldCounter(
+        [1, 2, 3], 20, folds=[(3, 1, 2)], shifts_ps=[{1: 40}, {2: -3, 3: -3}, {2: 30, 3: 30}]
+    )
+    alike.add(batch(pairs, [(160, 261)]))
+    assert alike.so_far().shifted_counts.tolist() == [[0], [1], [0]]
+    assert alike.finish().accidentals(1, 2, 3) == pytest.approx(1 / 3)
     assert math.isnan(timing.FoldCounter([1], 20).finish().rate_hz(1))
     # 9 of half a window does not reach from 100 to 110.
     nine = timing.FoldCounter([1, 2, 3], 19, folds=[(1, 2, 3)])
@@ -364,18 +372,36 @@ def test_fourfolds_of_a_station_and_two_ends() -> None:
 
 
 def test_mistakes_are_told() -> None:
-    for window in (-1, 1 << 61, math.nan):
-        with pytest.raises(ValueError, match="full width"):
+    for window in (math.nan, 10.0, 10.5):
+        with pytest.raises(ValueError, match="window is a whole number"):
             timing.FoldCounter([1, 2], window)  # type: ignore[arg-type]
-        with pytest.raises(ValueError, match="full width"):
+        with pytest.raises(ValueError, match="window is a whole number"):
             timing.Matcher(2, window)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"a delay is a whole number, not 12\.7"):
+        timing.FoldCounter([1, 2], 10, delays_ps={1: 12.7})  # type: ignore[dict-item]
+    with pytest.raises(ValueError, match=r"a bin is a whole number, not 100\.0"):
+        timing.Histogram(1, 0, 1e2, 100)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="number of bins is a whole number"):
+        timing.StartStop(1, 0, 100, 1e2)  # type: ignore[arg-type]
+    assert timing.StartStop(1, 0, np.int64(100), 10).finish().delays_ps[0] == 50  # type: ignore[arg-type]
+    for window in (-1, 1 << 61):
+        with pytest.raises(ValueError, match="full width"):
+            timing.FoldCounter([1, 2], window)
+        with pytest.raises(ValueError, match="full width"):
+            timing.Matcher(2, window)
     with pytest.raises(ValueError, match="distinct channels"):
         timing.FoldCounter([1, 1], 10)
     for fold in ([1], [1, 1], [1, 7]):
         with pytest.raises(ValueError, match="a fold is of two or more"):
             timing.FoldCounter([1, 2], 10, folds=[fold])
-    with pytest.raises(ValueError, match=r"delays of channels \[9\]"):
-        timing.FoldCounter([1, 2], 10, delays_ps={9: 1})
+    for make in (
+        lambda: timing.FoldCounter([1, 2], 10, delays_ps={9: 1}),
+        lambda: timing.FoldCounter([1, 2], 10, shifts_ps=[{9: 1}]),
+        lambda: timing.Histogram(1, 2, delays_ps={9: 1}),
+        lambda: timing.EventFinder([[1], [2]], 10, delays_ps=[{9: 1}, {}]),
+    ):
+        with pytest.raises(ValueError, match=r"delays for channels \[9\]"):
+            make()
     got = timing.FoldCounter([1, 2, 3], 10).finish()
     with pytest.raises(ValueError, match="was not counted"):
         got.count(1, 2, 3)
@@ -462,7 +488,7 @@ def test_memory_does_not_grow_with_the_stream() -> None:
             operation.add(part)
         events.feed(part)
         held = folds._passes[0]
-        assert held._held.size + held._line._times.size < 5
+        assert held._held.size + held._line.waiting < 5
         assert histogram._starts.size < 5
         assert sum(x.size for x in two._held) < 10
         assert sum(x.size for x in events._matcher._waiting) < 10
@@ -488,3 +514,179 @@ def test_a_tagger_far_ahead_costs_no_more_than_its_clicks() -> None:
         found = finder.feed(empty, part)
         assert found.times_ps[:, 0].tolist() == (times + begin).tolist()
         assert found.indices[:, 0].tolist() == list(range(10 * k, 10 * k + 10))
+
+
+def each() -> list[Any]:
+    """Every operation of this kind, with a way to feed it."""
+    return [
+        timing.FoldCounter([1, 2], 10),
+        timing.StartStop(2, 1, 10, 10),
+        timing.Histogram(2, 1, 10, 10),
+        timing.Histogram2D(1, 2, 3, 10, 10, 10, 10),
+        timing.PhaseHistogram([1], 2, 10.0),
+        timing.Counter([1, 2], 10),
+        timing.EventFinder([[1], [2]], 10),
+    ]
+
+
+def test_batches_come_in_order_once_each_and_not_after_the_end() -> None:
+    one, two, three = split(batch([(5, 1), (108, 2)]), [100, 200])
+    for operation in each():
+        add = getattr(operation, "add", None) or operation.feed
+        add(two)
+        for wrong in (two, one):
+            with pytest.raises(ValueError, match="does not follow on the last, which ended at 200"):
+                add(wrong)
+        operation.finish()
+        with pytest.raises(
+            ValueError, match=f"^{type(operation).__name__} is finished: make a new"
+        ):
+            add(three)
+        missing = each()[[type(x) for x in each()].index(type(operation))]
+        add = getattr(missing, "add", None) or missing.feed
+        add(one)
+        with pytest.raises(ValueError, match="none may be left out"):
+            add(three)
+
+
+@given(pairs=streams, cut=cuts)
+@some
+def test_looking_ends_nothing(pairs: Clicks, cut: list[int]) -> None:
+    late = {1: 30}
+    for looked, other in zip(each()[:6], each()[:6], strict=True):
+        for part in split(batch(pairs), cut):
+            looked.add(part)
+            looked.so_far()
+            other.add(part)
+        assert repr(vars(looked.so_far()).keys()) == repr(vars(looked.finish()).keys())
+        a, b = vars(looked.finish()), vars(other.finish())
+        assert all(np.array_equal(a[name], b[name]) for name in a)
+    waits = timing.FoldCounter([1, 2], 10, delays_ps=late)
+    waits.add(batch([(299, 2)]))
+    assert (waits.so_far().count(2), waits.finish().count(2)) == (0, 1)
+
+
+def test_a_loss_without_length_at_the_edge_of_batches_cuts_in_either() -> None:
+    for kind in ("clock", "gap"):
+        loss = Loss(kind, 100, 100)
+        whole = TagBatch(np.array([90, 110]), np.array([1, 2], np.int16), 0, 200, losses=(loss,))
+        first, second = whole.split(100)
+        told_before = TagBatch(first.times_ps, first.channels, 0, 100, losses=(loss,))
+        told_after = TagBatch(second.times_ps, second.channels, 100, 200, losses=(loss,))
+        untold = TagBatch(second.times_ps, second.channels, 100, 200)
+        for parts in (
+            [whole],
+            [told_before, untold],
+            [first, told_after],
+            [told_before, told_after],
+        ):
+            for operation in (timing.StartStop(2, 1, 10, 10), timing.Histogram(2, 1, 10, 10)):
+                for part in parts:
+                    operation.add(part)
+                assert operation.finish().counts.sum() == 0
+            folds, events = timing.FoldCounter([1, 2], 40), timing.EventFinder([[1], [2]], 40)
+            found = 0
+            for part in parts:
+                folds.add(part)
+                found += len(events.feed(part))
+            found += len(events.finish())
+            assert folds.finish().count(1, 2) == found == (kind != "clock")
+
+
+@given(
+    pairs=streams,
+    lost=losses,
+    kinds=st.lists(st.sampled_from(("clock", "overflow")), min_size=3, max_size=3),
+    late=delays,
+    cut=cuts,
+    window=windows,
+)
+@some
+def test_nothing_is_counted_across_a_step_of_the_clock(
+    pairs: Clicks,
+    lost: Intervals,
+    kinds: list[str],
+    late: dict[int, int],
+    cut: list[int],
+    window: int,
+) -> None:
+    plain = batch(pairs)
+    gone = tuple(Loss(k, b, e) for k, (b, e) in zip(kinds, lost, strict=False))
+    whole = TagBatch(plain.times_ps, plain.channels, 0, END, losses=gone)
+    got = fed(timing.FoldCounter([1, 2, 3], window, folds=[(1, 2, 3)],
+                                 delays_ps=only(late, (1, 2, 3))), whole, cut)  # fmt: skip
+    steps = [x.begin_ps for x in gone if x.kind == "clock"]
+    of: dict[int, list[tuple[int, int]]] = {1: [], 2: [], 3: []}
+    for t, c in pairs:
+        if c in of and not any(x.begin_ps <= t < x.end_ps for x in gone):
+            of[c].append((t - late[c], sum(step <= t for step in steps)))
+    for channels in ((1, 2), (2, 3), (1, 2, 3)):
+        assert got.count(*channels) == sum(
+            2 * (max(some)[0] - min(some)[0]) <= window and len({k for _, k in some}) == 1
+            for some in itertools.product(*(of[c] for c in channels))
+        )
+    finder = timing.EventFinder([[1], [2]], window, delays_ps=[{1: late[1]}, {2: late[2]}])
+    tables = [finder.feed(part) for part in split(whole, cut)]
+    events = timing.EventTable.joined([*tables, finder.finish()])
+    matched = events_by_rule([sorted(t for t, _ in of[c]) for c in (1, 2)], window)
+    apart = [
+        sum(step <= a + late[1] for step in steps) != sum(step <= b + late[2] for step in steps)
+        for a, b in matched
+    ]
+    expected = [pair for pair, torn in zip(matched, apart, strict=True) if not torn]
+    assert events.times_ps.tolist() == expected
+
+
+def test_events_of_two_streams_are_not_counted_across_a_step_of_either() -> None:
+    loss = (Loss("clock", 1095, 1095),)
+    a = TagBatch(np.array([90, 200]), np.array([1, 1], np.int16), 0, 300)
+    b = TagBatch(np.array([1097, 1201]), np.array([2, 2], np.int16), 0, 1300, losses=loss)
+    finder = timing.EventFinder([[1], [2]], 40, delays_ps=[{}, {2: 1000}])
+    found = timing.EventTable.joined([finder.feed(a, b), finder.finish()])
+    assert found.times_ps.tolist() == [[200, 201]]
+    assert not finder._steps
+
+
+@pytest.mark.parametrize("per_batch", [1, 7, 300])
+def test_long_delays_wait_in_queues_and_give_the_same(per_batch: int) -> None:
+    rng = np.random.default_rng(8)
+    n, end = 9000, 900_000
+    times = np.sort(rng.integers(0, end, n))
+    whole = TagBatch(times, rng.integers(0, 5, n).astype(np.int16), 0, end)
+    late = {1: 0, 2: 400_000, 3: -1000, 4: 400_000}
+    parts = split(whole, times[per_batch * 3 :: per_batch * 3].tolist())
+    one, many = (timing.FoldCounter([1, 2, 3, 4], 300, delays_ps=late) for _ in range(2))
+    finder = timing.EventFinder(
+        [[1, 3], [2, 4]], 300, delays_ps=[{3: -1000}, {2: 400_000, 4: 400_000}]
+    )
+    other = timing.EventFinder(
+        [[1, 3], [2, 4]], 300, delays_ps=[{3: -1000}, {2: 400_000, 4: 400_000}]
+    )
+    one.add(whole)
+    tables = []
+    for part in parts:
+        many.add(part)
+        tables.append(finder.feed(part))
+        line = many._passes[0]._line
+        assert line._times.size <= 2048  # what is copied with each batch
+    assert line._lanes
+    assert many.finish().pairs.tolist() == one.finish().pairs.tolist()
+    expected = timing.EventTable.joined([other.feed(whole), other.finish()])
+    got = timing.EventTable.joined([*tables, finder.finish()])
+    assert got.times_ps.tolist() == expected.times_ps.tolist()
+    assert got.channels.tolist() == expected.channels.tolist()
+    assert got.indices.tolist() == expected.indices.tolist()
+
+
+def test_many_losses_in_a_batch_part_it_once() -> None:
+    # A piece per loss with clicks after it, not per loss.
+    losses = tuple(Loss("overflow", 10 * k, 10 * k + 5) for k in range(20_000))
+    times = np.arange(7, 200_000, 1000)
+    whole = TagBatch(times, np.ones(times.size, np.int16), 0, 200_000, losses=losses)
+    stops = timing.StartStop(1, None, 1000, 10)
+    assert len(list(stops._line._parts(whole))) <= times.size + 2
+    stops.add(whole)
+    got = stops.finish()
+    assert (got.clicks, got.counts.sum()) == (times.size, 0)
+    folds = timing.FoldCounter([1], 10)
+    assert len(list(folds._passes[0]._line._parts(whole))) == 1
