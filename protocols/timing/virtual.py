@@ -23,7 +23,8 @@ import numpy.typing as npt
 
 from ...instruments import Channels, Loss, TagBatch, TimesPs, concatenate
 from ._losses import Picked, check_channel, loss_intervals
-from ._streams import FOREVER
+from ._order import InOrder
+from ._streams import FOREVER, whole
 
 __all__ = [
     "Chain",
@@ -52,7 +53,7 @@ class VirtualChannel(ABC):
 
         Raises:
             ValueError: for a batch that does not follow on the last one, or with clicks on the
-                output channel.
+                output channel; after the end.
         """
 
     def through(self, batches: Iterable[TagBatch]) -> Iterator[TagBatch]:
@@ -84,25 +85,20 @@ class Chain(VirtualChannel):
         return _NOTHING if tail is None else tail
 
 
-class _Fed:
-    """What is known of the batches so far: whether there were any, their end, start and clock."""
+class _Fed(InOrder):
+    """Also start and clock of the batches so far."""
 
-    any = False
-    end_ps = 0
     start_unix_ns = 0
     clock_id = ""
 
-    def next(self, batch: TagBatch) -> bool:
-        """Take the next batch; return whether it is the first."""
-        first = not self.any
-        if not first and batch.begin_ps != self.end_ps:
-            raise ValueError(
-                f"batch at {batch.begin_ps} ps does not follow on the last, which ended at"
-                f" {self.end_ps} ps"
-            )
-        self.any, self.end_ps = True, batch.end_ps
+    @property
+    def any(self) -> bool:
+        return self.begin_ps is not None
+
+    def next(self, batch: TagBatch) -> None:
+        """Take the next batch."""
+        super().next(batch)
         self.start_unix_ns, self.clock_id = batch.start_unix_ns, batch.clock_id
-        return first
 
 
 class _Making(VirtualChannel):
@@ -121,7 +117,7 @@ class _Making(VirtualChannel):
         self._output = output
         self._replaced = output if output in channels else _NONE
         self._delay = delay_ps
-        self._fed = _Fed()
+        self._fed = _Fed(self)
         self._end = 0
         self._times, self._made = _NO_TIMES, _NO_TIMES
         self._channels: Channels = _NO_CHANNELS
@@ -142,10 +138,12 @@ class _Making(VirtualChannel):
     def feed(self, batch: TagBatch | None) -> TagBatch:
         """Take the next batch, None at the end; return the next batch of the new stream."""
         if batch is None:
+            self._fed.over = True
             return self._finish()
-        if not self._fed.any:
+        first = not self._fed.any
+        self._fed.next(batch)
+        if first:
             self._end = self._begin(batch)
-        first = self._fed.next(batch)
         if self._replaced == _NONE and bool(np.any(batch.channels == self._output)):
             raise ValueError(
                 f"channel {self._output} already has clicks in this stream: name another output"
@@ -205,7 +203,7 @@ class DelayedChannel(_Making):
     """
 
     def __init__(self, channel: int, delay_ps: int, output: int | None = None) -> None:
-        if abs(delay_ps) >= FOREVER:
+        if abs(whole("a delay", delay_ps)) >= FOREVER:
             raise ValueError(f"no recording is as long as a delay of {delay_ps} ps")
         super().__init__([channel], channel if output is None else output, delay_ps=delay_ps)
 
@@ -278,7 +276,7 @@ class CoincidenceChannel(_Making):
     ) -> None:
         if len(channels) < 2 or len(set(channels)) != len(channels):
             raise ValueError(f"a coincidence is of distinct channels, got {list(channels)}")
-        if window_ps < 0:
+        if whole("a window", window_ps) < 0:
             raise ValueError("the coincidence window is a full width and cannot be negative")
         if timestamp not in ("first", "last", "mean"):
             raise ValueError(f"a coincidence is at its first, last or mean time, not {timestamp!r}")
@@ -374,7 +372,7 @@ class EventDivider(_Making):
     """
 
     def __init__(self, channel: int, divisor: int, output: int | None = None) -> None:
-        if divisor < 1:
+        if whole("a divisor", divisor) < 1:
             raise ValueError(f"every {divisor}th click means nothing: take 1 or more")
         super().__init__([channel], channel if output is None else output)
         self._divisor = divisor
@@ -404,13 +402,13 @@ class DeadTime(VirtualChannel):
     """
 
     def __init__(self, dead_times_ps: Mapping[int, int], *, extended: bool = False) -> None:
-        if any(not 0 <= dead < FOREVER for dead in dead_times_ps.values()):
+        if any(not 0 <= whole("a dead time", dead) < FOREVER for dead in dead_times_ps.values()):
             raise ValueError(f"dead times are 0 ps or more, got {dict(dead_times_ps)}")
         self._picked = Picked(list(dead_times_ps))
         self._dead = np.array(list(dead_times_ps.values()), np.int64)
         self._extended = extended
         self._before = np.full(self._dead.size, np.iinfo(np.int64).min)
-        self._fed = _Fed()
+        self._fed = _Fed(self)
 
     def feed(self, batch: TagBatch | None) -> TagBatch:
         """Take the next batch, None at the end; return the next batch of the new stream."""
@@ -418,7 +416,7 @@ class DeadTime(VirtualChannel):
 
         if batch is None:
             fed = self._fed
-            end = fed.end_ps
+            fed.over, end = True, fed.end_ps
             return replace(
                 _NOTHING,
                 begin_ps=end,

@@ -87,16 +87,40 @@ def test_counts_over_time_in_any_split(
 
 def test_a_counter_may_be_looked_at_and_does_not_grow() -> None:
     counter = timing.Counter([1], 10, n_values=4)
-    assert counter.finish().counts.shape == (0, 1)
+    assert counter.so_far().counts.shape == (0, 1)
     for k in range(100):
         times = np.arange(k * 20, k * 20 + 20, 5)
         counter.add(TagBatch(times, np.ones(4, np.int16), k * 20, k * 20 + 20))
-        assert counter.finish().counts[-1].tolist() == [2]
+        assert counter.so_far().counts[-1].tolist() == [2]
     assert counter.finish().begin_ps == 1960
     assert len(counter._live) == 4
 
 
+def test_late_clicks_are_lost_clicks() -> None:
+    # They belong before the batch that tells of them; one that a split tells of twice counts once.
+    late, gone = Loss("late", 500, 1001, 7), Loss("gap", 1400, 1600, 2)
+    whole = TagBatch(np.array([1500]), np.array([1], np.int16), 1000, 2000, losses=(late, gone))
+    for at in ([], [1001], [1500], [1500, 1500, 1550], [1000, 1000]):
+        rates = timing.CountRates()
+        rates.add(TagBatch(np.zeros(0, np.int64), np.zeros(0, np.int16), 0, 1000))
+        for part in split(whole, at):
+            rates.add(part)
+        assert rates.lost == 9
+
+
+def test_rates_refuse_a_batch_twice() -> None:
+    rates = timing.CountRates()
+    rates.add(TagBatch(np.array([15]), np.array([1], np.int16), 0, 20))
+    for begin, end in ((0, 20), (30, 40)):
+        with pytest.raises(ValueError, match="does not follow on the last"):
+            rates.add(TagBatch(np.zeros(0, np.int64), np.zeros(0, np.int16), begin, end))
+    assert rates.counts == {1: 1}
+    assert rates.live_s == pytest.approx(20e-12)
+
+
 def test_mistakes() -> None:
+    with pytest.raises(ValueError, match="a bin is a whole number"):
+        timing.Counter([1], 10.0)  # type: ignore[arg-type]
     for channels, width, keep, said in (
         ([], 1, 1, "distinct channels"),
         ([1, 1], 1, 1, "distinct channels"),

@@ -310,7 +310,17 @@ def test_mistakes() -> None:
         with pytest.raises(ValueError, match=said):
             make()
     for make_one in MAKERS:
-        assert len(make_one().feed(None)) == 0
+        ended = make_one()
+        assert len(ended.feed(None)) == 0
+        with pytest.raises(ValueError, match="is finished: make a new one"):
+            ended.feed(batch([]))
+    for fraction in (
+        lambda: timing.DelayedChannel(1, 1e3),  # type: ignore[arg-type]
+        lambda: timing.CoincidenceChannel([1, 2], 1e3, OUT),  # type: ignore[arg-type]
+        lambda: timing.DeadTime({1: 5.5}),  # type: ignore[dict-item]
+    ):
+        with pytest.raises(ValueError, match="is a whole number"):
+            fraction()
 
 
 @pytest.mark.slow
