@@ -139,9 +139,7 @@ def concatenate(batches: Iterable[TagBatch]) -> TagBatch:
     for before, after in itertools.pairwise(parts):
         if after.begin_ps != before.end_ps:
             raise ValueError(f"batch at {after.begin_ps} ps does not follow {before.end_ps} ps")
-    losses: list[Loss] = []
-    for part in parts:
-        losses += [loss for loss in part.losses if loss not in losses]
+    losses = dict.fromkeys(loss for part in parts for loss in part.losses)
     return TagBatch(
         np.concatenate([p.times_ps for p in parts]),
         np.concatenate([p.channels for p in parts]),
@@ -157,8 +155,9 @@ def merge(*streams: Iterable[TagBatch]) -> Iterator[TagBatch]:
     """Join streams that ran at the same time into one, such as a file per channel of one tagger.
 
     Times must count from the same zero, by the same clock. Clicks at one time stand in the order
-    of the streams. Before a stream begins and after it ends it counts as without clicks; losses of
-    one are losses of the whole. Cost: some 20 ns per click; memory: a batch of each stream.
+    of the streams. Losses of one are losses of the whole, and so is the time before a stream begins
+    and after it ends (kind ``gap``): its clicks are not known there. A stream without any batch is
+    left out. Cost: some 20 ns per click; memory: a batch of each stream.
 
     Raises:
         ValueError: for streams of different starts or clocks, or batches that do not follow on
@@ -172,14 +171,19 @@ def merge(*streams: Iterable[TagBatch]) -> Iterator[TagBatch]:
         return
     start = _agreed("start", [batch.start_unix_ns for batch, _ in held])
     clock = _agreed("clock", [batch.clock_id for batch, _ in held])
-    begin = min(batch.begin_ps for batch, _ in held)
+    begin, streams_in_all = min(batch.begin_ps for batch, _ in held), len(held)
     while held:
         upto = min(batch.end_ps for batch, _ in held)
+        waiting = [batch.begin_ps for batch, _ in held if batch.begin_ps > begin]
+        if len(held) < streams_in_all:
+            waiting.append(upto)
+        gap = min(max(waiting, default=begin), upto)
         cuts = [
             (*batch.split(upto), source) if batch.end_ps > upto else (batch, None, source)
             for batch, source in held
         ]
-        yield _overlaid([part for part, _, _ in cuts], begin, upto, start, clock)
+        gone = (Loss("gap", begin, gap),) if gap > begin else ()
+        yield _overlaid([part for part, _, _ in cuts], begin, upto, start, clock, gone)
         begin = upto
         held = [
             (batch, source)
@@ -206,12 +210,14 @@ def _agreed(what: str, values: list[T]) -> T:
     return said[0] if said else values[0]
 
 
-def _overlaid(parts: list[TagBatch], begin: int, end: int, start: int, clock: str) -> TagBatch:
+def _overlaid(
+    parts: list[TagBatch], begin: int, end: int, start: int, clock: str, gone: tuple[Loss, ...]
+) -> TagBatch:
     filled = [part for part in parts if len(part)] or parts[:1]
     times = np.concatenate([part.times_ps for part in filled])
     channels = np.concatenate([part.channels for part in filled])
     if len(filled) > 1:
         order = np.argsort(times, kind="stable")  # quick, for it is made of sorted runs
         times, channels = times[order], channels[order]
-    losses = tuple(dict.fromkeys(loss for part in parts for loss in part.losses))
-    return TagBatch(times, channels, begin, end, start, clock, losses)
+    losses = dict.fromkeys((*gone, *(loss for part in parts for loss in part.losses)))
+    return TagBatch(times, channels, begin, end, start, clock, tuple(losses))

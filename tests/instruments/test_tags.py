@@ -154,12 +154,43 @@ def test_merged_streams_are_sorted_whatever_their_batches(
         min(w.begin_ps for w in wholes),
         max(w.end_ps for w in wholes),
     )
-    assert set(found.losses) == {loss for w in wholes for loss in w.losses}
+    assert set(found.losses) >= {loss for w in wholes for loss in w.losses}
+    # Where one of the streams is not there, or lost clicks, the whole did.
+    spans = [[(x.begin_ps, x.end_ps) for x in w.losses] for w in wholes]
+    spans += [[(-99, w.begin_ps), (w.end_ps, 999)] for w in wholes]
+    assert {t for x in found.losses for t in range(x.begin_ps, x.end_ps)} == {
+        t
+        for t in range(found.begin_ps, found.end_ps)
+        if any(begin <= t < end for one in spans for begin, end in one)
+    }
     live = TagBatch(
         times[:0], found.channels[:0], found.begin_ps, found.end_ps, 0, "", found.losses
     )
     assert sum(part.live_s for part in parts) == pytest.approx(live.live_s, abs=1e-18)
     assert (found.start_unix_ns, found.clock_id) == (1, "a")
+
+
+def test_rates_of_merged_streams_hold_where_all_were_there() -> None:
+    def steady(channel: int, begin: int, end: int) -> TagBatch:
+        times = np.arange(begin, end, 10)
+        return TagBatch(times, np.full(times.size, channel, np.int16), begin, end)
+
+    rates = CountRates()
+    for part in merge([steady(1, 0, 1000)], cut(steady(2, 100, 500), [200, 300]), []):
+        rates.add(part)
+    assert rates.live_s == pytest.approx(400e-12)
+    assert rates.rate_hz(1) == rates.rate_hz(2) == pytest.approx(1e11)
+
+
+def test_many_losses_join_in_no_time() -> None:
+    """Each is looked up, not compared with all before: 20 000 would take minutes."""
+    none = np.zeros(0, np.int64), np.zeros(0, np.int16)
+    losses = [Loss("overflow", 10 * k, 10 * k + 15) for k in range(20_000)]
+    parts = [
+        TagBatch(*none, 10 * k, 10 * k + 10, losses=tuple(losses[max(k - 1, 0) : k + 1]))
+        for k in range(20_000)
+    ]
+    assert concatenate(parts).losses == tuple(losses)
 
 
 def test_merge_reads_no_further_than_it_must() -> None:
