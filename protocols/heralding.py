@@ -23,7 +23,8 @@ from ..instruments import Loss, MemoryInfo, ProtocolError, TagBatch, TimesPs
 from . import timing
 from .estimates import Estimate
 from .timing import GateCounts
-from .timing._streams import DelayLine
+from .timing._order import InOrder
+from .timing._streams import DelayLine, check_named, whole
 
 __all__ = [
     "DecayFit",
@@ -166,7 +167,7 @@ class HeraldCounter:
     ) -> None:
         if not window_ps[0] < window_ps[1]:
             raise ValueError(f"the window {window_ps} is empty")
-        if gate_ps < 0 or mode_ps < 1:
+        if whole("a gate", gate_ps) < 0 or whole("a mode", mode_ps) < 1:
             raise ValueError(f"no gate of {gate_ps} ps in a mode of {mode_ps} ps")
         self._window, self._mode, self._half = window_ps, mode_ps, gate_ps // 2
         self._delays = dict(delays_ps)
@@ -186,27 +187,37 @@ class HeraldCounter:
         ]  # fmt: skip
         self._early, self._late = min(reaches), max(reaches)
         inputs = (layout.herald, layout.c, layout.d, layout.trigger)
+        check_named(layout.delays_ps, inputs)
         self._line = DelayLine(inputs, layout.delays_ps)
         shifts = [layout.delays_ps.get(i, 0) for i in inputs]
         self._spread = min(shifts), max(shifts)
         self._waiting: list[TimesPs] = [np.zeros(0, np.int64)] * len(inputs)
-        self._losses: list[Loss] = []
+        self._losses: dict[Loss, None] = {}  # a set in order
         modes = -(-(window_ps[1] - window_ps[0]) // mode_ps)
         self._by_mode = np.zeros((modes, 1 + len(self._delays)), np.int64)
         self._gates = {name: _Tally() for name in self._delays}
         self._beside = {name: _Tally() for name in self._delays}
         self._slots = dict.fromkeys(self._delays, 0)
         self._cycles = self._heralds = 0
-        self._live_s = 0.0
+        self._order = InOrder(self)
 
     def add(self, batch: TagBatch) -> None:
-        """Take the next batch."""
-        self._live_s += batch.live_s
-        self._losses += [loss for loss in batch.losses if loss not in self._losses]
+        """Take the next batch.
+
+        Raises:
+            ValueError: for one that does not follow on the last; after the end.
+        """
+        self._order.next(batch)
+        self._losses.update(dict.fromkeys(batch.losses))
         self._feed(batch)
 
     def finish(self) -> HeraldCounts:
         """End the stream and return the result; cycles that are not over do not count."""
+        self._order.over = True
+        return self.so_far()
+
+    def so_far(self) -> HeraldCounts:
+        """Return what is counted so far; the stream goes on."""
         return HeraldCounts(
             self._cycles,
             self._window,
@@ -218,7 +229,7 @@ class HeraldCounter:
             self._by_mode.copy(),
             self._left + self._bin * (np.arange(self._histogram.size, dtype=np.float64) + 0.5),
             self._histogram.copy(),
-            self._live_s,
+            self._order.live_s,
         )
 
     def _feed(self, batch: TagBatch) -> None:
@@ -240,7 +251,7 @@ class HeraldCounter:
             triggers[n:],
         ]
         oldest = keep + self._early + self._spread[0]
-        self._losses = [loss for loss in self._losses if loss.end_ps > oldest]
+        self._losses = {loss: None for loss in self._losses if loss.end_ps > oldest}
 
     def _count(self, heralds: TimesPs, c: TimesPs, d: TimesPs, triggers: TimesPs, n: int) -> None:
         """Count the cycles of the first ``n`` triggers."""

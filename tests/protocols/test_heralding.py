@@ -424,8 +424,25 @@ def test_memory_is_bounded() -> None:
     assert len(batch) > 400_000
 
 
+def test_batches_come_in_order_and_not_after_the_end() -> None:
+    first, rest = Bench().record(0.001, 1).split(300_000_000)
+    second, third = rest.split(600_000_000)
+    counting = small_counter()
+    counting.add(first)
+    with pytest.raises(ValueError, match="does not follow on the last"):
+        counting.add(third)
+    counting.add(second)
+    assert told(counting.so_far()) == told(counting.finish())
+    with pytest.raises(ValueError, match="HeraldCounter is finished: make a new one"):
+        counting.add(third)
+
+
 def test_settings_that_make_no_sense() -> None:
     of = layout(Bench())
+    with pytest.raises(ValueError, match="gate is a whole number"):
+        counter(of, gate_ps=10.5)
+    with pytest.raises(ValueError, match=r"delays for channels \[77\]"):
+        counter(replace(of, delays_ps={**of.delays_ps, 77: 5}))
     with pytest.raises(ValueError, match="is empty"):
         counter(of, window_ps=(5, 5))
     with pytest.raises(ValueError, match="no gate of"):
