@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from ...instruments import ProtocolError, TagBatch, TimesPs, concatenate
+from ..timing._streams import live
 from .parameters import Detectors
 from .randomness import Randomness
 
@@ -85,6 +86,10 @@ class Clicks:
     key: the detector that clicked may still be blind, and whoever knows or caused that click then
     knows the outcome (Weier et al., New J. Phys. 13, 073024 (2011)). It is matched all the same.
 
+    Clicks inside the tagger's losses are not used: of a damaged or overfull stretch neither times
+    nor channels can be trusted, and what else clicked is not known. For the same reason an event
+    within the dead time after a loss has no basis.
+
     Args:
         detectors: Meaning of the channels; clicks on other channels are ignored.
         calibration_ps: Length of the calibration segment.
@@ -94,7 +99,7 @@ class Clicks:
 
     Attributes:
         calibration: The calibration segment, once it is complete.
-        singles: Clicks by channel, of the whole recording.
+        singles: Clicks by channel, of the whole recording, outside losses.
         double_clicks: Number of them so far.
         blind_events: Number of events without a basis so far.
         losses: Intervals with lost clicks reported by the tagger.
@@ -128,6 +133,7 @@ class Clicks:
         self.blind_events = 0
         self.losses = 0
         self._last_loss = -(1 << 62)
+        self._loss_ends: set[int] = set()
 
     def add(self, batch: TagBatch) -> None:
         """Take the next batch of the recording.
@@ -150,6 +156,10 @@ class Clicks:
             if loss.begin_ps > self._last_loss:
                 self.losses += 1
                 self._last_loss = loss.begin_ps
+            self._loss_ends.add(loss.end_ps)
+        if batch.losses:
+            seen = live(batch)
+            batch = replace(batch, times_ps=batch.times_ps[seen], channels=batch.channels[seen])
         batch = batch.select(self._detectors.channels)
         for channel in self._detectors.channels:
             self.singles[channel] += int(np.count_nonzero(batch.channels == channel))
@@ -204,10 +214,22 @@ class Clicks:
         if heads.size:
             before = np.maximum(self._last, np.append(self._last, times[heads[1:] - 1]))
             blind = times[heads] < before + self._dead_time
+            blind |= self._after_loss(times[heads])
             bases[blind] = BLIND
             self.blind_events += int(np.count_nonzero(blind))
             self._last = max(self._last, int(times[end - 1]))
+        latest = min(self._delays.values()) - self._dead_time + self._released
+        self._loss_ends = {at for at in self._loss_ends if at > latest}
         return Events(times[heads], bases, bits, self._released)
+
+    def _after_loss(self, times: TimesPs) -> npt.NDArray[np.bool_]:
+        """Which events may lie within the dead time after a loss."""
+        if not (self._dead_time and self._loss_ends and self._delays):
+            return np.zeros(times.size, np.bool_)
+        ends = np.array(sorted(self._loss_ends), np.int64)
+        early, late = max(self._delays.values()), min(self._delays.values()) - self._dead_time
+        last = np.searchsorted(ends - early, times, side="right") - 1
+        return np.asarray((last >= 0) & (times < ends[last] - late))
 
     def _decide(self, outcomes: Bits, heads: Indices) -> tuple[Bits, Bits]:
         if not heads.size:

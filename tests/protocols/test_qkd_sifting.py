@@ -185,6 +185,39 @@ def test_losses_are_counted_once() -> None:
     assert stream.losses == 1
 
 
+@settings(max_examples=60, deadline=None)
+@given(
+    tags=clicks_at,
+    at=cuts,
+    dead_time=st.integers(0, 60),
+    lost=st.lists(st.tuples(st.integers(5, 400), st.integers(0, 60)), max_size=3),
+)
+def test_clicks_inside_losses_make_no_key_and_blind(
+    tags: list[tuple[int, int]], at: list[int], dead_time: int, lost: list[tuple[int, int]]
+) -> None:
+    losses = tuple(Loss("corrupt", begin, begin + length) for begin, length in lost)
+    seen = [(t, c) for t, c in tags if not any(x.begin_ps <= t < x.end_ps for x in losses)]
+    reference = clicks(dead_time_ps=dead_time)
+    reference.add(recording([t for t, _ in seen], [c for _, c in seen], 500))
+    without = reference.take(final=True)
+
+    whole = recording([t for t, _ in tags], [c for _, c in tags], 500)
+    whole = TagBatch(whole.times_ps, whole.channels, 0, 500, losses=losses)
+    stream = clicks(dead_time_ps=dead_time)
+    parts = []
+    for part in cut(whole, at):
+        stream.add(part)
+        parts.append(stream.take())
+    parts.append(stream.take(final=True))
+    times, bases, _ = joined(parts)
+    assert times == without.times_ps.tolist()
+    assert stream.singles == reference.singles
+    low, high = min(DELAYS.values()), max(DELAYS.values())
+    for t, basis, known in zip(times, bases, without.bases.tolist(), strict=True):
+        blind = dead_time and any(x.end_ps - high <= t < x.end_ps - low + dead_time for x in losses)
+        assert basis == (BLIND if blind else known)
+
+
 def test_batches_must_follow_and_be_sorted() -> None:
     stream = clicks()
     stream.add(recording([], [], 100))
