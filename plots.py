@@ -168,9 +168,12 @@ def plot_clock(
     frequencies: npt.NDArray[Any],
     jitters_ps: npt.NDArray[Any],
     *,
+    begin_s: float,
     title: str,
 ) -> None:
     """What became of a clock that is followed: frequency, offset and width of the peak over time.
+
+    Where it was not seen the lines are broken.
 
     Args:
         path: PNG to write.
@@ -178,8 +181,12 @@ def plot_clock(
         offsets_ps: Its offset, less a straight line.
         frequencies: By how much it runs fast.
         jitters_ps: Rms width of the coincidence peak.
+        begin_s: When the exchange began; before lies the calibration.
         title: What it is of.
     """
+    steps = np.diff(times_s)
+    gaps = 1 + np.flatnonzero(steps > 10 * np.median(steps)) if steps.size else []
+    times_s = np.insert(times_s, gaps, np.nan)
     figure, only = _figure(6.4, 5.2)
     only.remove()
     axes = [figure.add_subplot(3, 1, k) for k in (1, 2, 3)]
@@ -189,13 +196,22 @@ def plot_clock(
         ("frequency (ppm)", "offset less a line (ns)", "jitter, rms (ps)"),
         strict=True,
     ):
-        ax.plot(times_s, values, ".-", markersize=2, linewidth=0.8, color="C0")
+        ax.plot(
+            times_s,
+            np.insert(values, gaps, np.nan),
+            ".-",
+            markersize=2,
+            linewidth=0.8,
+            color="C0",
+        )
+        ax.axvspan(0, begin_s, color="0.93", lw=0)
         ax.spines[["top", "right"]].set_visible(False)
         ax.set_ylabel(label)
         ax.ticklabel_format(axis="y", useOffset=False)
     axes[-1].set_ylim(bottom=0)
-    axes[-1].set_xlabel("time (s)")
+    axes[-1].set_xlabel("time (s); the calibration in grey")
     axes[0].set_title(title)
+    figure.align_ylabels(axes)
     figure.savefig(path)
 
 

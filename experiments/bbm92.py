@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["EXPERIMENT", "BBM92File", "Exchange", "ExchangeFile", "KeyTerms", "check"]
 
 _STEP_S = 0.1
+_UNSEEN_S = 1.0  # its light fails: told before the recovery gives the clock up
 _OUTCOME = {"H": ("Z", 0), "V": ("Z", 1), "D": ("X", 0), "A": ("X", 1)}
 _LABELS = tuple(_OUTCOME)
 
@@ -254,7 +255,11 @@ class Exchange:
                 "QBER Z": _percent(seen.qber_z),
                 "QBER X": _percent(seen.qber_x),
                 "secret key": f"{seen.key_bits:,} bits",
-                **({} if clock is None else {"Bob's clock": _clock(clock)}),
+                **(
+                    {}
+                    if clock is None
+                    else {"Bob's clock": _clock(clock, self._file.calibration + elapsed_s)}
+                ),
             },
         )
 
@@ -400,6 +405,7 @@ class Exchange:
             plots.plot_clock(
                 folder / "clock.png",
                 *np.array(trace).T,
+                begin_s=self._file.calibration,
                 title=f"{name}: Bob's clock, by the coincidences alone",
             )
         history = self.alice.error_history
@@ -415,10 +421,14 @@ class Exchange:
             )
 
 
-def _clock(clock: Mapping[str, Any]) -> str:
+def _clock(clock: Mapping[str, Any], now_s: float | None = None) -> str:
     if clock["frequency"] is None:
         return "not found yet"
     state = "locked" if clock["locked"] else "not locked"
+    if now_s is not None and now_s - clock["at_s"] > _UNSEEN_S:
+        state = f"not seen for {now_s - clock['at_s']:.0f} s"
+    if clock["losses_of_lock"]:
+        state += f", lost for {clock['unlocked_s']:.1f} s in all"
     return f"{1e6 * clock['frequency']:+.4f} ppm, jitter {clock['jitter_ps']:.0f} ps, {state}"
 
 
