@@ -6,7 +6,9 @@ visibilities, and the key that follows: nothing is exchanged, nothing is tuned.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -53,6 +55,9 @@ class LinkFile(ExperimentFile):
     offset between the parties is looked for, which takes far fewer coincidences."""
     coincidence_window: Annotated[float, Unit("s"), Field(ge=1e-12, le=1e-6)] | None = None
     """Full width; 2.5 times the width of the coincidence peak unless given."""
+    pulse_period: Annotated[float, Unit("s"), Field(ge=1e-12, le=1e-3)] | None = None
+    """Of a pulsed source: accidentals are then counted whole periods away, where they are. Without
+    it the light is taken as continuous."""
     squash: bool = False
     """Squash: the clicks of a party within a window count once, with a random outcome where they
     differ, as BBM92 does; else all pairs of clicks count. It matters from some percent of pairs
@@ -81,6 +86,16 @@ def _run(file: LinkFile, run: Run) -> Result:
     link = _Link(file, run.name, run.open(), run.show)
     link.run()
     return Result(link.metrics(), link.draw)
+
+
+def wrong_delays(window_ps: int, fwhm_ps: float, period_ps: float | None) -> list[int]:
+    """Return where accidentals are counted: beyond the peak, and whole periods of pulses away."""
+    # even where the peak is much wider than the window
+    step: float = round(max(20 * window_ps, 5 * fwhm_ps))
+    if period_ps is not None:
+        step = math.ceil(step / period_ps) * period_ps
+    half = _WRONG_DELAYS // 2
+    return [round(k * step) for k in range(-half, half + 1) if k]
 
 
 class _Link:
@@ -163,17 +178,14 @@ class _Link:
                 dict.fromkeys(found.delays_a, first.delay_ps),
                 dict.fromkeys(found.delays_b, second.delay_ps),
             )
-        half = _WRONG_DELAYS // 2
+        period = None if file.pulse_period is None else file.pulse_period * 1e12
         counter = timing.CoincidenceCounter(
             list(self._inputs[0].values()),
             list(self._inputs[1].values()),
             window,
             delays_a=delays[0],
             delays_b=delays[1],
-            # beyond the peak, even where it is much wider than the window
-            shifts_ps=[
-                k * round(max(20 * window, 5 * found.fwhm_ps)) for k in range(-half, half + 1) if k
-            ],
+            shifts_ps=wrong_delays(window, found.fwhm_ps, period),
         )
         for a, b in self._record("counting", file.duration, self._singles):
             if self._squashers is not None:
@@ -246,6 +258,8 @@ class _Link:
                 batch, self._later[i] = whole.split(ends[i])
                 batch = batch.split(begins[i])[1]
                 self._reached[i] = max(self._reached[i], batch.end_ps)
+                if batch.end_ps < begins[i]:  # all of it came before
+                    batch = replace(batch, begin_ps=begins[i], end_ps=begins[i], losses=())
                 if rates is not None:
                     rates[i].add(batch)
                 batches.append(batch)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from bellbench.experiments import check_file, load_experiment, run_experiment, summary
+from bellbench.experiments.link_characterization import wrong_delays
 from bellbench.protocols.qkd.link_model import Arm, CwLink
 from rich.console import Console
 
@@ -84,3 +85,11 @@ def test_any_two_parties_make_a_link_and_nobody_makes_one_alone(tmp_path: Path) 
     assert "names 'chloe' twice; a link has two ends" in str(check_file(file)[0])
     file.write_text(text + "duration: 1 s\nparties: [chloe, dan]\n", encoding="utf-8")
     assert "valid: alice, bob, chloe, dave" in str(check_file(file)[0])
+
+
+def test_accidentals_of_pulses_are_counted_whole_periods_away() -> None:
+    assert wrong_delays(1000, 300.0, None) == [20_000 * k for k in range(-10, 11) if k]
+    assert wrong_delays(1000, 8000.0, None)[10] == 40_000
+    period = 13_157.9
+    got = wrong_delays(1000, 300.0, period)
+    assert got == [round(2 * k * period) for k in range(-10, 11) if k]
