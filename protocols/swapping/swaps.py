@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...instruments import TagBatch, TimesPs
-from ..timing._live import LiveTime, both, overlap_ps
+from ..timing._live import LiveTime, both
 from ..timing._streams import DelayLine, finished, whole
 
 __all__ = ["BELL_LABELS", "DETECTORS", "OUTCOMES", "Gate", "SwapCounter", "SwapCounts"]
@@ -207,17 +207,18 @@ class SwapCounter:
             self._station.unclear,
             self._lost,
             self._outside,
-            self._live_ps() * 1e-12,
+            self._live_s(),
         )
 
-    def _live_ps(self) -> int:
+    def _live_s(self) -> float:
         spans = []
         for live, (first, last) in zip(self._live, self._margins, strict=True):
             begins, ends = live.spans
             begins, ends = begins + first, ends - last
             some = ends > begins
             spans.append((begins[some], ends[some]))
-        return overlap_ps(both(spans[0], spans[1]), spans[2])
+        begins, ends = both(both(spans[0], spans[1]), spans[2])
+        return int((ends - begins).sum()) * 1e-12
 
     def _feed(self, station: TagBatch, alice: TagBatch, bob: TagBatch) -> None:
         for end, batch in zip(self._ends, (alice, bob), strict=True):

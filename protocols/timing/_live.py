@@ -12,6 +12,7 @@ import numpy.typing as npt
 from ...instruments import TagBatch, TimesPs
 
 _NODES = 513  # delays at which the live time is worked out; straight lines join more
+_AT_ONCE = 1 << 18  # stretches of live time times delays
 
 Floats = npt.NDArray[np.float64]
 Spans = tuple[TimesPs, TimesPs]  # begins and ends, sorted, apart from each other
@@ -52,6 +53,9 @@ class LiveTime:
         """Where clicks before are not compared with clicks after."""
         return np.unique(np.array(self._steps, np.int64))
 
+    def __len__(self) -> int:
+        return len(self._begins)
+
     @property
     def total_s(self) -> float:
         return (sum(self._ends) - sum(self._begins)) * 1e-12
@@ -78,20 +82,23 @@ class JointLive:
 
     def at_s(self, delay_ps: int, taus_ps: Sequence[int] = (0,)) -> Floats:
         """Return for how long pairs of these differences could be seen, s (n,)."""
-        total = np.zeros(len(taus_ps), np.int64)
+        total, later = np.zeros(len(taus_ps), np.int64), delay_ps + np.array(taus_ps, np.int64)
         for a, b in self._parts(delay_ps):
-            total += [overlap_ps(a, b, delay_ps + tau) for tau in taus_ps]
+            few = max(1, _AT_ONCE // max(1, a[0].size))
+            for i in range(0, later.size, few):
+                total[i : i + few] += overlap_ps(a, b, later[i : i + few])
         return np.asarray(total * 1e-12, np.float64)
 
     def along_s(self, delay_ps: int, left_ps: int, bin_ps: int, bins: int) -> Floats:
         """Return the same at the middles of equal bins, s (bins,).
 
-        Exact where there are few bins, else on straight lines between delays that are.
+        Exact where bins and losses are few, else on straight lines between delays that are.
         """
         middles = left_ps + bin_ps // 2 + bin_ps * np.arange(bins, dtype=np.int64)
-        if bins <= _NODES:
+        most = max(33, min(_NODES, 4 * _AT_ONCE // (len(self.a) + len(self.b) + 1)))
+        if bins <= most:
             return self.at_s(delay_ps, middles.tolist())
-        nodes = middles[np.linspace(0, bins - 1, _NODES).astype(np.int64)]
+        nodes = middles[np.linspace(0, bins - 1, most).astype(np.int64)]
         return np.interp(middles, nodes, self.at_s(delay_ps, nodes.tolist()))
 
     def over_s2(self, delay_ps: int, edges_ps: TimesPs) -> Floats:
@@ -125,11 +132,12 @@ def clock_steps(batch: TagBatch) -> list[int]:
     return [loss.begin_ps for loss in batch.losses if loss.kind == "clock"]
 
 
-def overlap_ps(a: Spans, b: Spans, later_ps: int = 0) -> int:
-    """Return for how long ``a`` was live with ``b`` live so much later."""
+def overlap_ps(a: Spans, b: Spans, later_ps: TimesPs) -> TimesPs:
+    """Return for how long ``a`` was live with ``b`` live so much later, each (n,)."""
     if not (a[0].size and b[0].size):
-        return 0
-    return int((_until(b, a[1] + later_ps) - _until(b, a[0] + later_ps)).sum())
+        return np.zeros(later_ps.size, np.int64)
+    later = later_ps[:, None]
+    return np.asarray((_until(b, a[1] + later) - _until(b, a[0] + later)).sum(axis=1), np.int64)
 
 
 def both(a: Spans, b: Spans) -> Spans:
@@ -180,7 +188,8 @@ def _integral(a: Spans, b: Spans, edges: TimesPs) -> Floats:
     found = np.empty(edges.size - 1)
     for i, (first, last) in enumerate(zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True)):
         if last - first < 1e-4 * (at[-1] - at[0]):
-            found[i] = overlap_ps(a, b, (first + last) // 2) * (last - first)
+            middle = np.array([(first + last) // 2])
+            found[i] = overlap_ps(a, b, middle)[0] * (last - first)
         else:
             found[i] = (until(a[1] + last) - until(a[1] + first)) - (
                 until(a[0] + last) - until(a[0] + first)
