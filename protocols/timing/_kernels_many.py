@@ -63,6 +63,36 @@ def arrange(
 
 
 @_compiled
+def deal_lanes(
+    times: Int64, which: Int16, lanes: Int64, out: Int64, out_which: Int16, sizes: Int64
+) -> None:
+    """Put each click behind the others of its lane, the row ``lanes[which]`` of ``out``."""
+    for i in range(times.size):
+        lane = lanes[which[i]]
+        n = sizes[lane]
+        out[lane, n] = times[i]
+        out_which[lane, n] = which[i]
+        sizes[lane] = n + 1
+
+
+@_compiled
+def merge_lanes(
+    times: Int64, which: Int16, begins: Int64, ends: Int64, out: Int64, out_which: Int16
+) -> None:
+    """Merge sorted ``times[begins[k]:ends[k]]``; of equal times the first lane goes first."""
+    heads = begins.copy()
+    lanes = heads.size
+    for n in range(out.size):
+        first = -1
+        for k in range(lanes):
+            if heads[k] < ends[k] and (first < 0 or times[heads[k]] < times[heads[first]]):
+                first = k
+        out[n] = times[heads[first]]
+        out_which[n] = which[heads[first]]
+        heads[first] += 1
+
+
+@_compiled
 def count_folds(
     held: Int64,
     held_which: Int16,

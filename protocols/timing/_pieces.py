@@ -195,17 +195,28 @@ class CutLine:
 
     def _put(self, times: TimesPs, which: Indices) -> None:
         """Let clicks wait with those of their delay."""
-        known = which < self._shifts.size - 1
-        shifts = self._shifts[which]
-        for shift, of_times, of_which in self._lanes:
-            here = known & (shifts == shift)
-            of_times.put(times[here])
-            of_which.put(which[here])
+        from . import _kernels_many
+
+        lanes = np.searchsorted([shift for shift, _, _ in self._lanes], self._shifts)
+        lanes[-1] = len(self._lanes)  # channels not asked for
+        out = np.empty((len(self._lanes) + 1, times.size), np.int64)
+        out_which = np.empty(out.shape, np.int16)
+        sizes = np.zeros(len(out), np.int64)
+        _kernels_many.deal_lanes(times, which, lanes, out, out_which, sizes)
+        for k, (_, of_times, of_which) in enumerate(self._lanes):
+            of_times.put(out[k, : sizes[k]].copy())
+            of_which.put(out_which[k, : sizes[k]].copy())
 
     def _merged(self, watermark: int) -> tuple[TimesPs, Indices]:
         """Take what is earlier than the watermark, in order."""
+        from . import _kernels_many
+
         times = [of_times.before(watermark) for _, of_times, _ in self._lanes]
         which = [lane[2].take(some.size) for lane, some in zip(self._lanes, times, strict=True)]
-        ready, of = np.concatenate(times), np.concatenate(which)
-        order = np.argsort(ready, kind="stable")  # quick, for it is made of sorted runs
-        return ready[order], of[order]
+        ends = np.cumsum([some.size for some in times])
+        begins = ends - [some.size for some in times]
+        out, out_which = np.empty(ends[-1], np.int64), np.empty(ends[-1], np.int16)
+        _kernels_many.merge_lanes(
+            np.concatenate(times), np.concatenate(which), begins, ends, out, out_which
+        )
+        return out, out_which
