@@ -81,6 +81,9 @@ FindDelays = Callable[[TagBatch, TagBatch], tuple[Mapping[int, int], Mapping[int
 #: Stretches in which revealed bits are counted, in ps.
 _STRETCH = 10**11
 
+#: Announced events that may wait for Alice's clicks, or for a clock: some 0.6 GB.
+_WAITING = 1 << 25
+
 _UNVERIFIED = "verification failed: the corrected blocks differ"
 
 
@@ -306,6 +309,9 @@ class _Party:
             action()
         except ProtocolError as error:
             self._abort(str(error))
+        except (ValueError, IndexError, OverflowError) as error:
+            # Own clicks were checked when they came, so it is what the peer said.
+            self._abort(f"what {self.peer} sent cannot be used: {error}")
 
     def _take(self, envelope: object) -> None:
         if not isinstance(envelope, msg.Envelope):
@@ -536,6 +542,7 @@ class Alice(_Party):
         self._sifter = Sifter(parameters.window_ps, match)
         self._calibration: msg.Calibration | None = None
         self._announced = 0
+        self._decided = 0
         self._peer_final = False
         # Revealed bits, bases, times that Bob has not answered yet: monitored ones, the sample.
         self._awaited: deque[tuple[Bits, Bits, Indices]] = deque()
@@ -574,6 +581,11 @@ class Alice(_Party):
                 self._expect(self.phase is Phase.SIFTING and not self._peer_final, "events")
                 self._expect(message.first == self._announced, "events out of order")
                 self._announced += message.times_ps.size
+                if self._announced - self._decided > _WAITING:
+                    raise ProtocolError(
+                        f"more than {_WAITING:,} events announced by bob wait to be decided:"
+                        " he is too far ahead, or his clock was not found"
+                    )
                 self._peer_final = message.final
                 self._dating.add_peer(message.times_ps, message.bases, message.horizon_ps)
                 self._sift()
@@ -642,12 +654,11 @@ class Alice(_Party):
         self._calibration = None
         if line is not None:
             delays[1] = {c: delay + line.offset_ps for c, delay in delays[1].items()}
-            self._dating = Dating(
-                line,
-                _as_events(mine, self.detectors, delays[0], 0),
-                # announced times are rounded to the grid, down by half a step at most
-                _as_events(told, calibration.detectors, delays[1], self.parameters.resolution_ps),
-            )
+        # His first horizon may lie a window before the end of the segment, rounded to the grid.
+        guard = self.parameters.window_ps + self.parameters.resolution_ps
+        peer = _as_events(told, calibration.detectors, delays[1], guard)
+        own = _as_events(mine, self.detectors, delays[0], 0)
+        self._dating = Dating(line, own, peer, peer.end_ps)
         self._post(
             msg.Delays(
                 np.array(calibration.detectors.channels, dtype=np.int16),
@@ -663,6 +674,7 @@ class Alice(_Party):
         pairs = self._sifter.take(final=final)
         if pairs is None:
             return
+        self._decided = pairs.upto
         n = pairs.kept.size
         fraction = np.uint64(int(self.parameters.monitor_fraction * 2**64))
         reveal = self._randomness.words("monitor", self._sifted, n) < fraction
@@ -771,6 +783,7 @@ class Bob(_Party):
         self._announced = 0
         self._decided = 0
         self._final_sent = False
+        self._horizon = -(1 << 62)
         # Announced events that Alice has not decided yet, with their outcomes.
         self._pending = no_events(0)
         self._corrector: Corrector | None = None
@@ -797,6 +810,9 @@ class Bob(_Party):
         events = self._clicks.take(final=self._finished)
         times = self._rounded(events.times_ps)
         horizon = int(self._rounded(np.array([events.horizon_ps], dtype=np.int64))[0])
+        # Rounded, the last event may lie on the horizon; the next is more than a window later.
+        horizon = max(horizon, self._horizon, int(times[-1]) + 1 if times.size else horizon)
+        self._horizon = horizon
         self._final_sent = self._finished
         self._pending = join(self._pending, Events(times, events.bases, events.bits, horizon))
         self._post(msg.Announcement(self._announced, times, events.bases, horizon, self._finished))

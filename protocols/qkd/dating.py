@@ -6,6 +6,7 @@ whatever their bases and outcomes.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -58,9 +59,11 @@ class Dating:
         line: The peer's clock as found in the calibration; None where both parties share one.
         own: Own times of the calibration segment, corrected for the delays.
         peer: The peer's, likewise; their ends are where the events begin.
+        horizon_ps: No event is announced before this.
 
     Attributes:
         undated: Events that could not be dated, so far.
+        losses_of_lock: How often the clock was lost, so far.
         locked_s: Time in which events could be dated, s.
         unlocked_s: Time in which they could not.
     """
@@ -70,15 +73,18 @@ class Dating:
         line: ClockLine | None = None,
         own: TagBatch | None = None,
         peer: TagBatch | None = None,
+        horizon_ps: int = -(1 << 62),
     ) -> None:
         self._line = line
         self._recovery: ClockRecovery | None = None
-        self._waiting = no_events(-(1 << 62))
+        self._waiting = no_events(horizon_ps)
         self._first = 0  # number of the first event that waits
         self._ends = [0, 0]  # of what was given to the recovery
         self._begin = self._watermark = self._horizon = -(1 << 62)
         self._over = False
+        self._seen: ClockState | None = None
         self.undated = 0
+        self.losses_of_lock = 0
         self.locked_s = 0.0
         self.unlocked_s = 0.0
         if line is None or own is None or peer is None:
@@ -144,8 +150,11 @@ class Dating:
         moved = recovery.to_a(times[known])
         # Straight lines between whole ps may differ by one where they meet.
         moved = np.maximum.accumulate(np.maximum(moved, self._horizon))
-        # What lies a search behind the watermark will not be dated any more.
-        upto = int(np.searchsorted(times, self._watermark - 2 * _SEARCH_PS))
+        # What lies a search behind the watermark, by the clock as last known, will not be dated
+        # any more.
+        offset = recovery.state.offset_ps
+        behind = 2 * _SEARCH_PS - (min(0, math.floor(offset)) if math.isfinite(offset) else 0)
+        upto = int(np.searchsorted(times, self._watermark - behind))
         upto = times.size if final else max(upto, int(known[-1]) + 1 if known.size else 0)
         return self._decide(upto, known, moved, self._watermark)
 
@@ -173,8 +182,10 @@ class Dating:
             times, horizon = np.zeros(0, np.int64), begin
         elif which and self._line is not None:
             times = self._line.straighten(np.append(times, horizon))
-            times, horizon = times[:-1], int(times[-1])
-        self._ends[which] = end = max(begin, horizon)
+            # Times a ps apart may fall together.
+            times, horizon = np.maximum(times[:-1], begin), int(times[-1])
+        last = int(times[-1]) + 1 if times.size else begin
+        self._ends[which] = end = max(begin, horizon, last)
         return TagBatch(times, np.zeros(times.size, np.int16), begin, end)
 
     def _go(self, own: TagBatch, peer: TagBatch) -> None:
@@ -187,6 +198,11 @@ class Dating:
         live = events.live_s
         self.locked_s += live
         self.unlocked_s += events.duration_s - live
+        for state in reversed(self.history):
+            if state is self._seen:
+                break
+            self.losses_of_lock += not state.locked
+        self._seen = next(reversed(self.history), None)
 
     def metrics(self) -> dict[str, Any] | None:
         """Figures of the peer's clock, fit for JSON; None where it is shared or unknown."""
@@ -206,7 +222,7 @@ class Dating:
             "sigma_ps": float(np.median([each.sigma_ps for each in states])) if states else None,
             "locked_s": self.locked_s,
             "unlocked_s": self.unlocked_s,
-            "losses_of_lock": sum(not each.locked for each in self.history),
+            "losses_of_lock": self.losses_of_lock,
             "undated_events": self.undated,
         }
 

@@ -42,6 +42,11 @@ Indices = npt.NDArray[np.int64]
 
 #: Times beyond this could overflow when delays are added; it is 26 days.
 MAX_TIME_PS = 1 << 61
+#: Clicks or events in one message.
+MAX_EVENTS = 1 << 24
+#: Delays that Bob is told: the clocks' offset, up to 1 s, and cables; and what channels may differ.
+MAX_DELAY_PS = 2 * 10**12
+MAX_SPREAD_PS = 10**6
 
 
 def _array(name: str, value: object, dtype: type[np.generic], shape: tuple[int, ...] = ()) -> None:
@@ -65,6 +70,8 @@ def _increasing(name: str, value: Indices) -> None:
 
 def _sorted_times(name: str, value: TimesPs) -> None:
     _array(name, value, np.int64)
+    if value.size > MAX_EVENTS:
+        raise ProtocolError(f"{name} are more than {MAX_EVENTS:,}: feed shorter batches")
     if not value.size:
         return
     if bool(np.any(value[1:] < value[:-1])):
@@ -140,7 +147,10 @@ class Delays:
         _array("delay channels", self.channels, np.int16)
         _array("delays", self.delays_ps, np.int64, self.channels.shape)
         for delay in self.delays_ps.tolist():
-            _time("delay", delay)
+            if abs(delay) > MAX_DELAY_PS:
+                raise ProtocolError(f"a delay of {delay} ps is beyond 2 s")
+        if self.delays_ps.size and int(np.ptp(self.delays_ps)) > MAX_SPREAD_PS:
+            raise ProtocolError("delays of one party's channels differ by more than 1 us")
         if np.unique(self.channels).size != self.channels.size:
             raise ProtocolError("two delays for one channel")
         _array("calibration coincidences", self.coincidences, np.int64, (4, 4))
@@ -172,8 +182,8 @@ class Announcement:
         _flag("final", self.final)
         if self.bases.shape != self.times_ps.shape:
             raise ProtocolError("times and bases differ in number")
-        if self.times_ps.size and self.times_ps[-1] > self.horizon_ps:
-            raise ProtocolError("events lie behind their own horizon")
+        if self.times_ps.size and self.times_ps[-1] >= self.horizon_ps:
+            raise ProtocolError("events do not lie before their own horizon")
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from bellbench.instruments import ProtocolError, TagBatch
+from bellbench.instruments import Loss, ProtocolError, TagBatch
 from bellbench.protocols.qkd import (
     Alice,
     Bob,
@@ -550,6 +550,112 @@ def test_a_calibration_segment_of_another_length_is_refused(
         return (envelope,)
 
     refused(exchange(*parties(), good, stretch), "a calibration of a length")
+
+
+def announced(change: Callable[[messages.Announcement], messages.Announcement]) -> Intercept:
+    """Alters the first announcement that holds events."""
+    done = False
+
+    def alter(_: str, envelope: Envelope) -> Iterable[Envelope]:
+        nonlocal done
+        if done or not isinstance(envelope.message, messages.Announcement):
+            return (envelope,)
+        done = bool(envelope.message.times_ps.size)
+        return (dataclasses.replace(envelope, message=change(envelope.message)),)
+
+    return alter
+
+
+def test_events_lie_between_the_calibration_and_their_horizon(
+    good: tuple[TagBatch, TagBatch],
+) -> None:
+    def late(message: messages.Announcement) -> messages.Announcement:
+        return dataclasses.replace(message, horizon_ps=int(message.times_ps[-1]))
+
+    refused(exchange(*parties(), good, announced(late)), "before their own horizon")
+
+    def early(message: messages.Announcement) -> messages.Announcement:
+        times = message.times_ps.copy()
+        times[0] = CALIBRATION - 80_000  # the longest delay is 70.7 ns
+        return dataclasses.replace(message, times_ps=times)
+
+    refused(exchange(*parties(), good, announced(early)), "earlier horizon")
+
+
+@pytest.mark.parametrize("left", [1, 4, 5, 50, 300, 301])
+def test_bobs_last_event_may_lie_on_his_rounded_horizon(left: int) -> None:
+    _, bob = parties()
+    channels = np.array([1, 1], np.int16)
+    end = 300 * SPACING
+    times = np.array([100 * SPACING, end - DELAYS_B[3] - left + DELAYS_B[1]])
+    bob.feed(TagBatch(times, channels, 0, end))
+    delays = np.array(list(DELAYS_B.values()))
+    bob.receive(
+        Envelope(
+            0,
+            messages.Delays(np.array(list(DELAYS_B), np.int16), delays, np.zeros((4, 4), np.int64)),
+        )
+    )
+    bob.feed(TagBatch(times[:0], channels[:0], end, end + SPACING))
+    bob.finish()
+    said = [e.message for e in bob.send() if isinstance(e.message, messages.Announcement)]
+    assert sum(message.times_ps.size for message in said) == 1
+    before = -(1 << 62)
+    for message in said:
+        message.check()
+        assert before <= message.horizon_ps
+        assert not message.times_ps.size or before <= message.times_ps[0]
+        before = message.horizon_ps
+
+
+def test_delays_that_no_cable_has_are_refused(good: tuple[TagBatch, TagBatch]) -> None:
+    for add, reason in (
+        (np.array([0, 2_000_000, 0, 0]), "differ by more than 1 us"),
+        (np.full(4, 3 * 10**12), "beyond 2 s"),
+        (np.array([-(1 << 61), 0, 0, 0]), "beyond 2 s"),
+    ):
+
+        def alter(_: str, envelope: Envelope, add: Indices = add) -> Iterable[Envelope]:
+            message: Any = envelope.message
+            if isinstance(message, messages.Delays):
+                message = dataclasses.replace(message, delays_ps=message.delays_ps + add)
+            return (dataclasses.replace(envelope, message=message),)
+
+        refused(exchange(*parties(), good, alter), reason)
+
+
+def test_more_events_than_memory_holds_end_the_run(
+    good: tuple[TagBatch, TagBatch], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(messages, "MAX_EVENTS", 1000)
+        refused(exchange(*parties(), good), "feed shorter batches")
+    with monkeypatch.context() as patch:
+        patch.setattr(bbm92, "_WAITING", 1000)
+        refused(exchange(*parties(), good, parts=([0.2], [0.5])), "wait to be decided")
+
+
+def test_what_the_peer_said_raises_nothing(
+    good: tuple[TagBatch, TagBatch], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise ValueError("batch at 5 ps does not follow 7 ps")
+
+    monkeypatch.setattr(bbm92.Dating, "add_peer", broken)
+    refused(exchange(*parties(), good), "cannot be used: batch at 5 ps")
+
+
+def test_clicks_inside_losses_do_not_steer_the_clock() -> None:
+    alice, _ = parties()
+    clicks = recordings()[0]
+    lost = Loss("overflow", 50 * SPACING, 120 * SPACING)
+    alice.feed(dataclasses.replace(clicks.split(CALIBRATION + SPACING)[0], losses=(lost,)))
+    segment = alice._clicks.calibration
+    assert segment is not None
+    given = bbm92._as_events(segment, DETECTORS, DELAYS_A, 0)
+    inside = (given.times_ps > lost.begin_ps) & (given.times_ps < lost.end_ps - 2000)
+    assert given.times_ps.size > 100
+    assert not inside.any()
 
 
 def test_silence_counts_only_after_the_recording(good: tuple[TagBatch, TagBatch]) -> None:

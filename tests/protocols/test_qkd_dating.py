@@ -8,7 +8,7 @@ import pytest
 from bellbench.instruments import ProtocolError, TagBatch
 from bellbench.protocols.qkd.dating import Dating
 from bellbench.protocols.qkd.sifting import Events
-from bellbench.protocols.timing import ClockLine
+from bellbench.protocols.timing import ClockLine, ClockRecovery
 
 Times = npt.NDArray[np.int64]
 
@@ -103,3 +103,57 @@ def test_events_behind_the_horizon_are_refused() -> None:
     dating.add_peer(np.array([BEGIN + 5]), one, BEGIN + 100)
     with pytest.raises(ProtocolError, match="horizon"):
         dating.add_peer(np.array([BEGIN + 50]), one, BEGIN + 200)
+
+
+def test_nothing_before_the_calibrations_end_is_an_event() -> None:
+    own, told, _ = streams(3)
+    none = np.zeros(0, np.uint8)
+    for dating in (
+        Dating(ClockLine(BEGIN, OFFSET, OFF), segment(own), segment(told), BEGIN),
+        Dating(horizon_ps=BEGIN),
+    ):
+        with pytest.raises(ProtocolError, match="horizon"):
+            dating.add_peer(none.astype(np.int64), none, BEGIN - 1)
+
+
+def test_times_may_fall_together_on_the_own_clock() -> None:
+    own, told, _ = streams(3)
+    # a clock so fast that a ps of it may be none here, and events right at the horizons
+    dating = Dating(ClockLine(BEGIN, OFFSET, 1e-4), segment(own), segment(told), BEGIN)
+    for begin in range(BEGIN, BEGIN + 10**6, 10**3):
+        times = np.arange(begin, begin + 1000)
+        dating.add_peer(times, np.zeros(times.size, np.uint8), begin + 1000)
+
+
+def test_a_clock_that_runs_far_behind_loses_no_events() -> None:
+    # 30 ms by the end, more than twice the search: the limit of what waits follows the clock.
+    rng = np.random.default_rng(4)
+    seconds, off = 1600, -19e-6
+    pairs = np.sort(rng.integers(0, seconds * PS, 100 * seconds))
+    own, told = (pairs + np.rint(rng.normal(0, 40, pairs.size)).astype(np.int64) for _ in range(2))
+    told += np.rint(off * (pairs - BEGIN)).astype(np.int64)
+    own.sort()
+    told.sort()
+    dating = Dating(ClockLine(BEGIN, 0, 0.0), segment(own), segment(told))
+    for begin in range(BEGIN, seconds * PS, 2 * PS):
+        i, j = np.searchsorted(own, [begin, begin + 2 * PS])
+        dating.add_own(Events(own[i:j], *[np.zeros(j - i, np.uint8)] * 2, begin + 2 * PS))
+        i, j = np.searchsorted(told, [begin, begin + 2 * PS])
+        dating.add_peer(told[i:j], np.zeros(j - i, np.uint8), begin + 2 * PS)
+        dating.take()
+    assert dating.state is not None
+    assert dating.state.locked
+    assert dating.state.offset_ps < -29e9
+    assert dating.undated == 0
+
+
+def test_losses_of_lock_are_counted_however_short_the_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    own, told, _ = streams(1)
+    lost = follow(own, told, PS // 10)[0].losses_of_lock
+    assert lost >= 1
+    monkeypatch.setattr(ClockRecovery, "_KNOTS", 20)
+    dating = follow(own, told, PS // 10)[0]
+    assert len(dating.history) == 20
+    assert dating.losses_of_lock == lost
