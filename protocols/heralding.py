@@ -23,8 +23,9 @@ from ..instruments import Loss, MemoryInfo, ProtocolError, TagBatch, TimesPs
 from . import timing
 from .estimates import Estimate
 from .timing import GateCounts
+from .timing._delays import DelayLine
 from .timing._order import InOrder
-from .timing._streams import DelayLine, check_named, whole
+from .timing._streams import check_named, whole
 
 __all__ = [
     "DecayFit",

@@ -9,8 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ...instruments import TagBatch, TimesPs
+from ..timing._delays import DelayLine
 from ..timing._live import LiveTime, both
-from ..timing._streams import DelayLine, finished, whole
+from ..timing._streams import finished, whole
 
 __all__ = ["BELL_LABELS", "DETECTORS", "OUTCOMES", "Gate", "SwapCounter", "SwapCounts"]
 

@@ -464,22 +464,6 @@ def deal(
 
 
 @_compiled
-def sort_nearly(times: Int64, which: Int16, moves: int) -> bool:
-    """Sort both by time in place, equal ones kept in order; give up after so many moves."""
-    for k in range(1, times.size):
-        time, place = times[k], which[k]
-        at = k
-        while at > 0 and times[at - 1] > time:
-            times[at], which[at] = times[at - 1], which[at - 1]
-            at -= 1
-        times[at], which[at] = time, place
-        moves -= k - at
-        if moves < 0:
-            return False
-    return True
-
-
-@_compiled
 def match(a: Int64, b: Int64, half: int, out_a: Int64, out_b: Int64) -> int:
     """Greedy one-to-one matching, earliest first; return the number of pairs."""
     i, j, found = U64(0), U64(0), U64(0)

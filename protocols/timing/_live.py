@@ -189,7 +189,7 @@ def _integral(a: Spans, b: Spans, edges: TimesPs) -> Floats:
     for i, (first, last) in enumerate(zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True)):
         if last - first < 1e-4 * (at[-1] - at[0]):
             middle = np.array([(first + last) // 2])
-            found[i] = overlap_ps(a, b, middle)[0] * (last - first)
+            found[i] = float(overlap_ps(a, b, middle)[0]) * (last - first)
         else:
             found[i] = (until(a[1] + last) - until(a[1] + first)) - (
                 until(a[0] + last) - until(a[0] + first)

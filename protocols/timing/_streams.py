@@ -5,7 +5,6 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +13,6 @@ from ...instruments import TagBatch, TimesPs
 from ._live import JointLive, clock_steps
 
 Indices = npt.NDArray[np.int16]
-A = TypeVar("A", bound=npt.NDArray[Any])
 
 FOREVER = 1 << 62  # 53 days; no click lies further from the recording's start
 
@@ -106,58 +104,6 @@ def places(channels: Sequence[int], other: int) -> Indices:
     found = np.full(1 << 16, other, np.int16)
     found[np.asarray(channels) & 0xFFFF] = np.arange(len(channels))
     return found
-
-
-class DelayLine:
-    """Subtracts each channel's delay and puts the clicks in order again.
-
-    Clicks on other channels and inside losses are dropped. What may still be overtaken waits:
-    memory is bounded by the clicks within the largest difference of delays.
-
-    Cost: some 10 ns per tag, more where one tag overtakes another; 0.1 us where they overtake
-    more than 8 each on the mean.
-    """
-
-    def __init__(self, channels: Sequence[int], delays_ps: Mapping[int, int]) -> None:
-        self._index = places(channels, -1)
-        self._shifts = np.array(whole_delays(channels, delays_ps), np.int64)
-        self._times: TimesPs = np.zeros(0, np.int64)
-        self._which: Indices = np.zeros(0, np.int16)
-        self.watermark = -FOREVER
-
-    def feed(self, batch: TagBatch | None) -> tuple[TimesPs, Indices]:
-        """Return the clicks now in order: times and indices into the channels.
-
-        None ends the stream and returns what still waits.
-        """
-        times, which = self._times, self._which
-        if batch is None:
-            self.watermark = FOREVER
-        else:
-            check_near(batch, FOREVER // 2)
-            more, new = batch.times_ps, self._index[batch.channels.view(np.uint16)]
-            keep = new >= 0
-            if batch.losses:
-                keep &= live(batch)
-            if not keep.all():
-                more, new = more[keep], new[keep]
-            lone = self._shifts.size == 1
-            times = _join(times, more - (self._shifts[0] if lone else self._shifts[new]))
-            which = _join(which, new)
-            self.watermark = batch.end_ps - int(self._shifts.max())
-        if np.ptp(self._shifts):
-            from . import _kernels
-
-            if not _kernels.sort_nearly(times, which, 8 * times.size):
-                order = np.argsort(times, kind="stable")
-                times, which = times[order], which[order]
-        ready = int(np.searchsorted(times, self.watermark))
-        self._times, self._which = times[ready:], which[ready:]
-        return times[:ready], which[:ready]
-
-
-def _join(first: A, second: A) -> A:
-    return cast(A, np.concatenate([first, second])) if first.size else second
 
 
 class _Clicks:
@@ -309,6 +255,21 @@ class Pairs:
             stream.watermark = 2 * FOREVER
         if self._streams:
             self._count()
+
+    def catch_up(self) -> None:
+        """Hand out what is ready; the streams go on."""
+        if self._streams:
+            self._count()
+
+    @property
+    def come_up(self) -> int:
+        """Clicks of the first set that have come up."""
+        if not self._streams:
+            return 0
+        of_a = self._streams[0]
+        slots = slice(self._slots[0].start, self._slots[0].stop)
+        waiting = of_a.ends[slots] - of_a.begins[slots] - np.array(self._done)
+        return int((of_a.taken[slots] - waiting).sum())
 
     @property
     def singles(self) -> tuple[int, int]:

@@ -25,7 +25,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ...instruments import Channels, Loss, TagBatch, TimesPs, concatenate
-from ._streams import FOREVER, DelayLine, live
+from ._delays import DelayLine
+from ._streams import FOREVER, live
 from .offset import THRESHOLD, _significance
 
 __all__ = ["ClockRecovery", "ClockState", "find_clock"]
@@ -999,7 +1000,8 @@ class _Stream:
                 alive &= ~pulse
             if self._line is None:
                 self.photons.add(batch.times_ps[alive], batch.channels[alive])
-        self.losses += [loss for loss in batch.losses if loss not in self.losses]
+        if batch.losses:
+            self.losses = list(dict.fromkeys((*self.losses, *batch.losses)))
 
     def forget(self, before: int) -> None:
         self.raw.forget(before)

@@ -138,6 +138,11 @@ class CoincidenceCounter:
         """End the streams and return the result."""
         self._pairs.finish()
         self._finished = True
+        return self.so_far()
+
+    def so_far(self) -> Coincidences:
+        """Return what is counted so far, without what still waits; the streams go on."""
+        self._pairs.catch_up()
         counts = np.moveaxis(self._counts, 2, 0)
         return Coincidences(
             *self._channels, self._window, counts[0].copy(), counts[1:].copy(), self._pairs.live_s

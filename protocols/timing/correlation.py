@@ -112,11 +112,16 @@ class _DelayHistogram:
         """End the streams and return the result."""
         self._pairs.finish()
         self._finished = True
+        return self.so_far()
+
+    def so_far(self) -> Correlation:
+        """Return what is counted so far, without what still waits; the streams go on."""
+        self._pairs.catch_up()
         counts, left, width = self._counts.copy(), self._left, self._bin
         singles, offsets = self._pairs.singles, self._pairs.offsets
         own = (-offsets[0] - left) // width
         if self._own and 0 <= own < counts.size:
-            counts[own] -= singles[0]  # each click with itself
+            counts[own] -= self._pairs.come_up  # each click with itself
         rates = _rate(singles[0], self._pairs.live.a), _rate(singles[1], self._pairs.live.b)
         expected = np.zeros(counts.size)
         if singles[0] and singles[1]:
@@ -276,12 +281,17 @@ class HistogramLogBins:
         """End the streams and return the result."""
         self._pairs.finish()
         self._finished = True
+        return self.so_far()
+
+    def so_far(self) -> LogCorrelation:
+        """Return what is counted so far, without what still waits; the streams go on."""
+        self._pairs.catch_up()
         edges, counts = self._edges, self._counts.copy()
         starts, clicks = self._pairs.singles
         delay, live = self._pairs.offsets[0], self._pairs.live
         own = int(np.searchsorted(edges, -delay, "right")) - 1
         if self._own and 0 <= own < counts.size:
-            counts[own] -= starts  # each click with itself
+            counts[own] -= self._pairs.come_up  # each click with itself
         expected = np.zeros(counts.size)
         if starts and clicks:
             expected = live.over_s2(delay, edges) * (_rate(starts, live.a) * _rate(clicks, live.b))

@@ -15,8 +15,10 @@ import numpy.typing as npt
 
 from ...instruments import TagBatch, TimesPs
 from ..estimates import Estimate, counted, counted_sigma, fraction
+from ._delays import DelayLine
 from ._losses import loss_intervals
-from ._streams import FOREVER, DelayLine, check_named, finished, whole
+from ._order import InOrder
+from ._streams import FOREVER, check_named, whole
 from .coincidences import Coincidences
 from .correlation import Correlation
 from .rates import CountRates
@@ -256,7 +258,7 @@ class HeraldedG2:
         self._waiting: list[TimesPs] = [np.zeros(0, np.int64)] * 3
         self._begins, self._ends = np.zeros(0, np.int64), np.zeros(0, np.int64)
         self._end_ps: int | None = None
-        self._finished = False
+        self._order = InOrder(self)
         self._state = np.array([-FOREVER])
         self._tally = np.zeros(4, np.int64)
 
@@ -266,8 +268,7 @@ class HeraldedG2:
         Raises:
             ValueError: for one that does not follow on the last; after the end.
         """
-        if self._finished:
-            raise finished(self)
+        self._order.next(batch)
         begins, ends = loss_intervals(batch)
         if self._end_ps is None:
             self._lose(np.array([-FOREVER]), np.array([batch.begin_ps]))
@@ -277,10 +278,14 @@ class HeraldedG2:
 
     def finish(self) -> GateCounts:
         """End the stream and return the result."""
-        if self._end_ps is not None and not self._finished:
+        if self._end_ps is not None and not self._order.over:
             self._lose(np.array([self._end_ps]), np.array([FOREVER]))
             self._feed(None, FOREVER)
-        self._finished = True
+        self._order.over = True
+        return self.so_far()
+
+    def so_far(self) -> GateCounts:
+        """Return what is counted so far, without what still waits; the stream goes on."""
         return GateCounts(*self._tally.tolist())
 
     def _lose(self, begins: TimesPs, ends: TimesPs) -> None:

@@ -381,6 +381,11 @@ def test_heralds_too_close_do_not_count_and_mistakes_are_told() -> None:
     assert counter.finish() == timing.GateCounts(2, 1, 2, 1)
     with pytest.raises(ValueError, match="full width"):
         timing.HeraldedG2(1, 2, 3, -1)
+    counter = timing.HeraldedG2(1, 2, 3, 20)
+    counter.add(stream({1: heralds, 3: np.array([60])}, 80))
+    assert counter.so_far() == timing.GateCounts(1, 0, 1, 0)  # the gate of 71 is not over
+    with pytest.raises(ValueError, match="does not follow on the last"):
+        counter.add(stream({1: heralds}, 80))
     make: Callable[[], object] = lambda: timing.HeraldedG2(1, 1, 3, 1)  # noqa: E731
     with pytest.raises(ValueError, match="distinct"):
         make()

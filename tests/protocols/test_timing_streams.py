@@ -11,7 +11,7 @@ import pytest
 from bellbench.instruments import Loss, TagBatch
 from bellbench.protocols import timing
 from bellbench.protocols.timing import _kernels, _streams
-from bellbench.protocols.timing._streams import DelayLine
+from bellbench.protocols.timing._delays import DelayLine
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -301,6 +301,32 @@ def test_fractions_of_a_picosecond_are_refused() -> None:
     timing.CoincidenceCounter([1], [2], np.int64(10), shifts_ps=np.array([50]))  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("channels", [(1, 2), (1, 1)])
+def test_what_is_counted_so_far_is_what_can_no_longer_change(channels: tuple[int, int]) -> None:
+    stream = poisson(4, {1: 3e6, 2: 2e6}, 0.01)
+    first, rest = stream.split(6 * 10**9)
+    makes: list[Callable[[], Any]] = [
+        lambda: timing.CorrelationHistogram(*channels, 10**6, 10**4),
+        lambda: timing.HistogramLogBins(*channels, 10**3, 10**6, 20),
+        lambda: timing.CoincidenceCounter([1], [2], 10**5),
+    ]
+    for make in makes:
+        one, alone = make(), make()
+        empty = one.so_far()
+        assert not empty.counts.any()
+        one.add(first)
+        early = one.so_far()
+        alone.add(first)
+        whole = alone.finish().counts
+        assert (early.counts <= whole).all()
+        assert early.counts.sum() == pytest.approx(whole.sum(), rel=0.01)
+        assert (early.counts >= 0).all()
+        one.add(rest)
+        fresh = one.finish()
+        assert (fresh.counts >= early.counts).all()
+        assert fresh.counts.sum() > 1.5 * early.counts.sum()
+
+
 def test_nothing_is_added_after_the_end() -> None:
     operations: list[Any] = [
         timing.CoincidenceCounter([1], [2], 10),
@@ -565,6 +591,21 @@ def test_delay_lines_put_clicks_in_order_however_far_they_overtake() -> None:
         order = np.argsort(shifted, kind="stable")
         assert times.tolist() == shifted[order].tolist()
         assert which.tolist() == (stream.channels[order] - 1).tolist()
+
+
+def test_what_waits_for_a_long_delay_is_not_touched_by_each_batch() -> None:
+    """A second of clicks waits while batches of 1 ms come in: what is moved is what comes out."""
+    line = DelayLine([1, 2], {1: 10**12})
+    rng = np.random.default_rng(1)
+    step, n, waiting = 10**9, 200, 0
+    for k in range(300):
+        times = np.sort(rng.integers(k * step, (k + 1) * step, n))
+        channels = rng.integers(1, 3, n).astype(np.int16)
+        line.feed(TagBatch(times, channels, k * step, (k + 1) * step))
+        waiting += int(np.count_nonzero(channels == 2))
+    # of the channel that is not delayed, in lanes, which no batch copies
+    assert line._line.waiting == waiting
+    assert line._line._times.size == 0
 
 
 bursts = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 20)), max_size=12)
