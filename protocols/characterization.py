@@ -20,6 +20,7 @@ from .qkd.randomness import Randomness
 from .qkd.sifting import Clicks
 from .swapping import Tally
 from .timing import Coincidences, CountRates, car, car_at_least, klyshko
+from .timing._streams import finished
 
 __all__ = ["PairLink", "Squasher", "characterize", "finite_key_bits"]
 
@@ -56,6 +57,7 @@ class Squasher:
         self._clicks.set_delays({c: delays_ps[c] - self.delay_ps for c in channels})
         self._channels = np.asarray(channels, np.int16)
         self._open: TagBatch | None = None
+        self._finished = False
 
     @property
     def double_clicks(self) -> int:
@@ -67,7 +69,10 @@ class Squasher:
 
         Raises:
             ProtocolError: where the batch does not follow on the last, or is not sorted.
+            ValueError: after the end.
         """
+        if self._finished:
+            raise finished(self)
         self._clicks.add(batch)
         self._open = batch if self._open is None else concatenate([self._open, batch])
         return self._next(final=False)
@@ -78,7 +83,9 @@ class Squasher:
         Raises:
             ProtocolError: before a first batch.
         """
-        return self._next(final=True)
+        events = self._next(final=True)
+        self._finished = True
+        return events
 
     def _next(self, *, final: bool) -> TagBatch:
         events = self._clicks.take(final=final)

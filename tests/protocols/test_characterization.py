@@ -235,6 +235,8 @@ def test_squashed_events_do_not_depend_on_the_cut(cuts: list[int], lost: list[in
         )
         assert np.array_equal(one, other)
     assert parts.double_clicks == whole.double_clicks > 0
+    with pytest.raises(ValueError, match="Squasher is finished: make a new one"):
+        parts.add(rest.split(rest.end_ps)[1])
     assert sum(each.live_s for each in found) == pytest.approx(sum(e.live_s for e in expected))
     assert sum(each.live_s for each in found) == pytest.approx(batch.live_s, abs=1e-12 * WINDOW)
     times = np.concatenate([each.times_ps for each in found])

@@ -642,3 +642,18 @@ def test_a_dark_source_is_said() -> None:
     world = Pulsed(4, late_ps=2450, seconds=0.3, east=False)
     with pytest.raises(ProtocolError, match="no coincidence peak"):
         swapping.find_end_delays(world.batches[0], world.batches[2], STATION, ENDS[1])
+
+
+def test_heralds_count_while_all_three_were_live() -> None:
+    lost = [(Loss("gap", 0, 50),), (Loss("gap", 40, 90),), ()]
+    none = np.zeros(0, np.int64), np.zeros(0, np.int16)
+    batches = [
+        TagBatch(*none, 0, end, losses=one) for end, one in zip((300, 300, 250), lost, strict=True)
+    ]
+    shifts = dict.fromkeys(range(1, 5), 0), dict.fromkeys(range(1, 5), 20)
+    counter = swapping.SwapCounter(STATION, *ENDS, 10, (shifts[0], shifts[1], shifts[0]))
+    counter.add(*batches)
+    # alice's gap is over at 90 - 20, and 5 ps later her window is; bob's ends 5 ps before his end
+    assert counter.finish().live_s == pytest.approx((245 - 75) * 1e-12)
+    with pytest.raises(ValueError, match="SwapCounter is finished: make a new one"):
+        counter.add(*batches)
