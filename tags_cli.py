@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from collections.abc import Collection, Mapping
@@ -135,6 +136,12 @@ Delays = Annotated[
 ]
 
 
+Period = Annotated[
+    float | None,
+    typer.Option(parser=_step, metavar="TIME", help="From pulse to pulse, of pulsed light."),
+]
+
+
 @app.command()
 def info(file: File, format: Format = None, as_json: Json = False) -> None:  # noqa: A002
     """Say what a file is, how long it lasts and what its channels counted.
@@ -238,6 +245,12 @@ def convert(
         )
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
+    clocks = sorted({part.info.clock_id for part in tags.parts} - {""})
+    if len(clocks) > 1:
+        raise BellbenchError(
+            f"{' and '.join(map(str, sources))} are two taggers' (clocks {' and '.join(clocks)});"
+            " convert joins files of one; see bellbench tags plot A B"
+        )
     if target.exists():
         if target.resolve() in [source.resolve() for source in sources]:
             raise BellbenchError(f"{target} is the recording itself; name another file")
@@ -250,6 +263,8 @@ def convert(
         first = next(batches, None)
     except TagFileError as error:
         raise TagFileError(f"{error}; nothing before it could be kept") from error
+    except ValueError as error:  # of merge
+        raise BellbenchError(f"{' and '.join(map(str, sources))}: {error}") from error
     if first is None:
         raise TagFileError("holds no click", path=tags.info.path)
     start, clock = first.start_unix_ns, first.clock_id
@@ -286,6 +301,15 @@ def convert(
         )
     if start and not (again and again.start_unix_ns):
         notes.append(f"the time of the start is not kept: {writer.format} has no place for it")
+    if again is not None:
+        moved = (start - again.start_unix_ns) * 1000 if start and again.start_unix_ns else 0
+        early = first.begin_ps + moved - again.begin_ps
+        if early > 10**9:
+            notes.append(
+                f"the begin is not kept: {writer.format} files begin"
+                f" at {_time(again.begin_ps * 1e-12)}, here {_time(early * 1e-12)} before the"
+                " recording; rates of it come out too low"
+            )
     if tags.reordered:
         notes.append(_reordered(tags))
     if as_json:
@@ -330,8 +354,12 @@ def rates(file: File, format: Format = None, as_json: Json = False) -> None:  # 
         return
     table = _table("channel", "clicks", "rate (1/s)", title=f"{file}, {_time(found.live_s)} live")
     for channel, row in rows.items():
-        rate = "-" if row["rate_hz"] is None else f"{row['rate_hz']:,.1f} ± {row['sigma_hz']:,.1f}"
-        table.add_row(str(channel), f"{row['clicks']:,}", rate)
+        rate, sigma = row["rate_hz"], row["sigma_hz"]
+        told = "-"
+        if rate is not None and sigma:
+            digits = _digits(sigma)
+            told = f"{rate:,.{digits}f} ± {sigma:,.{digits}f}"
+        table.add_row(str(channel), f"{row['clicks']:,}", told)
     _show(table)
     if found.live_s < found.duration_s:
         _show(f"losses: {_time(found.duration_s - found.live_s)}, {found.lost:,} clicks admitted")
@@ -348,6 +376,7 @@ def correlate(
         int, typer.Option(parser=_ps, metavar="TIME", help="Width of a bin.")
     ] = "100ps",  # type: ignore[assignment]
     delay: Delays = None,
+    period: Period = None,
     plot: Annotated[Path | None, typer.Option(help="PNG to write.")] = None,
     format: Format = None,  # noqa: A002
     as_json: Json = False,
@@ -355,9 +384,12 @@ def correlate(
     """Correlate two channels: g2 against the delay; 1 where clicks are independent.
 
     The same channel twice gives its autocorrelation. g2(0), of ten bins, is told against the outer
-    half of the histogram, where light that is continuous has forgotten itself.
+    half of the histogram, where light that is continuous has forgotten itself. Of pulsed light say
+    the period, and the delay of the pulse: g2(0) is its pairs over those of the other pulses, each
+    within one period.
     """
     from .protocols.timing import CorrelationHistogram, g2_zero
+    from .tags_plot import pulsed
 
     delays = _delays(delay)
     tags = open_tags(file, format)
@@ -375,7 +407,8 @@ def correlate(
     if not found.singles_a * found.singles_b:
         raise TagFileError(f"channels {first} and {second} did not both click", path=str(file))
     step = tags.info.resolution_ps
-    if bin < 20 * step and bin % step:
+    comb = bin < 20 * step and bin % step != 0
+    if comb:
         typer.echo(
             f"bellbench: bins of {bin} ps are no multiple of the {step:g} ps time step:"
             " expect a comb",
@@ -385,9 +418,35 @@ def correlate(
         taken = f", {_time(shift * 1e-12)} taken off" if shift else ""
         _plot(plot, found, f"{file.name}: channel {second} after channel {first}{taken}")
     beyond, half = window // 4, found.counts.size * bin / 2
-    zero = None
-    if 10 * bin <= 2 * beyond:
-        zero = g2_zero(found, 10 * bin, beyond_ps=beyond)
+    zero, over, why = None, 10 * bin, ""
+    if period is not None:
+        over = math.floor(period)
+        if not bin <= over <= window / 3:
+            raise typer.BadParameter(
+                f"the histogram of {_time(window * 1e-12)}, bins of {_time(bin * 1e-12)}, does not"
+                " show single pulses: take a --window of some periods, a --bin of less than one",
+                param_hint="--period",
+            )
+        try:
+            zero = g2_zero(found, over, period_ps=period)
+        except ValueError as error:
+            raise typer.BadParameter(str(error), param_hint="--period") from error
+        beside = _beside_pulses(found, period)
+        if abs(beside) > period / 4:
+            zero = None
+            why = (
+                f"no g2(0): the pulses lie {_time(beside * 1e-12)} beside zero delay;"
+                f" tell the delay of the pulse, --delay {second}=TIME"
+            )
+        why = (why + _lowest_pulse(found, period, beside, shift)).strip()
+    elif not comb and pulsed(found):
+        why = "pulsed, no g2(0): tell --period TIME" + (
+            f", and the delay of the pulse at equal arrival, --delay {second}=TIME"
+            if first != second
+            else ""
+        )
+    elif over <= 2 * beyond:
+        zero = g2_zero(found, over, beyond_ps=beyond)
     level = float(found.expected[found.counts.size // 2])
     known = zero is not None and not math.isnan(zero.value)
     if as_json:
@@ -403,7 +462,10 @@ def correlate(
                 "expected_per_bin": level,
                 "g2_zero": zero.value if zero is not None and known else None,
                 "g2_zero_sigma": zero.sigma if zero is not None and known else None,
-                "g2_beyond_ps": beyond,
+                "g2_window_ps": over,
+                "g2_beyond_ps": beyond if period is None else None,
+                "period_ps": period,
+                "note": why,
                 "delays_ps": found.delays_ps.tolist(),
                 "counts": found.counts.tolist(),
             }
@@ -416,12 +478,44 @@ def correlate(
     _show(ends[0] + "0".center(shown - len(ends[0]) - len(ends[1])) + ends[1])
     _show(f"pairs {found.counts.sum():,}; independent clicks give {level:,.1f} per bin")
     if zero is not None and known:
+        against = f"delays beyond {_time(beyond * 1e-12)}" if period is None else "the other pulses"
         _show(
-            f"g2(0) = {zero.value:.3g} ± {zero.sigma:.2g}, mean over {_time(1e-11 * bin)} (full"
-            f" width), against delays beyond {_time(beyond * 1e-12)}"
+            f"g2(0) = {zero.value:.3g} ± {zero.sigma:.2g}, mean over {_time(over * 1e-12)} (full"
+            f" width), against {against}"
         )
+    if why:
+        _show(why)
     if plot is not None:
         _show(f"plot: {plot}")
+
+
+def _beside_pulses(found: Correlation, period: float) -> float:
+    """Return by how much the pulses are later than multiples of the period: at most half of it."""
+    import numpy as np
+
+    turn = np.exp(2j * math.pi * found.delays_ps / period) @ found.counts
+    return float(np.angle(turn)) * period / (2 * math.pi)
+
+
+def _lowest_pulse(found: Correlation, period: float, beside: float, shift: int) -> str:
+    """Say which pulse has far fewer pairs than the others, if it is not that at zero delay."""
+    import numpy as np
+
+    half = found.counts.size * found.bin_ps / 2
+    number = np.rint((found.delays_ps - beside) / period).astype(int)
+    last = math.floor((half - abs(beside)) / period - 0.5)  # those wholly in the histogram
+    pairs = {k: int(found.counts[number == k].sum()) for k in range(-last, last + 1)}
+    if len(pairs) < 3:
+        return ""
+    low = min(pairs, key=lambda k: (pairs[k], abs(k)))
+    usual = float(np.median(list(pairs.values())))
+    at = low * period + beside
+    if pairs[low] > usual / 2 or usual - pairs[low] < 5 * math.sqrt(usual) or abs(at) < period / 2:
+        return ""
+    return (
+        f"\nthe lowest pulse, {pairs[low]:,} pairs where others have {usual:,.0f}, is at a delay of"
+        f" {_time((shift + at) * 1e-12)}"
+    )
 
 
 def _used(delays: Mapping[int, int], channels: Collection[int]) -> None:
@@ -441,14 +535,17 @@ def coincidences(
         ),
     ] = "1ns",  # type: ignore[assignment]
     delay: Delays = None,
+    period: Period = None,
     format: Format = None,  # noqa: A002
     as_json: Json = False,
 ) -> None:
     """Count the coincidences of every pair of channels.
 
-    All pairs count, with accidentals measured at 20 wrong delays of 20 to 200 windows.
+    All pairs count, with accidentals measured at 20 wrong delays of 20 to 200 windows. Of pulsed
+    light say the period: the wrong delays are then multiples of it, the next longer ones.
     """
-    from .protocols.timing import CoincidenceCounter
+    from .protocols.timing import CoincidenceCounter, CorrelationHistogram
+    from .tags_plot import pulsed
 
     delays = _delays(delay)
     tags = open_tags(file, format)
@@ -456,7 +553,8 @@ def coincidences(
     if len(chosen) < 2:
         raise TagFileError("coincidences need two different channels", path=str(file))
     _used(delays, chosen)
-    shifts = [20 * k * max(window, 1) for k in (*range(-10, 0), *range(1, 11))]
+    apart = 20.0 * window if period is None else period * math.ceil(20 * window / period)
+    shifts = [round(k * apart) for k in (*range(-10, 0), *range(1, 11))]
     try:
         counters = [
             CoincidenceCounter(
@@ -471,10 +569,25 @@ def coincidences(
         ]
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
+    # pulses show between any two channels; whole time steps make no comb
+    width = max(1, math.ceil(tags.info.resolution_ps)) * math.ceil(100 / tags.info.resolution_ps)
+    looks = [
+        CorrelationHistogram(one, other, 1000 * width, width)
+        for one, other in itertools.pairwise(chosen)
+        if period is None
+    ]
     for batch in tags:
         for counter in counters:
             counter.add(batch)
+        for histogram in looks:
+            histogram.add(batch)
     _say_order(tags)
+    pulses = any(pulsed(histogram.finish()) for histogram in looks)
+    if pulses:
+        typer.echo(
+            "bellbench: pulsed: accidentals at these wrong delays mean little; tell --period TIME",
+            err=True,
+        )
     rows: list[dict[str, Any]] = []
     for counter in counters:
         found = counter.finish()
@@ -485,12 +598,14 @@ def coincidences(
                     "channels": [found.channels_a[0], other],
                     "coincidences": count,
                     "rate_hz": count / found.live_s if found.live_s else None,
+                    "sigma_hz": math.sqrt(count) / found.live_s if found.live_s else None,
                     "accidentals": accidentals,
                     "car": (count - accidentals) / accidentals if accidentals else None,
                 }
             )
     if as_json:
-        _print_json({"file": str(file), "window_ps": window, "pairs": rows})
+        about = {"window_ps": window, "period_ps": period, "pulsed": pulses or period is not None}
+        _print_json({"file": str(file), **about, "shifts_ps": shifts, "pairs": rows})
         return
     table = _table(
         "channels",
@@ -505,7 +620,7 @@ def coincidences(
             "{}-{}".format(*row["channels"]),
             f"{row['coincidences']:,}",
             f"{row['accidentals']:,.1f}",
-            "-" if row["rate_hz"] is None else f"{row['rate_hz']:,.1f}",
+            "-" if row["rate_hz"] is None else f"{row['rate_hz']:,.{_digits(row['sigma_hz'])}f}",
             "-" if row["car"] is None else f"{row['car']:.3g}",
         )
     _show(table)
@@ -632,6 +747,11 @@ def _pick(tags: TagFile, wanted: list[int] | None, number: int | None) -> list[i
     if not present:
         raise TagFileError("holds no click", path=tags.info.path)
     return present[:number]
+
+
+def _digits(sigma: float) -> int:
+    """Decimals that show two digits of an error; one at least."""
+    return min(max(1 - math.floor(math.log10(sigma)), 1), 9) if sigma else 1
 
 
 def _time(seconds: float) -> str:

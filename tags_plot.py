@@ -31,7 +31,7 @@ if TYPE_CHECKING:
         PeakFit,
     )
 
-__all__ = ["Channel", "Overview", "draw", "look", "summary", "to_json"]
+__all__ = ["Channel", "Overview", "draw", "look", "pulsed", "summary", "to_json"]
 
 #: A channel: which file it is of (0 or 1), and its number there.
 Channel = tuple[int, int]
@@ -43,6 +43,7 @@ _AFTER_CLOCK_PS = 10_000_000
 _RATE_BINS = 200
 _SHIFTS = tuple(k for k in range(-5, 6) if k)  # wrong delays, in steps of 20 windows
 _MOST_CHANNELS = 16
+_PULSED = "several peaks, as of a pulsed source: none is fitted"
 
 
 @dataclass(frozen=True, eq=False)
@@ -624,8 +625,14 @@ def _fit(correlation: Correlation) -> tuple[PeakFit | None, str]:
         return None, str(error)
     top = float(fit(correlation).max())
     if _rivalled(correlation, fit.top_ps.value, 3 * fit.fwhm_ps.value, top):
-        return None, "several peaks, as of a pulsed source: none is fitted"
+        return None, _PULSED
     return fit, ""
+
+
+def pulsed(correlation: Correlation) -> bool:
+    """Whether several peaks show, as of a pulsed source, that rise well above what lies between."""
+    ground = float(np.median(correlation.counts))
+    return float(correlation.counts.max()) > 1.5 * ground and _fit(correlation)[1] == _PULSED
 
 
 def _rivalled(correlation: Correlation, place_ps: float, reach_ps: float, top: float) -> bool:

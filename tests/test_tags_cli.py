@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 from bellbench.instruments import BellbenchError, TagBatch, TagFileError
-from bellbench.instruments.formats import encode_tags
+from bellbench.instruments.formats import create_tags, encode_tags
 from bellbench.tags_cli import app
 from typer.testing import CliRunner
 
@@ -159,6 +159,11 @@ def test_hydraharp_counts_and_pulse_gap() -> None:
     (row,) = run_json("coincidences", HYDRAHARP)["pairs"]
     assert row["coincidences"] == 1  # full width 1 ns
     assert 100 < row["accidentals"] < 200
+    answer = run_json("coincidences", HYDRAHARP, "--delay", "1=23.94ns", "--period", "3.1282ns")
+    assert 400 < answer["pairs"][0]["accidentals"] < 560  # those of other pulses, and no less
+    assert all(abs(shift / 3128.2 - round(shift / 3128.2)) < 2e-3 for shift in answer["shifts_ps"])
+    said = CliRunner().invoke(app, ["coincidences", str(HYDRAHARP)])
+    assert "tell --period" in said.stderr
 
 
 @recorded
@@ -170,3 +175,43 @@ def test_hydraharp_antibunching() -> None:
     areas = {k: int(counts[pulse == k].sum()) for k in range(-10, 11)}
     assert areas.pop(0) == 2
     assert 450 < min(areas.values()) < max(areas.values()) < 560
+
+
+@recorded
+def test_g2_of_pulsed_light_needs_the_period_and_the_delay() -> None:
+    untold = run_json("correlate", HYDRAHARP)
+    assert untold["g2_zero"] is None
+    assert "tell --period" in untold["note"]
+    text = run("correlate", HYDRAHARP, "--period", "3.1282ns")
+    assert "g2(0) =" not in text
+    assert "beside zero delay" in text
+    assert "2 pairs where others have 507, is at a delay of 23.9" in text
+    told = run_json("correlate", HYDRAHARP, "--period", "3.1282ns", "--delay", "1=23.94ns")
+    assert told["g2_zero"] == pytest.approx(2 / 510, rel=0.05)
+    assert told["note"] == ""
+    # another pulse is bright, and that is said
+    told = run_json("correlate", HYDRAHARP, "--period", "3.1282ns", "--delay", "1=20.81ns")
+    assert told["g2_zero"] == pytest.approx(1, abs=0.15)
+    assert told["note"].startswith("the lowest pulse")
+    said = CliRunner().invoke(app, ["correlate", str(HYDRAHARP), "--period", "1us"])
+    assert said.exit_code == 2
+    assert "single pulses" in " ".join(said.output.replace("│", " ").split())
+
+
+def test_light_that_is_continuous_is_not_called_pulsed(tmp_path: Path) -> None:
+    rng = np.random.default_rng(5)
+    for step in (1, 81, 2000):
+        times = np.sort(rng.integers(0, 2 * 10**11 // step, 200_000)) * step
+        channels = rng.integers(1, 3, times.size).astype(np.int16)
+        path = tmp_path / f"{step}.bbt"
+        with create_tags(path, resolution_ps=step) as file:
+            file.write(TagBatch(times, channels, 0, 2 * 10**11))
+        assert run_json("correlate", path, "--bin", "2ns")["g2_zero"] == pytest.approx(1, abs=0.1)
+        assert not run_json("coincidences", path, "--window", "4ns")["pulsed"]
+
+
+def test_rates_show_the_digits_of_their_errors(tmp_path: Path) -> None:
+    path = tmp_path / "slow.bbt"
+    with create_tags(path) as file:
+        file.write(TagBatch(np.array([5, 10**15]), np.ones(2, np.int16), 0, 2 * 10**15))
+    assert "0.00100 ± 0.00071" in run("rates", path)

@@ -223,3 +223,21 @@ def test_info_of_a_damaged_file_says_what_is_before(tmp_path: Path, batch: TagBa
     assert found["damage"] == str(result.exception)
     text = CliRunner().invoke(app, ["info", str(path)]).stdout
     assert f"{found['clicks']['1']} clicks" in text
+
+
+def test_a_begin_that_is_not_kept_is_said(tmp_path: Path) -> None:
+    path = tmp_path / "late.bbt"
+    with create_tags(path) as writer:
+        writer.write(TagBatch(np.array([5 * 10**14]), np.ones(1, np.int16), 5 * 10**14, 10**15))
+    (note,) = run(path, tmp_path / "late.id900")["notes"]
+    assert "the begin is not kept" in note
+    assert "500 s before the recording" in note
+    assert run(path, tmp_path / "late.a1")["notes"][1:] == []
+
+
+def test_two_taggers_are_not_joined(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        with create_tags(tmp_path / f"{name}.bbt", clock_id=f"clock {name}") as writer:
+            writer.write(TagBatch(np.array([5]), np.ones(1, np.int16), 0, 10**6))
+    with pytest.raises(BellbenchError, match=r"two taggers' \(clocks clock a and clock b\)"):
+        run(tmp_path / "a.bbt", tmp_path / "b.bbt", tmp_path / "joined.bbt")
