@@ -16,9 +16,11 @@ Feed a party batches of clicks (:meth:`feed`), messages (:meth:`receive`) and th
     channel.run()
 
 Course: (1) Bob reveals the clicks of a calibration segment, Alice finds the delays, and neither
-uses those clicks again. (2) Bob announces times and bases, Alice replies which events are kept
-(coincident, bases equal, no detector blind), and reveals a few at random to monitor the error
-rate; those are lost. (3) All sifted bits form one block of m bits. A random sample of k is
+uses those clicks again. (2) Bob announces the times of his events. Alice dates them, pairs them
+with clicks that she holds already, and tells which are paired; that is final. Only then Bob tells
+the bases of those: whoever delays Alice's photons learns no basis before they were measured. Alice
+replies which are kept (bases equal, no detector blind), and reveals a few at random to monitor the
+error rate; those are lost. (3) All sifted bits form one block of m bits. A random sample of k is
 compared; above the tolerance there is no key. (4) Bob corrects his n = m - k bits with Cascade,
 (5) a universal hash verifies them, (6) a Toeplitz hash compresses them to the length of the
 finite-key bound.
@@ -56,7 +58,18 @@ from .finite_key import KeyBound, binary_entropy
 from .ledger import LeakLedger
 from .parameters import BASES, Detectors, Parameters
 from .randomness import Randomness, SystemRandomness, random_bits
-from .sifting import Clicks, Events, Match, Sifter, corrected, join, no_events, tail
+from .sifting import (
+    BLIND,
+    Clicks,
+    Events,
+    Match,
+    Pairs,
+    Sifter,
+    corrected,
+    join,
+    no_events,
+    tail,
+)
 from .verify import tag_seed_bits, verification_tag
 
 __all__ = [
@@ -544,6 +557,9 @@ class Alice(_Party):
         self._announced = 0
         self._decided = 0
         self._peer_final = False
+        # Pairs told to Bob whose bases he has not told yet.
+        self._paired: deque[Pairs] = deque()
+        self._all_paired = False
         # Revealed bits, bases, times that Bob has not answered yet: monitored ones, the sample.
         self._awaited: deque[tuple[Bits, Bits, Indices]] = deque()
         none = np.zeros(0, dtype=np.uint8)
@@ -561,7 +577,7 @@ class Alice(_Party):
             own = self._clicks.take(final=self._finished)
             self._dating.add_own(own)
             self._sifter.add_own(own)
-            self._sift()
+            self._pair()
 
     def _handle(self, message: msg.Message) -> None:
         match message:
@@ -587,8 +603,13 @@ class Alice(_Party):
                         " he is too far ahead, or his clock was not found"
                     )
                 self._peer_final = message.final
-                self._dating.add_peer(message.times_ps, message.bases, message.horizon_ps)
-                self._sift()
+                self._dating.add_peer(message.times_ps, message.horizon_ps)
+                self._pair()
+            case msg.Bases():
+                self._expect(self.phase is Phase.SIFTING and bool(self._paired), "bases")
+                pairs = self._paired.popleft()
+                self._expect(message.bases.shape == pairs.bases.shape, "a number of bases")
+                self._sift(pairs, message.bases)
             case msg.Monitored():
                 self._expect(bool(self._awaited), "monitor bits")
                 mine, bases, times = self._awaited.popleft()
@@ -668,30 +689,33 @@ class Alice(_Party):
         )
         self.phase = Phase.SIFTING
 
-    def _sift(self) -> None:
+    def _pair(self) -> None:
+        if self._all_paired:
+            return
         final = self._finished and self._peer_final
         self._sifter.add_peer(self._dating.take(final=final))
         pairs = self._sifter.take(final=final)
         if pairs is None:
             return
         self._decided = pairs.upto
-        n = pairs.kept.size
+        self._coincidences += pairs.index.size
+        self._all_paired = final
+        self._paired.append(pairs)
+        self._post(msg.Paired(pairs.upto, pairs.index, final))
+
+    def _sift(self, pairs: Pairs, theirs: Bits) -> None:
+        kept = np.flatnonzero((pairs.bases == theirs) & (theirs != BLIND))
+        bits, bases, times = pairs.bits[kept], pairs.bases[kept], pairs.times_ps[kept]
         fraction = np.uint64(int(self.parameters.monitor_fraction * 2**64))
-        reveal = self._randomness.words("monitor", self._sifted, n) < fraction
-        self._sifted += n
-        self._coincidences += pairs.coincidences
-        self._bits.append(pairs.bits[~reveal])
-        self._bases.append(pairs.bases[~reveal])
-        self._times.append(pairs.times_ps[~reveal])
+        reveal = self._randomness.words("monitor", self._sifted, kept.size) < fraction
+        self._sifted += kept.size
+        self._bits.append(bits[~reveal])
+        self._bases.append(bases[~reveal])
+        self._times.append(times[~reveal])
         self._kept += self._bits[-1].size
-        mine = pairs.bits[reveal]
-        self._awaited.append((mine, pairs.bases[reveal], pairs.times_ps[reveal]))
-        self._post(
-            msg.Sifted(
-                pairs.upto, pairs.kept, np.flatnonzero(reveal), mine, pairs.coincidences, final
-            )
-        )
-        if final:
+        self._awaited.append((bits[reveal], bases[reveal], times[reveal]))
+        self._post(msg.Sifted(kept, np.flatnonzero(reveal), bits[reveal]))
+        if self._all_paired and not self._paired:
             self._estimate()
 
     def _estimate(self) -> None:
@@ -742,6 +766,7 @@ class Alice(_Party):
     def _forget(self) -> None:
         super()._forget()
         self._reference = None
+        self._paired.clear()
         self._sifter = Sifter(self.parameters.window_ps, self._match)
 
     def _confirm(self, verdict: msg.Verdict) -> None:
@@ -757,7 +782,7 @@ class Alice(_Party):
 
 
 class Bob(_Party):
-    """Announces times and bases, corrects his bits to Alice's.
+    """Announces times, tells the bases of pairs, corrects his bits to Alice's.
 
     Args:
         detectors: What his channels mean.
@@ -784,8 +809,11 @@ class Bob(_Party):
         self._decided = 0
         self._final_sent = False
         self._horizon = -(1 << 62)
-        # Announced events that Alice has not decided yet, with their outcomes.
+        # Announced events that Alice has not decided yet, with their outcomes; then the paired ones
+        # of which she has not told what is kept.
         self._pending = no_events(0)
+        self._paired: deque[Events] = deque()
+        self._all_paired = False
         self._corrector: Corrector | None = None
         self._amplification_seed: Bits | None = None
 
@@ -815,7 +843,7 @@ class Bob(_Party):
         self._horizon = horizon
         self._final_sent = self._finished
         self._pending = join(self._pending, Events(times, events.bases, events.bits, horizon))
-        self._post(msg.Announcement(self._announced, times, events.bases, horizon, self._finished))
+        self._post(msg.Announcement(self._announced, times, horizon, self._finished))
         self._announced += times.size
 
     def _rounded(self, times: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
@@ -837,8 +865,11 @@ class Bob(_Party):
                 self._delays_known = True
                 self.phase = Phase.SIFTING
                 self._advance()
+            case msg.Paired():
+                self._expect(self.phase is Phase.SIFTING and not self._all_paired, "pairs")
+                self._tell_bases(message)
             case msg.Sifted():
-                self._expect(self.phase is Phase.SIFTING, "sifted events")
+                self._expect(self.phase is Phase.SIFTING and bool(self._paired), "sifted events")
                 self._keep(message)
             case msg.Sample():
                 self._expect(self.phase is Phase.ESTIMATING, "a sample")
@@ -860,21 +891,31 @@ class Bob(_Party):
             case _:
                 self._expect(False, f"a message {type(message).__name__}")
 
-    def _keep(self, message: msg.Sifted) -> None:
+    def _tell_bases(self, message: msg.Paired) -> None:
         self._expect(self._decided <= message.upto <= self._announced, "a decision")
-        if message.kept.size:
-            self._expect(int(message.kept[0]) >= self._decided, "an event decided before")
+        if message.paired.size:
+            self._expect(int(message.paired[0]) >= self._decided, "an event decided before")
         self._expect(
             not message.final or (self._final_sent and message.upto == self._announced),
             "a last decision",
         )
-        index = message.kept - self._decided
-        pending = self._pending
-        times, bases, bits = pending.times_ps[index], pending.bases[index], pending.bits[index]
+        index, pending = message.paired - self._decided, self._pending
+        paired = Events(
+            pending.times_ps[index], pending.bases[index], pending.bits[index], pending.horizon_ps
+        )
         self._pending = tail(pending, message.upto - self._decided)
         self._decided = message.upto
-        self._sifted += message.kept.size
-        self._coincidences += message.coincidences
+        self._coincidences += index.size
+        self._all_paired = message.final
+        self._paired.append(paired)
+        self._post(msg.Bases(paired.bases))
+
+    def _keep(self, message: msg.Sifted) -> None:
+        paired, kept = self._paired.popleft(), message.kept
+        self._expect(not kept.size or int(kept[-1]) < paired.bases.size, "an event not paired")
+        times, bases, bits = paired.times_ps[kept], paired.bases[kept], paired.bits[kept]
+        self._expect(not np.any(bases == BLIND), "an event without a basis")
+        self._sifted += kept.size
         reveal = message.monitored
         self._monitor += self._compared(bits[reveal], message.bits, bases[reveal], times[reveal])
         self._post(msg.Monitored(bits[reveal]))
@@ -882,7 +923,7 @@ class Bob(_Party):
         self._bases.append(np.delete(bases, reveal))
         self._times.append(np.delete(times, reveal))
         self._kept += self._bits[-1].size
-        if message.final:
+        if self._all_paired and not self._paired:
             self.phase = Phase.ESTIMATING
 
     def _compare(self, message: msg.Sample) -> None:
@@ -933,6 +974,7 @@ class Bob(_Party):
         super()._forget()
         self._corrector = None
         self._pending = no_events(0)
+        self._paired.clear()
 
 
 class Channel:

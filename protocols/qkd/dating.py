@@ -1,7 +1,8 @@
 """The peer's announced events on the own clock, where the two taggers share nothing.
 
 The clocks are compared by the times of all events of both parties, announced ones and own ones,
-whatever their bases and outcomes.
+whatever their bases and outcomes. Where an attacker delays all of one party's photons, that is
+taken for an offset of the clocks: nothing here shows that two events happened at once.
 """
 
 from __future__ import annotations
@@ -14,14 +15,13 @@ import numpy as np
 import numpy.typing as npt
 
 from ...instruments import ProtocolError, TagBatch, TimesPs
-from .sifting import Events, no_events
+from .sifting import Events
 
 if TYPE_CHECKING:
     from ..timing import ClockLine, ClockRecovery, ClockState
 
 __all__ = ["Dated", "Dating"]
 
-Bits = npt.NDArray[np.uint8]
 Indices = npt.NDArray[np.int64]
 
 #: Offsets and frequencies looked for, on the line that the calibration has told.
@@ -38,7 +38,6 @@ class Dated:
     Attributes:
         times_ps: On the own clock.
         told_ps: As announced.
-        bases: uint8.
         index: Their numbers among the announced events.
         upto: All events below this number are decided; those not here cannot be dated.
         horizon_ps: No later event is earlier than this, on the own clock.
@@ -46,7 +45,6 @@ class Dated:
 
     times_ps: TimesPs
     told_ps: TimesPs
-    bases: Bits
     index: Indices
     upto: int
     horizon_ps: int
@@ -77,7 +75,8 @@ class Dating:
     ) -> None:
         self._line = line
         self._recovery: ClockRecovery | None = None
-        self._waiting = no_events(horizon_ps)
+        self._waiting: TimesPs = np.zeros(0, np.int64)  # as announced
+        self._told = horizon_ps  # up to where the peer has announced
         self._first = 0  # number of the first event that waits
         self._ends = [0, 0]  # of what was given to the recovery
         self._begin = self._watermark = self._horizon = -(1 << 62)
@@ -115,30 +114,24 @@ class Dating:
         if self._recovery is not None and not self._over:
             self._go(self._batch(0, events.times_ps, events.horizon_ps), self._batch(1))
 
-    def add_peer(self, times_ps: TimesPs, bases: Bits, horizon_ps: int) -> None:
+    def add_peer(self, times_ps: TimesPs, horizon_ps: int) -> None:
         """Take announced events.
 
         Raises:
             ProtocolError: where they lie before the horizon announced earlier.
         """
-        known = self._waiting
-        if horizon_ps < known.horizon_ps or (times_ps.size and times_ps[0] < known.horizon_ps):
+        if horizon_ps < self._told or (times_ps.size and times_ps[0] < self._told):
             raise ProtocolError("events announced behind an earlier horizon")
-        self._waiting = Events(
-            np.concatenate([known.times_ps, times_ps]),
-            np.concatenate([known.bases, bases]),
-            np.concatenate([known.bits, np.zeros_like(bases)]),
-            horizon_ps,
-        )
+        self._waiting = np.concatenate([self._waiting, times_ps])
+        self._told = horizon_ps
         if self._recovery is not None:
             self._go(self._batch(0), self._batch(1, times_ps, horizon_ps))
 
     def take(self, *, final: bool = False) -> Dated:
         """Events decided since the last call; with ``final``, all of them."""
-        waiting, recovery = self._waiting, self._recovery
-        times = waiting.times_ps
+        times, recovery = self._waiting, self._recovery
         if recovery is None or self._line is None:
-            return self._decide(times.size, np.arange(times.size), times, waiting.horizon_ps)
+            return self._decide(times.size, np.arange(times.size), times, self._told)
         if final and not self._over:
             self._over = True
             self._count(*recovery.add(None, None))
@@ -161,19 +154,10 @@ class Dating:
     def _decide(self, upto: int, known: Indices, moved: TimesPs, horizon: int) -> Dated:
         waiting, first = self._waiting, self._first
         self.undated += upto - known.size
-        self._waiting = Events(
-            waiting.times_ps[upto:], waiting.bases[upto:], waiting.bits[upto:], waiting.horizon_ps
-        )
+        self._waiting = waiting[upto:]
         self._first += upto
         self._horizon = horizon
-        return Dated(
-            moved,
-            waiting.times_ps[known],
-            waiting.bases[known],
-            known + first,
-            self._first,
-            horizon,
-        )
+        return Dated(moved, waiting[known], known + first, self._first, horizon)
 
     def _batch(self, which: int, times: TimesPs | None = None, horizon: int = 0) -> TagBatch:
         """The next batch of one party for the recovery; the peer's on the line."""

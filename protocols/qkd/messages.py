@@ -20,12 +20,14 @@ from .parameters import Detectors, Parameters
 __all__ = [
     "Abort",
     "Announcement",
+    "Bases",
     "Calibration",
     "Confirmation",
     "Delays",
     "Envelope",
     "Message",
     "Monitored",
+    "Paired",
     "ParityReply",
     "ParityRequest",
     "Reconciled",
@@ -160,14 +162,13 @@ class Delays:
 
 @dataclass(frozen=True, eq=False)
 class Announcement:
-    """Bob to Alice: times and bases of his next events; nothing earlier than the horizon follows.
+    """Bob to Alice: times of his next events; nothing earlier than the horizon follows.
 
-    ``first`` is the index of the first event; ``bases`` are 0 for Z, 1 for X, 2 for neither.
+    ``first`` is the index of the first event.
     """
 
     first: int
     times_ps: TimesPs
-    bases: Bits
     horizon_ps: int
     final: bool
 
@@ -175,48 +176,63 @@ class Announcement:
         """Raise ProtocolError unless well-formed."""
         _count("first event", self.first)
         _sorted_times("event times", self.times_ps)
-        _array("bases", self.bases, np.uint8)
-        if self.bases.size and int(self.bases.max()) > 2:
-            raise ProtocolError("bases are other than Z, X and none")
         _time("horizon", self.horizon_ps)
         _flag("final", self.final)
-        if self.bases.shape != self.times_ps.shape:
-            raise ProtocolError("times and bases differ in number")
         if self.times_ps.size and self.times_ps[-1] >= self.horizon_ps:
             raise ProtocolError("events do not lie before their own horizon")
 
 
 @dataclass(frozen=True, eq=False)
-class Sifted:
-    """Alice to Bob: which of his events below ``upto`` are kept, and which of these she reveals.
-
-    ``monitored`` are positions in ``kept``; ``bits`` her outcomes there. ``coincidences`` counts
-    all matched pairs of this stretch, both bases equal or not.
-    """
+class Paired:
+    """Alice to Bob: which of his events below ``upto`` coincide with hers. Never taken back."""
 
     upto: int
-    kept: Indices
-    monitored: Indices
-    bits: Bits
-    coincidences: int
+    paired: Indices
     final: bool
 
     def check(self) -> None:
         """Raise ProtocolError unless well-formed."""
         _count("decided events", self.upto)
+        _increasing("paired events", self.paired)
+        _flag("final", self.final)
+        if self.paired.size and self.paired[-1] >= self.upto:
+            raise ProtocolError("paired events lie beyond those decided")
+
+
+@dataclass(frozen=True, eq=False)
+class Bases:
+    """Bob to Alice: bases of the events of one :class:`Paired`, 0 for Z, 1 for X, 2 for neither."""
+
+    bases: Bits
+
+    def check(self) -> None:
+        """Raise ProtocolError unless well-formed."""
+        _array("bases", self.bases, np.uint8)
+        if self.bases.size and int(self.bases.max()) > 2:
+            raise ProtocolError("bases are other than Z, X and none")
+
+
+@dataclass(frozen=True, eq=False)
+class Sifted:
+    """Alice to Bob: which events of one :class:`Paired` are kept, and which of these she reveals.
+
+    ``kept`` are positions in ``paired``, ``monitored`` positions in ``kept``; ``bits`` her outcomes
+    there.
+    """
+
+    kept: Indices
+    monitored: Indices
+    bits: Bits
+
+    def check(self) -> None:
+        """Raise ProtocolError unless well-formed."""
         _increasing("kept events", self.kept)
         _increasing("monitored events", self.monitored)
         _bits("monitor bits", self.bits)
-        _count("coincidences", self.coincidences)
-        _flag("final", self.final)
         if self.bits.shape != self.monitored.shape:
             raise ProtocolError("monitored events and bits differ in number")
-        if self.kept.size and self.kept[-1] >= self.upto:
-            raise ProtocolError("kept events lie beyond those decided")
         if self.monitored.size and self.monitored[-1] >= self.kept.size:
             raise ProtocolError("monitored events are not among those kept")
-        if self.coincidences < self.kept.size:
-            raise ProtocolError("more events kept than coincidences")
 
 
 @dataclass(frozen=True, eq=False)
@@ -366,6 +382,8 @@ Message = (
     Calibration
     | Delays
     | Announcement
+    | Paired
+    | Bases
     | Sifted
     | Monitored
     | Sample

@@ -266,23 +266,21 @@ def _group_heads(times: TimesPs, window: int) -> Indices:
 
 @dataclass(frozen=True, eq=False)
 class Pairs:
-    """Matched events of equal basis, sorted by the peer's index.
+    """Matched events, whatever their bases, sorted by the peer's index.
 
     Attributes:
         upto: All events of the peer below this index are decided.
-        kept: int64 indices of the peer's events.
+        index: int64 indices of the peer's events.
         times_ps: The times that the peer announced, by its clock, public.
-        bases: uint8.
+        bases: uint8, own ones.
         bits: Own outcomes. Secret, and not shown.
-        coincidences: Number of matched pairs, whatever their bases.
     """
 
     upto: int
-    kept: Indices
+    index: Indices
     times_ps: TimesPs
     bases: Bits
     bits: Bits = field(repr=False)
-    coincidences: int
 
 
 class Sifter:
@@ -300,7 +298,7 @@ class Sifter:
         self._window = window_ps
         self._match = match
         self._own = no_events(-(1 << 62))
-        self._peer = self._own  # the peer's outcomes stay unknown: its bits are all zero
+        self._peer: TimesPs = np.zeros(0, dtype=np.int64)  # on the own clock
         self._told: TimesPs = np.zeros(0, dtype=np.int64)  # its times as announced
         self._index: Indices = np.zeros(0, dtype=np.int64)
         # What one party is ahead of the other, piece by piece, and up to where each has told.
@@ -343,19 +341,19 @@ class Sifter:
         self._catch_up(until)
         own, peer = self._own, self._peer
         if final:
-            i, j = own.times_ps.size, peer.times_ps.size
+            i, j = own.times_ps.size, peer.size
         else:
             i = int(np.searchsorted(own.times_ps, until))
-            j = int(np.searchsorted(peer.times_ps, until))
-            merged = np.concatenate([own.times_ps[:i], peer.times_ps[:j], [until]])
+            j = int(np.searchsorted(peer, until))
+            merged = np.concatenate([own.times_ps[:i], peer[:j], [until]])
             merged.sort(kind="stable")
             gaps = np.flatnonzero(np.diff(merged) > self._window)
             if not gaps.size:
                 return None
             last = merged[gaps[-1]]
             i = int(np.searchsorted(own.times_ps, last, side="right"))
-            j = int(np.searchsorted(peer.times_ps, last, side="right"))
-        times_a, times_b = own.times_ps[:i], peer.times_ps[:j]
+            j = int(np.searchsorted(peer, last, side="right"))
+        times_a, times_b = own.times_ps[:i], peer[:j]
         a, b = self._match(times_a, times_b, self._window)
         a, b = np.asarray(a, dtype=np.int64), np.asarray(b, dtype=np.int64)
         broken = "the matching function did not match one-to-one within the window"
@@ -369,24 +367,15 @@ class Sifter:
             or bool(np.any(2 * np.abs(times_a[a] - times_b[b]) > self._window))
         ):
             raise ProtocolError(broken)
-        same = (own.bases[a] == peer.bases[b]) & (own.bases[a] != BLIND)
-        kept_a, kept_b = a[same], b[same]
-        kept, told = self._index[kept_b], self._told[kept_b]
-        self._own, self._peer = tail(own, i), tail(peer, j)
+        index, told = self._index[b], self._told[b]
+        self._own, self._peer = tail(own, i), peer[j:]
         self._index, self._told = self._index[j:], self._told[j:]
         upto = self._upto
         if self._index.size:
             upto = int(self._index[0])
         elif self._peer_ahead:
             upto = int(self._peer_ahead[0].index[0])
-        return Pairs(
-            upto,
-            kept,
-            told,
-            own.bases[kept_a],
-            own.bits[kept_a],
-            int(a.size),
-        )
+        return Pairs(upto, index, told, own.bases[a], own.bits[a])
 
     def _catch_up(self, until: int) -> None:
         """Take up the pieces that begin before a moment."""
@@ -394,10 +383,7 @@ class Sifter:
         if own:
             self._own = join(self._own, *own)
         if dated:
-            peers = (
-                Events(d.times_ps, d.bases, np.zeros_like(d.bases), d.horizon_ps) for d in dated
-            )
-            self._peer = join(self._peer, *peers)
+            self._peer = np.concatenate([self._peer, *(d.times_ps for d in dated)])
             self._told = np.concatenate([self._told, *(d.told_ps for d in dated)])
             self._index = np.concatenate([self._index, *(d.index for d in dated)])
 

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from bellbench.instruments import Loss, ProtocolError, TagBatch
+from bellbench.protocols import timing
 from bellbench.protocols.qkd import (
     Alice,
     Bob,
@@ -26,6 +27,7 @@ from bellbench.protocols.qkd import (
     messages,
 )
 from bellbench.protocols.qkd.cascade import Corrector
+from bellbench.protocols.qkd.dating import Dating
 from bellbench.protocols.qkd.estimation import Errors
 from bellbench.protocols.qkd.finite_key import binary_entropy
 from bellbench.protocols.qkd.messages import Envelope
@@ -216,8 +218,9 @@ def test_the_key_is_the_hash_of_the_sifted_bits_that_nobody_revealed() -> None:
     order = np.argsort(batches[1].times_ps[later] - shift, kind="stable")
     outcome = (batches[1].channels[later][order] - 1) % 2
     block = []
-    for message in recorder.of(messages.Sifted):
-        bits = outcome[message.kept]
+    pairs = recorder.of(messages.Paired)
+    for paired, message in zip(pairs, recorder.of(messages.Sifted), strict=True):
+        bits = outcome[paired.paired[message.kept]]
         assert np.array_equal(bits[message.monitored], message.bits)
         block.append(np.delete(bits, message.monitored))
     sifted = np.concatenate(block)
@@ -402,12 +405,114 @@ def test_blinding_a_detector_with_a_click_shortly_before_gives_no_key() -> None:
     open_to_it = parties(dataclasses.replace(PARAMETERS, dead_time_ps=0))
     assert not exchange(*open_to_it, attacked, seen)[0].metrics["aborted"]
     known = 0
-    announced = np.concatenate([m.bases for m in seen.of(messages.Announcement)])
-    for sifted, reply in zip(seen.of(messages.Sifted), seen.of(messages.Monitored), strict=True):
-        bases = announced[sifted.kept[sifted.monitored]]
+    kinds = (messages.Bases, messages.Sifted, messages.Monitored)
+    for told, sifted, reply in zip(*map(seen.of, kinds), strict=True):
+        bases = told.bases[sifted.kept[sifted.monitored]]
         assert not np.any(reply.bits[bases == 0])
         known += int(np.count_nonzero(bases == 0))
     assert known > 10
+
+
+def test_bases_are_told_of_final_pairs_only(good: tuple[TagBatch, TagBatch]) -> None:
+    recorder = Recorder()
+    exchange(*parties(), good, recorder, parts=([0.1, 0.2, 0.6], [0.3, 0.5, 0.9]))
+    names = {field.name for field in dataclasses.fields(messages.Announcement)}
+    assert names == {"first", "times_ps", "horizon_ps", "final"}
+    pairs, decided, told = deque[int](), 0, 0
+    for sender, message in recorder.seen:
+        if isinstance(message, messages.Paired):
+            assert sender == "alice"
+            assert decided <= message.upto
+            assert not message.paired.size or message.paired[0] >= decided
+            decided = message.upto
+            pairs.append(message.paired.size)
+        elif isinstance(message, messages.Bases):
+            assert sender == "bob"
+            assert message.bases.size == pairs.popleft()  # fails where nothing was committed
+            told += message.bases.size
+    assert not pairs
+    assert 7000 < told < sum(x.times_ps.size for x in recorder.of(messages.Announcement))
+
+
+def test_holding_alices_photons_for_bobs_bases_gives_no_key() -> None:
+    # Eve owns the source and delays all of Alice's photons by 0.4 s, which passes for an offset of
+    # the clocks. She measures her half in Bob's basis where he has told it by then, else in any.
+    second, hold, rate, seconds, step = 10**12, 4 * 10**11, 20_000, 22, 10**11
+    rng = np.random.default_rng(1)
+    n = rate * seconds // 10
+    emitted = np.sort(rng.integers(0, seconds * step, n))
+    cables = np.array([[23_400, 24_100, 22_800, 23_900], [41_700, 40_900, 42_600, 41_200]])
+    bob_basis, bob_bit, alice_basis, eve_basis = rng.integers(0, 2, (4, n))
+    outcome = 2 * bob_basis + bob_bit
+    bob_times = emitted + rng.normal(0, 36, n).astype(np.int64) + cables[1][outcome]
+    by_time = np.argsort(bob_times, kind="stable")
+    bob_times, bob_channels = bob_times[by_time], (outcome[by_time] + 1).astype(np.int16)
+    arrive = emitted + hold
+    known = np.full(n, -1)  # Bob's basis, as Eve heard it
+    announced: list[int] = []
+    awaited: deque[Indices] = deque()
+    offset = 0
+
+    def eve(_: str, envelope: Envelope) -> Iterable[Envelope]:
+        nonlocal offset
+        message: Any = envelope.message
+        if isinstance(message, messages.Delays):
+            offset = round(float(np.mean(message.delays_ps) - cables[1].mean()))
+        elif isinstance(message, messages.Announcement):
+            at = np.searchsorted(emitted, message.times_ps + offset - 1000)
+            announced.extend(np.minimum(at, n - 1).tolist())
+            if hasattr(message, "bases"):  # a photon's basis before Alice holds it
+                known[announced[-message.times_ps.size :]] = message.bases
+        elif isinstance(message, messages.Paired):
+            awaited.append(np.array(announced, np.int64)[message.paired])
+        elif isinstance(message, messages.Bases):
+            known[awaited.popleft()] = message.bases
+        return (envelope,)
+
+    parameters = Parameters.plan(expected_bits=5000, epsilon=0.05)
+    channels = [1, 2, 3, 4]
+
+    def find(a: TagBatch, b: TagBatch) -> tuple[Mapping[int, int], Mapping[int, int]]:
+        found = timing.find_channel_delays(
+            a, b, channels_a=channels, channels_b=channels, search_ps=1_000_000
+        )
+        return found.delays_a, found.delays_b
+
+    alice = Alice(DETECTORS, parameters, find_delays=find, shared_clock=False)
+    bob = Bob(DETECTORS, parameters)
+    channel = Channel(alice, bob, eve)
+    in_time = 0
+    for begin in range(0, seconds * step, step):
+        end = begin + step
+        sent = np.flatnonzero((arrive >= begin) & (arrive < end))
+        told = known[sent] >= 0
+        in_time += int(np.count_nonzero(told))
+        calibrating = emitted[sent] < second
+        basis = np.where(told, known[sent], eve_basis[sent])
+        basis = np.where(calibrating, alice_basis[sent], basis)  # a plain pair
+        coin, other = rng.integers(0, 2, (2, sent.size))
+        bit = np.where(basis == bob_basis[sent], bob_bit[sent], coin)
+        bit = np.where(basis == alice_basis[sent], bit, other)
+        clicked = 2 * alice_basis[sent] + bit
+        times = arrive[sent] + rng.normal(0, 36, sent.size).astype(np.int64) + cables[0][clicked]
+        times = np.clip(times, begin, end - 1)
+        order = np.argsort(times, kind="stable")
+        alice.feed(TagBatch(times[order], (clicked[order] + 1).astype(np.int16), begin, end))
+        channel.run()
+        i, j = np.searchsorted(bob_times, [begin, end])
+        bob.feed(TagBatch(bob_times[i:j], bob_channels[i:j], begin, end))
+        channel.run()
+    alice.finish()
+    bob.finish()
+    channel.run()
+    assert alice.result is not None
+    assert bob.result is not None
+    assert abs(offset + hold) < 100_000  # the attack went unseen until here
+    metrics = refused((alice.result, bob.result), "above tolerance")
+    assert metrics["sifted_bits"] > 1000
+    assert metrics["qber"] == pytest.approx(0.25, abs=0.08)
+    assert in_time == 0
+    assert np.count_nonzero(known >= 0) >= metrics["sifted_bits"]
 
 
 def test_too_few_bits_give_no_key() -> None:
@@ -641,7 +746,7 @@ def test_what_the_peer_said_raises_nothing(
     def broken(*_: object, **__: object) -> None:
         raise ValueError("batch at 5 ps does not follow 7 ps")
 
-    monkeypatch.setattr(bbm92.Dating, "add_peer", broken)
+    monkeypatch.setattr(Dating, "add_peer", broken)
     refused(exchange(*parties(), good), "cannot be used: batch at 5 ps")
 
 
@@ -733,6 +838,8 @@ KINDS = [
     messages.Calibration,
     messages.Delays,
     messages.Announcement,
+    messages.Paired,
+    messages.Bases,
     messages.Sifted,
     messages.Monitored,
     messages.Sample,
@@ -763,6 +870,8 @@ def test_altered_messages_never_leave_two_keys(kind: type[Any], data: st.DataObj
         count += 1
         if count <= skip and kind in (
             messages.Announcement,
+            messages.Paired,
+            messages.Bases,
             messages.Sifted,
             messages.Monitored,
             messages.ParityRequest,

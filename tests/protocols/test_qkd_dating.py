@@ -51,7 +51,7 @@ def follow(own: Times, told: Times, step: int) -> tuple[Dating, Times, Times, Ti
         none = np.zeros(mine.size, np.uint8)
         dating.add_own(Events(mine, none, none, end))
         theirs = told[(told >= begin) & (told < end)]
-        dating.add_peer(theirs, np.zeros(theirs.size, np.uint8), end)
+        dating.add_peer(theirs, end)
         parts.append(dating.take())
     parts.append(dating.take(final=True))
     assert parts[-1].upto == np.count_nonzero((told >= BEGIN) & (told < END))
@@ -99,21 +99,19 @@ def test_nothing_depends_on_how_the_streams_are_cut() -> None:
 def test_events_behind_the_horizon_are_refused() -> None:
     own, told, _ = streams(3)
     dating = Dating(ClockLine(BEGIN, OFFSET, OFF), segment(own), segment(told))
-    one = np.zeros(1, np.uint8)
-    dating.add_peer(np.array([BEGIN + 5]), one, BEGIN + 100)
+    dating.add_peer(np.array([BEGIN + 5]), BEGIN + 100)
     with pytest.raises(ProtocolError, match="horizon"):
-        dating.add_peer(np.array([BEGIN + 50]), one, BEGIN + 200)
+        dating.add_peer(np.array([BEGIN + 50]), BEGIN + 200)
 
 
 def test_nothing_before_the_calibrations_end_is_an_event() -> None:
     own, told, _ = streams(3)
-    none = np.zeros(0, np.uint8)
     for dating in (
         Dating(ClockLine(BEGIN, OFFSET, OFF), segment(own), segment(told), BEGIN),
         Dating(horizon_ps=BEGIN),
     ):
         with pytest.raises(ProtocolError, match="horizon"):
-            dating.add_peer(none.astype(np.int64), none, BEGIN - 1)
+            dating.add_peer(np.zeros(0, np.int64), BEGIN - 1)
 
 
 def test_times_may_fall_together_on_the_own_clock() -> None:
@@ -121,8 +119,7 @@ def test_times_may_fall_together_on_the_own_clock() -> None:
     # a clock so fast that a ps of it may be none here, and events right at the horizons
     dating = Dating(ClockLine(BEGIN, OFFSET, 1e-4), segment(own), segment(told), BEGIN)
     for begin in range(BEGIN, BEGIN + 10**6, 10**3):
-        times = np.arange(begin, begin + 1000)
-        dating.add_peer(times, np.zeros(times.size, np.uint8), begin + 1000)
+        dating.add_peer(np.arange(begin, begin + 1000), begin + 1000)
 
 
 def test_a_clock_that_runs_far_behind_loses_no_events() -> None:
@@ -137,9 +134,10 @@ def test_a_clock_that_runs_far_behind_loses_no_events() -> None:
     dating = Dating(ClockLine(BEGIN, 0, 0.0), segment(own), segment(told))
     for begin in range(BEGIN, seconds * PS, 2 * PS):
         i, j = np.searchsorted(own, [begin, begin + 2 * PS])
-        dating.add_own(Events(own[i:j], *[np.zeros(j - i, np.uint8)] * 2, begin + 2 * PS))
+        none = np.zeros(j - i, np.uint8)
+        dating.add_own(Events(own[i:j], none, none, begin + 2 * PS))
         i, j = np.searchsorted(told, [begin, begin + 2 * PS])
-        dating.add_peer(told[i:j], np.zeros(j - i, np.uint8), begin + 2 * PS)
+        dating.add_peer(told[i:j], begin + 2 * PS)
         dating.take()
     assert dating.state is not None
     assert dating.state.locked

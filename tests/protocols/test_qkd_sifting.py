@@ -269,7 +269,7 @@ def test_pairs_do_not_depend_on_how_streams_are_cut(
             sifter.add_own(piece(own, begin, end))
         else:
             part = piece(peer, begin, end)
-            dating.add_peer(part.times_ps, part.bases, part.horizon_ps)
+            dating.add_peer(part.times_ps, part.horizon_ps)
             sifter.add_peer(dating.take())
         pairs = sifter.take()
         if pairs is not None:
@@ -280,18 +280,16 @@ def test_pairs_do_not_depend_on_how_streams_are_cut(
     assert last.upto == len(b)
 
     i, j = greedy(own.times_ps, peer.times_ps, WINDOW)
-    same = own.bases[i] == peer.bases[j]
-    assert sum(p.coincidences for p in found) == i.size
-    assert np.array_equal(np.concatenate([p.kept for p in found]), j[same])
-    assert np.array_equal(np.concatenate([p.bits for p in found]), own.bits[i[same]])
-    assert np.array_equal(np.concatenate([p.bases for p in found]), own.bases[i[same]])
-    assert np.array_equal(np.concatenate([p.times_ps for p in found]), peer.times_ps[j[same]])
+    assert np.array_equal(np.concatenate([p.index for p in found]), j)
+    assert np.array_equal(np.concatenate([p.bits for p in found]), own.bits[i])
+    assert np.array_equal(np.concatenate([p.bases for p in found]), own.bases[i])
+    assert np.array_equal(np.concatenate([p.times_ps for p in found]), peer.times_ps[j])
 
 
-def told(times: Any, bases: Any, horizon: int) -> Dated:
+def told(times: Any, horizon: int) -> Dated:
     """Events of a peer on the same clock."""
     dating = Dating()
-    dating.add_peer(times, bases, horizon)
+    dating.add_peer(times, horizon)
     return dating.take()
 
 
@@ -300,7 +298,7 @@ def test_outcomes_are_not_shown() -> None:
     held = Events(times, bits, bits, 100)
     sifter = Sifter(WINDOW, greedy)
     sifter.add_own(held)
-    sifter.add_peer(told(times, bits, 100))
+    sifter.add_peer(told(times, 100))
     pairs = sifter.take(final=True)
     assert pairs is not None
     assert pairs.bits.tolist() == [0, 1]
@@ -315,12 +313,12 @@ def test_memory_is_released_as_pairs_are_decided() -> None:
         times = np.arange(step * 1000, step * 1000 + 1000, 100, dtype=np.int64)
         bases = np.zeros(times.size, np.uint8)
         sifter.add_own(Events(times, bases, bases, step * 1000 + 1000))
-        dating.add_peer(times, bases, step * 1000 + 1000)
+        dating.add_peer(times, step * 1000 + 1000)
         sifter.add_peer(dating.take())
         pairs = sifter.take()
         assert pairs is not None
         assert pairs.upto == 10 * step + 10
-        assert sifter._own.times_ps.size == sifter._peer.times_ps.size == 0
+        assert sifter._own.times_ps.size == sifter._peer.size == 0
 
 
 def test_a_party_far_ahead_costs_no_more_than_its_events() -> None:
@@ -335,32 +333,31 @@ def test_a_party_far_ahead_costs_no_more_than_its_events() -> None:
 
         def peer(step: int, sifter: Sifter = sifter, dating: Dating = dating) -> None:
             times = np.arange(step * 1000, step * 1000 + 1000, 100, dtype=np.int64)
-            dating.add_peer(times, none, step * 1000 + 1000)
+            dating.add_peer(times, step * 1000 + 1000)
             sifter.add_peer(dating.take())
 
         first, second = (own, peer) if own_first else (peer, own)
         for step in range(20):
             first(step)
             assert sifter.take() is None or step == 0
-            assert sifter._own.times_ps.size == sifter._peer.times_ps.size == 0
+            assert sifter._own.times_ps.size == sifter._peer.size == 0
         for step in range(20):
             second(step)
             pairs = sifter.take()
             assert pairs is not None
-            assert (pairs.upto, pairs.coincidences) == (10 * step + 10, 10)
-            assert sifter._own.times_ps.size == sifter._peer.times_ps.size == 0
+            assert (pairs.upto, pairs.index.size) == (10 * step + 10, 10)
+            assert sifter._own.times_ps.size == sifter._peer.size == 0
 
 
 def test_events_behind_the_horizon_are_refused() -> None:
     dating, sifter = Dating(), Sifter(WINDOW, greedy)
-    none = np.zeros(1, np.uint8)
-    dating.add_peer(np.array([5]), none, 100)
+    dating.add_peer(np.array([5]), 100)
     for horizon in (200, 50):
         with pytest.raises(ProtocolError, match="horizon"):
-            dating.add_peer(np.array([99]), none, horizon)
-    sifter.add_peer(told(np.array([5]), none, 100))
+            dating.add_peer(np.array([99]), horizon)
+    sifter.add_peer(told(np.array([5]), 100))
     with pytest.raises(ProtocolError, match="horizon"):
-        sifter.add_peer(told(np.array([99]), none, 200))
+        sifter.add_peer(told(np.array([99]), 200))
 
 
 @pytest.mark.parametrize(
@@ -370,7 +367,7 @@ def test_a_matcher_that_breaks_its_contract_is_caught(a: list[int], b: list[int]
     sifter = Sifter(WINDOW, lambda *_: (np.array(a, np.int64), np.array(b, np.int64)))
     times, bases = np.array([0, 7], np.int64), np.zeros(2, np.uint8)
     sifter.add_own(Events(times, bases, bases, 100))
-    sifter.add_peer(told(times, bases, 100))
+    sifter.add_peer(told(times, 100))
     with pytest.raises(ProtocolError, match="one-to-one"):
         sifter.take()
 
