@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
@@ -95,8 +96,9 @@ def common_clock(
         peer: The peer's, of about the same time: within 1 s, at a frequency within 100 ppm.
         find: Finds delays in clicks on one clock.
         delays: The delays of the own channels and of the peer's, ps, of what was found.
-        least_ps: Clocks that come apart by less in the recording, or cannot be found, are taken to
-            be one; by default that is an error.
+        least_ps: Clocks that come apart by less in the recording (or by less than can be told), or
+            cannot be found, are taken to be one. 0: they are two whatever they do, and not to find
+            them is an error.
 
     Returns:
         The peer's clicks on the own clock, those that could be dated; the peer's clock, None where
@@ -106,20 +108,22 @@ def common_clock(
         ProtocolError: where no peak shows.
     """
     try:
-        moved, line = _on_own(own, peer)
+        moved, line, _ = _on_own(own, peer)
     except ProtocolError:
         if not least_ps:
             raise
         return peer, None, find(own, peer)
-    if abs(line.frequency) * (own.end_ps - own.begin_ps) < least_ps:
+    # Only with the delays known is the drift not that of a peak from channel to channel.
+    moved, line, sigma = _on_own(own, peer, follower(line, delays(find(own, moved))))
+    if least_ps and abs(line.frequency) * (own.end_ps - own.begin_ps) < max(least_ps, 5 * sigma):
         return peer, None, find(own, peer)
-    moved, line = _on_own(own, peer, follower(line, delays(find(own, moved))))
     return moved, line, find(own, moved)
 
 
 def _on_own(
     own: TagBatch, peer: TagBatch, recovery: ClockRecovery | None = None
-) -> tuple[TagBatch, ClockLine]:
+) -> tuple[TagBatch, ClockLine, float]:
+    """The peer's clicks on the own clock, that clock, and the error of its drift in all, ps."""
     recovery = recovery or ClockRecovery()
     parts = [recovery.add(own, peer)[1], recovery.add(None, None)[1]]
     states = [state for state in recovery.history if state.locked]
@@ -129,7 +133,9 @@ def _on_own(
     frequency = last.frequency
     if last.at_ps > first.at_ps:
         frequency = (last.offset_ps - first.offset_ps) / (last.at_ps - first.at_ps)
-    return concatenate(parts), ClockLine(last.at_ps, round(last.offset_ps), frequency)
+    line = ClockLine(last.at_ps, round(last.offset_ps), frequency)
+    reach = (own.end_ps - own.begin_ps) / max(last.at_ps - first.at_ps, 1)
+    return concatenate(parts), line, reach * math.hypot(first.sigma_ps, last.sigma_ps)
 
 
 def follower(line: ClockLine, delays: Delays) -> ClockRecovery:
