@@ -31,7 +31,7 @@ _COLUMNS = 72
 
 def _ps(text: str) -> int:
     try:
-        value = parse_quantity(text, "s") * 1e12
+        value = 0.0 if text.strip() == "0" else parse_quantity(text, "s") * 1e12
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
     if not 1 <= value <= 1e15:
@@ -121,6 +121,12 @@ def _delays(texts: list[str] | None) -> dict[int, int]:
     return delays
 
 
+def _damage(text: str) -> str:
+    if text not in ("raise", "mark"):
+        raise typer.BadParameter("is raise or mark")
+    return text
+
+
 File = Annotated[Path, typer.Argument(metavar="FILE", help="The recording.")]
 Format = Annotated[
     str | None,
@@ -136,6 +142,10 @@ Delays = Annotated[
 ]
 
 
+Damage = Annotated[
+    str,
+    typer.Option(parser=_damage, metavar="raise|mark", help="mark: read on behind damage (bbt)."),
+]
 Period = Annotated[
     float | None,
     typer.Option(parser=_step, metavar="TIME", help="From pulse to pulse, of pulsed light."),
@@ -143,20 +153,25 @@ Period = Annotated[
 
 
 @app.command()
-def info(file: File, format: Format = None, as_json: Json = False) -> None:  # noqa: A002
+def info(
+    file: File,
+    format: Format = None,  # noqa: A002
+    damage: Damage = "raise",
+    as_json: Json = False,
+) -> None:
     """Say what a file is, how long it lasts and what its channels counted.
 
     Of a damaged file this is what comes before the damage, then the error.
     """
     from .protocols.timing import CountRates
 
-    tags = open_tags(file, format)
-    rates, damage = CountRates(), None
+    tags = _open(file, format, damage)
+    rates, fault = CountRates(), None
     try:
         for batch in tags:
             rates.add(batch)
     except TagFileError as error:
-        damage = error
+        fault = error
     header = {
         name: value
         for name, value in tags.info.header.items()
@@ -174,7 +189,9 @@ def info(file: File, format: Format = None, as_json: Json = False) -> None:  # n
         "live_s": rates.live_s,
         "clicks": {str(channel): rates.counts[channel] for channel in sorted(rates.counts)},
         "header": header,
-        "damage": None if damage is None else str(damage),
+        "closed": tags.info.header.get("closed"),
+        "torn_bytes": tags.info.header.get("torn_bytes"),
+        "damage": None if fault is None else str(fault),
     }
     if as_json:
         _print_json(result)
@@ -182,20 +199,23 @@ def info(file: File, format: Format = None, as_json: Json = False) -> None:  # n
         table = _table("", "", title=str(file))
         table.add_row("format", f"{tags.info.format}: {FORMATS[tags.info.format]}")
         if tags.info.records:
-            table.add_row("records", f"{tags.info.records:,}")
+            beyond = ", those behind the damage too" if fault is not None else ""
+            table.add_row("records", f"{tags.info.records:,}{beyond}")
         table.add_row("time step", f"{tags.info.resolution_ps:g} ps")
         table.add_row("duration", _time(rates.duration_s))
         if rates.live_s < rates.duration_s:
             table.add_row("live", _time(rates.live_s))
         if tags.reordered:
             table.add_row("out of order", f"{tags.reordered:,} clicks, sorted")
+        if torn := _torn(tags):
+            table.add_row("not closed", torn)
         for channel in sorted(rates.counts):
             table.add_row(f"channel {channel}", f"{rates.counts[channel]:,} clicks")
         for name, value in header.items():
             table.add_row(name, str(value))
         _show(table)
-    if damage is not None:
-        raise damage
+    if fault is not None:
+        raise fault
 
 
 @app.command()
@@ -229,6 +249,7 @@ def convert(
         float | None,
         typer.Option(parser=_step, metavar="TIME", help="Time step of IN, where it cannot tell."),
     ] = None,
+    damage: Damage = "raise",
     force: Annotated[bool, typer.Option("--force", help="Replace OUT if it exists.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -241,10 +262,17 @@ def convert(
     numbers = _renumbering(channels)
     try:
         tags = open_tags(
-            sources, format, channel=channel or None, period_ps=period, resolution_ps=step
+            sources,
+            format,
+            channel=channel or None,
+            period_ps=period,
+            resolution_ps=step,
+            damage="mark" if damage == "mark" else "raise",
         )
     except ValueError as error:
-        raise typer.BadParameter(str(error)) from error
+        each = " ".join(f"--channel {i + 1}" for i in range(len(sources)))
+        hint = f", as in {each}" if "channel" in str(error) and len(sources) > 1 else ""
+        raise typer.BadParameter(f"{error}{hint}") from error
     clocks = sorted({part.info.clock_id for part in tags.parts} - {""})
     if len(clocks) > 1:
         raise BellbenchError(
@@ -256,7 +284,7 @@ def convert(
             raise BellbenchError(f"{target} is the recording itself; name another file")
         if not force:
             raise BellbenchError(f"{target} exists; --force replaces it")
-    damage: TagFileError | None = None
+    fault: TagFileError | None = None
     clicks, start, clock = 0, 0, ""
     batches = iter(tags)
     try:
@@ -280,9 +308,10 @@ def convert(
                 try:
                     batch = next(batches, None)
                 except TagFileError as error:
-                    damage, batch = error, None
+                    fault, batch = error, None
     except ValueError as error:
-        hint = "" if numbers else "; --channels chooses and renumbers, as in 0=1,1=2"
+        about_them = not numbers and "channel" in str(error)
+        hint = "; --channels chooses and renumbers, as in 0=1,1=2" if about_them else ""
         raise TagFileError(f"cannot be written: {error}{hint}", path=str(target)) from error
     except OSError as error:
         raise TagFileError(f"cannot be written: {error.strerror}", path=str(target)) from error
@@ -310,6 +339,9 @@ def convert(
                 f" at {_time(again.begin_ps * 1e-12)}, here {_time(early * 1e-12)} before the"
                 " recording; rates of it come out too low"
             )
+    for part in tags.parts or (tags,):
+        if torn := _torn(part):
+            notes.append(f"{part.info.path} is not closed: {torn}")
     if tags.reordered:
         notes.append(_reordered(tags))
     if as_json:
@@ -331,16 +363,21 @@ def convert(
         _show(f"{target}: {clicks:,} clicks as {writer.format}, from {tags.info.format}")
         for note in notes:
             _show(f"  {note}")
-    if damage is not None:
-        raise TagFileError(f"{damage}; the {clicks:,} clicks before it are in {target}") from damage
+    if fault is not None:
+        raise TagFileError(f"{fault}; the {clicks:,} clicks before it are in {target}") from fault
 
 
 @app.command()
-def rates(file: File, format: Format = None, as_json: Json = False) -> None:  # noqa: A002
+def rates(
+    file: File,
+    format: Format = None,  # noqa: A002
+    damage: Damage = "raise",
+    as_json: Json = False,
+) -> None:
     """Print the count rate of every channel over live time, with its Poisson error."""
-    tags = open_tags(file, format)
+    tags = _open(file, format, damage)
     found = _count(tags)
-    _say_order(tags)
+    _say(tags)
     rows = {
         channel: {
             "clicks": count,
@@ -379,6 +416,7 @@ def correlate(
     period: Period = None,
     plot: Annotated[Path | None, typer.Option(help="PNG to write.")] = None,
     format: Format = None,  # noqa: A002
+    damage: Damage = "raise",
     as_json: Json = False,
 ) -> None:
     """Correlate two channels: g2 against the delay; 1 where clicks are independent.
@@ -392,7 +430,7 @@ def correlate(
     from .tags_plot import pulsed
 
     delays = _delays(delay)
-    tags = open_tags(file, format)
+    tags = _open(file, format, damage)
     first, second = _pick(tags, _numbers(channels), 2)
     _used(delays, (first, second))
     shift = delays.get(second, 0) - delays.get(first, 0)
@@ -402,10 +440,11 @@ def correlate(
         raise typer.BadParameter(str(error)) from error
     for batch in tags:
         histogram.add(batch)
-    _say_order(tags)
+    _say(tags)
     found = histogram.finish()
     if not found.singles_a * found.singles_b:
-        raise TagFileError(f"channels {first} and {second} did not both click", path=str(file))
+        _clicked(tags, _count(tags).counts, (first, second))
+        raise TagFileError(f"channels {first} and {second} were never live", path=str(file))
     step = tags.info.resolution_ps
     comb = bin < 20 * step and bin % step != 0
     if comb:
@@ -519,9 +558,23 @@ def _lowest_pulse(found: Correlation, period: float, beside: float, shift: int) 
 
 
 def _used(delays: Mapping[int, int], channels: Collection[int]) -> None:
-    unused = sorted(set(delays) - set(channels))
-    if unused:
-        raise typer.BadParameter(f"--delay names channels {unused}, of which none is counted")
+    for channel in sorted(set(delays) - set(channels)):
+        counted = ", ".join(map(str, channels))
+        raise typer.BadParameter(
+            f"channel {channel} has a delay but is not counted; those that are: {counted}",
+            param_hint="--delay",
+        )
+
+
+def _clicked(tags: TagFile, counts: Mapping[int, int], channels: Collection[int]) -> None:
+    """Refuse channels that never clicked, as ``tags plot`` does."""
+    for channel in channels:
+        if not counts.get(channel):
+            there = ", ".join(map(str, sorted(counts))) or "none"
+            raise typer.BadParameter(
+                f"channel {channel} never clicked in {Path(tags.info.path).name};"
+                f" those that did: {there}"
+            )
 
 
 @app.command()
@@ -537,6 +590,7 @@ def coincidences(
     delay: Delays = None,
     period: Period = None,
     format: Format = None,  # noqa: A002
+    damage: Damage = "raise",
     as_json: Json = False,
 ) -> None:
     """Count the coincidences of every pair of channels.
@@ -544,11 +598,11 @@ def coincidences(
     All pairs count, with accidentals measured at 20 wrong delays of 20 to 200 windows. Of pulsed
     light say the period: the wrong delays are then multiples of it, the next longer ones.
     """
-    from .protocols.timing import CoincidenceCounter, CorrelationHistogram
+    from .protocols.timing import CoincidenceCounter, CorrelationHistogram, CountRates
     from .tags_plot import pulsed
 
     delays = _delays(delay)
-    tags = open_tags(file, format)
+    tags = _open(file, format, damage)
     chosen = sorted(set(_pick(tags, _numbers(channels), None)))
     if len(chosen) < 2:
         raise TagFileError("coincidences need two different channels", path=str(file))
@@ -576,12 +630,15 @@ def coincidences(
         for one, other in itertools.pairwise(chosen)
         if period is None
     ]
+    seen = CountRates()
     for batch in tags:
+        seen.add(batch)
         for counter in counters:
             counter.add(batch)
         for histogram in looks:
             histogram.add(batch)
-    _say_order(tags)
+    _say(tags)
+    _clicked(tags, seen.counts, chosen)
     pulses = any(pulsed(histogram.finish()) for histogram in looks)
     if pulses:
         typer.echo(
@@ -663,6 +720,7 @@ def plot(
     ] = None,
     log: Annotated[bool, typer.Option("--log", help="Logarithmic counts.")] = False,
     format: Format = None,  # noqa: A002
+    damage: Damage = "raise",
     as_json: Json = False,
 ) -> None:
     """Draw rates over time, the correlation of two channels with its fit, and all coincidences.
@@ -681,12 +739,18 @@ def plot(
         raise typer.BadParameter("pictures end in .png, .svg or .pdf", param_hint="--out")
     if not picture.parent.is_dir():  # said before the work, not after
         raise BellbenchError(f"cannot write the picture {picture}: there is no such folder")
+    if len({file.resolve() for file in files}) < len(files):
+        raise typer.BadParameter(
+            "is the same recording twice; --channels 0,0 correlates a channel with itself",
+            param_hint="FILE...",
+        )
+    tags = [_open(file, format, damage) for file in files]
     pair = _numbers(channels)
     if pair is not None and len(pair) != 2:
         raise typer.BadParameter("name 2 channels, as in 0,1", param_hint="--channels")
     try:
         seen = look(
-            [open_tags(file, format) for file in files],
+            tags,
             pair=None if pair is None else (pair[0], pair[1]),
             delays_ps=_named_delays(delay, len(files)) if delay else None,
             window_ps=window,
@@ -696,6 +760,8 @@ def plot(
         )
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
+    for one in tags:
+        _say(one)
     draw(picture, seen, log=log)
     if as_json:
         _print_json({"picture": str(picture)} | to_json(seen))
@@ -729,7 +795,27 @@ def _count(tags: TagFile) -> CountRates:
     return found
 
 
-def _say_order(tags: TagFile) -> None:
+def _open(file: Path, name: str | None, damage: str) -> TagFile:
+    try:
+        return open_tags(file, name, damage="mark" if damage == "mark" else "raise")
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--damage") from error
+
+
+def _torn(tags: TagFile) -> str:
+    """Say that a file has no end; empty where it has, or where its format knows none."""
+    if tags.info.header.get("closed", True):
+        return ""
+    torn = tags.info.header.get("torn_bytes", 0)
+    more = f"; {torn:,} bytes of an unfinished chunk" if torn else ""
+    return f"still being written or cut off{more}"
+
+
+def _say(tags: TagFile) -> None:
+    """Warn of what a file has that it should not have."""
+    for part in tags.parts or (tags,):
+        if torn := _torn(part):
+            typer.echo(f"bellbench: {part.info.path} is not closed: {torn}", err=True)
     if tags.reordered:
         typer.echo(f"bellbench: {_reordered(tags)}", err=True)
 

@@ -150,6 +150,10 @@ def look(
     longest = max(one.rates.duration_s for one in begins) * 1e12
     bins = min(_RATE_BINS, max(max(one.rates.counts.values()) / 20 for one in begins))
     every = every_ps or _nice(longest / max(bins, 20))
+    if longest / every > 10**7:
+        raise ValueError(
+            f"more than 10 million bins of {every:,} ps in {longest * 1e-12:g} s: take wider"
+        )
     counters = [Counter(_brightest(one, None), every) for one in begins]
     shift = known.of.get(second, 0) - known.of.get(first, 0)
     histogram = CorrelationHistogram(first[1], second[1], span, width, delay_ps=shift)
@@ -168,6 +172,8 @@ def look(
             pairs.add(*batches)
     correlation = histogram.finish()
     fit, no_fit = _fit(correlation)
+    if fit is None and not correlation.counts.any():
+        no_fit = _no_pair(begins, (first, second), known.of, span)
     return Overview(
         tuple(Path(tags.info.path).name for tags in files),
         tuple(counter.finish() for counter in counters),
@@ -246,6 +252,7 @@ def to_json(seen: Overview) -> dict[str, Any]:
             "window_ps": pairs.window_ps,
             "counts": pairs.pairs.tolist(),
             "accidentals": pairs.shifted_pairs.mean(axis=0).tolist(),
+            "car": _car(pairs.pairs, pairs.shifted_pairs.mean(axis=0)),
         }
     elif pairs is not None:
         matrix = {
@@ -254,9 +261,31 @@ def to_json(seen: Overview) -> dict[str, Any]:
             "window_ps": pairs.window_ps,
             "counts": pairs.counts.tolist(),
             "accidentals": pairs.accidentals.tolist(),
+            "car": _car(pairs.counts, pairs.accidentals),
         }
     return {
         "files": list(seen.names),
+        "clock": None
+        if seen.clock is None
+        else {
+            "offset_ps": seen.clock.offset_ps,
+            "frequency": seen.clock.frequency,
+            "sigma_frequency": seen.clock.sigma_frequency,
+            "jitter_ps": seen.clock.jitter_ps,
+        },
+        "delays_ps": {seen.name(c): delay for c, delay in seen.delays_ps.items()},
+        "delays_found": sorted(seen.name(c) for c in seen.found),
+        "fit": None if fit is None else _fit_json(fit),
+        "no_fit": seen.no_fit,
+        "coincidences": matrix,
+        "correlation": {
+            "channels": [seen.name(c) for c in seen.pair],
+            "bin_ps": correlation.bin_ps,
+            "delays_ps": correlation.delays_ps.tolist(),
+            "counts": correlation.counts.tolist(),
+            "expected_per_bin": float(correlation.expected[correlation.counts.size // 2]),
+            "clicks": [correlation.singles_a, correlation.singles_b],
+        },
         "rates": [
             {
                 "channels": list(one.channels),
@@ -267,28 +296,15 @@ def to_json(seen: Overview) -> dict[str, Any]:
             }
             for one in seen.rates
         ],
-        "delays_ps": {seen.name(c): delay for c, delay in seen.delays_ps.items()},
-        "delays_found": sorted(seen.name(c) for c in seen.found),
-        "clock": None
-        if seen.clock is None
-        else {
-            "offset_ps": seen.clock.offset_ps,
-            "frequency": seen.clock.frequency,
-            "sigma_frequency": seen.clock.sigma_frequency,
-            "jitter_ps": seen.clock.jitter_ps,
-        },
-        "correlation": {
-            "channels": [seen.name(c) for c in seen.pair],
-            "bin_ps": correlation.bin_ps,
-            "delays_ps": correlation.delays_ps.tolist(),
-            "counts": correlation.counts.tolist(),
-            "expected_per_bin": float(correlation.expected[correlation.counts.size // 2]),
-            "clicks": [correlation.singles_a, correlation.singles_b],
-        },
-        "fit": None if fit is None else _fit_json(fit),
-        "no_fit": seen.no_fit,
-        "coincidences": matrix,
     }
+
+
+def _car(counts: Any, accidentals: Any) -> list[list[float | None]]:
+    """(C - A)/A; None where no accidental was seen."""
+    return [
+        [(c - a) / a if a else None for c, a in zip(*rows, strict=True)]
+        for rows in zip(counts.tolist(), accidentals.tolist(), strict=True)
+    ]
 
 
 def summary(seen: Overview) -> list[str]:
@@ -627,6 +643,27 @@ def _fit(correlation: Correlation) -> tuple[PeakFit | None, str]:
     if _rivalled(correlation, fit.top_ps.value, 3 * fit.fwhm_ps.value, top):
         return None, _PULSED
     return fit, ""
+
+
+def _no_pair(
+    begins: Sequence[_Begin],
+    pair: tuple[Channel, Channel],
+    delays: Mapping[Channel, int],
+    span: int,
+) -> str:
+    """Say why two channels have no pair at all."""
+    spans = []
+    for one, channel in zip((begins[0], begins[-1]), pair, strict=True):
+        begin = one.head.begin_ps - delays.get(channel, 0)
+        spans.append((begin * 1e-12, begin * 1e-12 + one.rates.duration_s))
+    (a, a_end), (b, b_end) = spans
+    if len(begins) == 2 and (a_end < b or b_end < a):
+        return (
+            f"the files do not overlap in time: A is from {a:.6g} to {a_end:.6g} s, B from"
+            f" {b:.6g} to {b_end:.6g} s"
+        )
+    first, second = (_name(c, len(begins)) for c in pair)
+    return f"channels {first} and {second} have no clicks within {span / 2000:g} ns of each other"
 
 
 def pulsed(correlation: Correlation) -> bool:

@@ -111,6 +111,9 @@ def test_usage_errors(file: Path) -> None:
     assert "between 1 ps and 1000 s" in usage_error("correlate", file, "--window", "0s")
     assert "up to 100 us" in usage_error("coincidences", file, "--window", "1s")
     assert "between 1 ps" in usage_error("coincidences", file, "--window", "0s")
+    assert "between 1 ps" in usage_error("coincidences", file, "--window", "0")
+    assert "raise or mark" in usage_error("rates", file, "--damage", "no")
+    assert "take no damage" in usage_error("rates", file, "--damage", "mark")
     assert "no bin of 2000 ps" in usage_error("correlate", file, "--window", "1ns", "--bin", "2ns")
     assert "10 million bins" in usage_error("correlate", file, "--window", "1s", "--bin", "1ps")
     assert "write channels as in 0,1" in usage_error("correlate", file, "--channels", "a")
@@ -135,8 +138,11 @@ def test_bad_files(tmp_path: Path, file: Path) -> None:
             run(command, tmp_path)
         with pytest.raises(TagFileError, match="unknown format 'x'"):
             run(command, file, "--format", "x")
-    with pytest.raises(TagFileError, match="did not both click"):
-        run("correlate", file, "--channels", "1,3")
+    for command in ("correlate", "coincidences"):
+        never = usage_error(command, file, "--channels", "1,3")
+        assert "channel 3 never clicked in pairs.dump; those that did: 1, 2, 4" in never
+        unused = usage_error(command, file, "--channels", "1,2", "--delay", "9=1ns")
+        assert "channel 9 has a delay but is not counted; those that are: 1, 2" in unused
     with pytest.raises(TagFileError, match="two different channels"):
         run("coincidences", file, "--channels", "1,1")
     with pytest.raises(BellbenchError, match="cannot write the plot"):
@@ -215,3 +221,46 @@ def test_rates_show_the_digits_of_their_errors(tmp_path: Path) -> None:
     with create_tags(path) as file:
         file.write(TagBatch(np.array([5, 10**15]), np.ones(2, np.int16), 0, 2 * 10**15))
     assert "0.00100 ± 0.00071" in run("rates", path)
+
+
+@pytest.fixture
+def chunked(tmp_path: Path) -> Path:
+    """A bbt file of many chunks, 40,000 clicks in 1 s."""
+    times = np.sort(np.random.default_rng(1).integers(0, 10**12, 40_000))
+    whole = TagBatch(times, (np.arange(40_000) % 2).astype(np.int16), 0, 10**12)
+    path = tmp_path / "chunked.bbt"
+    with create_tags(path) as file:
+        for k in range(1, 11):
+            part, whole = whole.split(k * 10**11)
+            file.write(part)
+            file.flush()
+    return path
+
+
+def test_a_file_cut_off_is_said(chunked: Path, tmp_path: Path) -> None:
+    assert "not closed" not in run("info", chunked)
+    cut = tmp_path / "cut.bbt"
+    cut.write_bytes(chunked.read_bytes()[: chunked.stat().st_size * 55 // 100])
+    got = run_json("info", cut)
+    assert not got["closed"]
+    assert 0 < got["torn_bytes"] < 20_000
+    assert f"{got['torn_bytes']:,} bytes of an unfinished" in " ".join(run("info", cut).split())
+    for command in ("rates", "correlate", "coincidences"):
+        said = CliRunner().invoke(app, [command, str(cut)])
+        assert said.exit_code == 0
+        assert "is not closed: still being written or cut off" in said.stderr
+
+
+def test_damage_can_be_read_behind(chunked: Path, tmp_path: Path) -> None:
+    damaged = tmp_path / "damaged.bbt"
+    octets = bytearray(chunked.read_bytes())
+    octets[len(octets) // 2] ^= 0xFF
+    damaged.write_bytes(octets)
+    with pytest.raises(TagFileError, match="--damage mark"):
+        run("rates", damaged)
+    got = run_json("rates", damaged, "--damage", "mark")
+    assert sum(row["clicks"] for row in got["rates"].values()) + got["lost"] == 40_000
+    assert got["live_s"] == pytest.approx(0.9, abs=0.02)
+    there = tmp_path / "there.bbt"
+    run("convert", damaged, there, "--damage", "mark")
+    assert run_json("rates", there)["lost"] == got["lost"]

@@ -190,7 +190,7 @@ def test_files_of_a_tagger_become_one(tmp_path: Path, batch: TagBatch) -> None:
     assert again.channels.tolist() == whole.channels.tolist()
     with pytest.raises(BellbenchError, match="is the recording itself"):
         run(*paths, paths[1], "--channel", "1", "--channel", "3", "--force")
-    assert "do not tell their channel; say that of each" in usage_error(
+    assert "say that of each, as in --channel 1 --channel 2" in usage_error(
         *paths, tmp_path / "y.bbt", "--format", "id900"
     )
     assert "2 files need a channel each, not 1" in usage_error(

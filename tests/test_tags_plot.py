@@ -204,7 +204,11 @@ def test_bad_input(file: Path, tmp_path: Path) -> None:
     )
     assert "name 2 channels" in usage_error(file, "--channels", "1,3,9")
     assert "channel 5 has a delay but no click" in usage_error(file, "--delay", "5=1ns")
-    assert "write A1=25ns or B1=25ns" in usage_error(file, file, "--delay", "1=1ns")
+    assert "same recording twice" in usage_error(file, file)
+    assert "10 million bins of 1 ps" in usage_error(file, "--every", "1ps")
+    other = tmp_path / "other.bbt"
+    other.write_bytes(file.read_bytes())
+    assert "write A1=25ns or B1=25ns" in usage_error(file, other, "--delay", "1=1ns")
     assert "no bin" in usage_error(file, "--span", "1ns", "--bin", "2ns")
     with pytest.raises(BellbenchError, match="cannot write the picture"):
         run(file, "--out", tmp_path / "nowhere" / "seen.png")
@@ -267,3 +271,34 @@ def test_nothing_can_be_drawn_too() -> None:
     assert [text.get_text() for text in ax.texts] == ["no pair"]
     Counter([1], 10).finish().plot(Figure().subplots())
     FoldCounter([1], 10).finish().plot(Figure().subplots(), log=True)
+
+
+def test_files_that_do_not_overlap_say_so(tmp_path: Path) -> None:
+    rng = np.random.default_rng(2)
+    for name, begin in (("a", 0), ("b", 5 * 10**12)):
+        times = np.sort(rng.integers(begin, begin + 10**12, 2000))
+        with create_tags(tmp_path / f"{name}.bbt") as writer:
+            writer.write(TagBatch(times, np.ones(2000, np.int16), begin, begin + 10**12))
+    got = numbers(tmp_path / "a.bbt", tmp_path / "b.bbt")
+    assert got["no_fit"] == (
+        "the files do not overlap in time: A is from 0 to 1 s, B from 5 to 6 s"
+    )
+
+
+def test_json_tells_the_short_answers_first(file: Path) -> None:
+    got = numbers(file)
+    assert list(got) == [
+        "files",
+        "clock",
+        "delays_ps",
+        "delays_found",
+        "fit",
+        "no_fit",
+        "coincidences",
+        "correlation",
+        "rates",
+    ]
+    pairs = got["coincidences"]
+    counted, by_chance = pairs["counts"][0][1], pairs["accidentals"][0][1]
+    expected = (counted - by_chance) / by_chance if by_chance else None
+    assert pairs["car"][0][1] == expected

@@ -602,7 +602,7 @@ class BbtReader:
             if not self._mark:
                 raise TagFileError(
                     f"{wrong}: the file is damaged; copy it again, or read on behind the damage"
-                    ' with open_tags(path, damage="mark")',
+                    ' with open_tags(path, damage="mark") (bellbench tags: --damage mark)',
                     path=str(self._path),
                     offset=self.position,
                 )
@@ -759,7 +759,8 @@ def _survey(
         if found is None:
             raise TagFileError(
                 f"{first}; if the file is bbt and chunks behind are sound,"
-                ' open_tags(path, "bbt", damage="mark") reads those',
+                ' open_tags(path, "bbt", damage="mark") reads those'
+                " (bellbench tags: --format bbt --damage mark)",
                 path=path,
                 offset=0,
             )
