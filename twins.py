@@ -119,8 +119,8 @@ class StepClock:
             try:
                 self._grant()
                 while self._now_ps < target:
+                    self._check()  # before: nobody wakes who begins to wait when all is over
                     self._changed.wait()
-                    self._check()
             finally:
                 self._targets.remove(target)
                 if self._targets or self._now_ps < target:

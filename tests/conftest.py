@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,11 @@ from hypothesis import settings
 
 settings.register_profile("bellbench", deadline=None)
 settings.load_profile("bellbench")
+
+# What tests start hears signals, also where they themselves run under nohup or in the background.
+for _name, _handler in (("SIGHUP", signal.SIG_DFL), ("SIGINT", signal.default_int_handler)):
+    if signal.getsignal(getattr(signal, _name, signal.SIGTERM)) is signal.SIG_IGN:
+        signal.signal(getattr(signal, _name), _handler)
 
 # Every world is a process of its own: without bytecode each would compile Bellbench anew.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)

@@ -14,7 +14,7 @@ import pytest
 from bellbench import twins
 from bellbench.drivers.id_quantique import streams
 from bellbench.instruments import TagBatch, TwinError, concatenate
-from bellbench.twins import World, join_world, start_world
+from bellbench.twins import StepClock, World, join_world, start_world
 
 BLOCK_S = 0.01
 
@@ -208,3 +208,23 @@ def test_joining_something_that_is_no_world_says_so() -> None:
         thread.join()
     with pytest.raises(TwinError, match="no world answers"):
         join_world(host, port)
+
+
+def test_a_sleep_that_begins_after_the_world_has_ended_says_so() -> None:
+    """The first bytes to a peer that is gone are sent without an error."""
+
+    class Gone:
+        peer = "127.0.0.1:1"
+
+        def send(self, message: dict[str, object]) -> None:
+            pass
+
+        def receive(self) -> None:
+            return None
+
+    clock = StepClock(Gone(), 0, 10**10)  # type: ignore[arg-type]
+    for thread in threading.enumerate():
+        if thread.name == "step-clock":
+            thread.join(20)
+    with pytest.raises(TwinError, match="has ended"):
+        clock.sleep(1.0)
