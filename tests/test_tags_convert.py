@@ -193,6 +193,9 @@ def test_files_of_a_tagger_become_one(tmp_path: Path, batch: TagBatch) -> None:
     assert "say that of each, as in --channel 1 --channel 2" in usage_error(
         *paths, tmp_path / "y.bbt", "--format", "id900"
     )
+    assert "names one twice" in usage_error(
+        *paths, tmp_path / "y.bbt", "--format", "id900", "--channel", "1", "--channel", "1"
+    )
     assert "2 files need a channel each, not 1" in usage_error(
         *paths, tmp_path / "y.bbt", "--format", "id900", "--channel", "1"
     )

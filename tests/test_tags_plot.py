@@ -251,13 +251,16 @@ def test_the_page_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     page = (Path(__file__).parent.parent / "docs" / "tags.md").read_text(encoding="utf-8")
-    a, b, weak, _ = pairs(6000, 1)
-    write(tmp_path / "recording.bbt", {1: a, 2: b + 5000, 3: weak})
     monkeypatch.chdir(tmp_path)
-    code = page.split("```python\n")[1].split("```")[0]
-    exec(compile(code, "docs/tags.md", "exec"), {})
-    width = float(capsys.readouterr().out.split()[0])
-    assert width == pytest.approx(390, abs=40)
+    names: dict[str, Any] = {}
+    for part in page.split("```python\n")[1:]:
+        exec(compile(part.split("```")[0], "docs/tags.md", "exec"), names)
+    said = capsys.readouterr().out
+    assert names["rates"].duration_s == pytest.approx(0.5, abs=1e-3)
+    assert "fast by 40.0" in said
+    assert names["peak"].fwhm_ps.value == pytest.approx(120, abs=20)
+    counts = names["pairs"].finish().counts
+    assert counts[0, 0] > 20 * counts[0, 1]
     plt.close("all")
     for name, what in FORMATS.items():
         assert f"| `{name}` | {what.split(':')[0]}" in page

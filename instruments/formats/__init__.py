@@ -225,6 +225,8 @@ def open_tags(
     for number in channels:
         if number is not None and not -(1 << 15) <= number < 1 << 15:
             raise ValueError(f"channel {number} does not fit 16 bits")
+    if channel is not None and len(set(channels)) < len(channels):
+        raise ValueError(f"files of different channels are joined; {channels} names one twice")
     options: dict[str, Any] = {"period_ps": period_ps, "resolution_ps": resolution_ps}
     options |= {"from_ps": from_ps, "damage": None if damage == "raise" else damage}
     paths = [Path(path)] if isinstance(path, str | Path) else [Path(part) for part in path]
