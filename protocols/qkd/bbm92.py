@@ -753,7 +753,7 @@ class Alice(_Party):
 
         ``locked`` with the ``reason`` where it is not; ``offset_ps`` (Bob's time less Alice's at
         ``at_s`` of hers), ``frequency``, ``jitter_ps`` (rms width of the coincidence peak),
-        ``sigma_ps`` (standard error of the offset, median); ``locked_s``, ``unlocked_s``,
+        ``sigma_ps`` (standard error of the offset); ``locked_s``, ``unlocked_s``,
         ``losses_of_lock`` and ``undated_events`` of the exchange.
         """
         return self._dating.metrics()

@@ -61,7 +61,6 @@ class Dating:
 
     Attributes:
         undated: Events that could not be dated, so far.
-        losses_of_lock: How often the clock was lost, so far.
         locked_s: Time in which events could be dated, s.
         unlocked_s: Time in which they could not.
     """
@@ -81,9 +80,7 @@ class Dating:
         self._ends = [0, 0]  # of what was given to the recovery
         self._begin = self._watermark = self._horizon = -(1 << 62)
         self._over = False
-        self._seen: ClockState | None = None
         self.undated = 0
-        self.losses_of_lock = 0
         self.locked_s = 0.0
         self.unlocked_s = 0.0
         if line is None or own is None or peer is None:
@@ -103,6 +100,11 @@ class Dating:
     def state(self) -> ClockState | None:
         """What the peer's clock has left of the line; None where it is shared."""
         return None if self._recovery is None else self._recovery.state
+
+    @property
+    def losses_of_lock(self) -> int:
+        """How often the clock was lost, so far."""
+        return 0 if self._recovery is None else self._recovery.losses_of_lock
 
     @property
     def history(self) -> tuple[ClockState, ...]:
@@ -182,11 +184,6 @@ class Dating:
         live = events.live_s
         self.locked_s += live
         self.unlocked_s += events.duration_s - live
-        for state in reversed(self.history):
-            if state is self._seen:
-                break
-            self.losses_of_lock += not state.locked
-        self._seen = next(reversed(self.history), None)
 
     def metrics(self) -> dict[str, Any] | None:
         """Figures of the peer's clock, fit for JSON; None where it is shared or unknown."""
@@ -195,7 +192,6 @@ class Dating:
             return None
         known = bool(np.isfinite(state.offset_ps))
         offset, frequency = line.clock(state)
-        states = [each for each in self.history if each.locked]
         return {
             "locked": state.locked,
             "reason": state.reason,
@@ -203,7 +199,7 @@ class Dating:
             "offset_ps": offset if known else None,
             "frequency": frequency if known else None,
             "jitter_ps": state.jitter_ps if known else None,
-            "sigma_ps": float(np.median([each.sigma_ps for each in states])) if states else None,
+            "sigma_ps": state.sigma_ps if known else None,
             "locked_s": self.locked_s,
             "unlocked_s": self.unlocked_s,
             "losses_of_lock": self.losses_of_lock,

@@ -1045,6 +1045,9 @@ class ClockRecovery:
         channels_b: Likewise.
         pps: Channels of A and of B that click at each second of UTC: see :func:`find_clock`. The
             photons are followed where they show when it locks, else the pulses.
+
+    Attributes:
+        losses_of_lock: How often the clock was lost, so far.
     """
 
     _MANY = 16_000_000  # clicks that may wait in a search
@@ -1081,6 +1084,7 @@ class ClockRecovery:
         self._out: tuple[list[TagBatch], list[TagBatch]] = ([], [])
         self._reason = "no clicks yet"
         self._history: deque[ClockState] = deque(maxlen=self._KNOTS)
+        self.losses_of_lock = 0
 
     # -- what is known
 
@@ -1228,6 +1232,7 @@ class ClockRecovery:
         self._waiting = []
         self._tracker, self._tick, self._first_cycle = None, 0, True
         self._history.append(self.state)
+        self.losses_of_lock += 1
 
     # -- searching
 
