@@ -73,7 +73,7 @@ def test_two_nodes_lock_from_cold_and_hold(warm: Path, tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(6000)
 def test_two_nodes_hold_for_half_an_hour(warm: Path, tmp_path: Path) -> None:
-    """Some 10 min: ``pytest -m slow tests/test_clocks_run_free.py``."""
+    """10 to 20 min: ``pytest -m slow tests/test_clocks_run_free.py``."""
     metrics = exchange(warm, tmp_path, 1800.0)
     check(metrics)
     assert metrics["clock"]["frequency"] == pytest.approx(30e-6, abs=1e-7)
