@@ -185,7 +185,7 @@ def plot_clock(
         title: What it is of.
     """
     steps = np.diff(times_s)
-    gaps = 1 + np.flatnonzero(steps > 10 * np.median(steps)) if steps.size else []
+    gaps = 1 + np.flatnonzero(steps > 10 * np.median(steps)) if steps.size else np.zeros(0, np.intp)
     times_s = np.insert(times_s, gaps, np.nan)
     figure, only = _figure(6.4, 5.2)
     only.remove()
