@@ -222,9 +222,9 @@ def test_a_sleep_that_begins_after_the_world_has_ended_says_so() -> None:
         def receive(self) -> None:
             return None
 
+    before = set(threading.enumerate())
     clock = StepClock(Gone(), 0, 10**10)  # type: ignore[arg-type]
-    for thread in threading.enumerate():
-        if thread.name == "step-clock":
-            thread.join(20)
+    for thread in set(threading.enumerate()) - before:
+        thread.join(20)
     with pytest.raises(TwinError, match="has ended"):
         clock.sleep(1.0)
