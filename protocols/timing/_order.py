@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from typing import Generic, TypeVar
+
 from ...instruments import TagBatch
 from ._streams import finished
+
+Result = TypeVar("Result")
 
 
 class InOrder:
@@ -41,3 +46,33 @@ class InOrder:
             )
         self.end_ps = batch.end_ps
         self.live_s += batch.live_s
+
+
+class Counting(ABC, Generic[Result]):
+    """Counts one stream: its batches in order, then the end."""
+
+    def __init__(self) -> None:
+        self._order = InOrder(self)
+
+    def add(self, batch: TagBatch) -> None:
+        """Take the next batch.
+
+        Raises:
+            ValueError: for one that does not follow on the last; after the end.
+        """
+        self._order.next(batch)
+        self._feed(batch)
+
+    def finish(self) -> Result:
+        """End the stream and return the result."""
+        self._feed(None)
+        self._order.over = True
+        return self.so_far()
+
+    @abstractmethod
+    def so_far(self) -> Result:
+        """Return what is counted so far, without what still waits; the stream goes on."""
+
+    @abstractmethod
+    def _feed(self, batch: TagBatch | None) -> None:
+        """Count a batch; None: what still waits."""

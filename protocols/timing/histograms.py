@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...instruments import TagBatch, TimesPs
-from ._order import InOrder
+from ._order import Counting
 from ._pieces import CutLine, Ready
 from ._streams import whole
 
@@ -97,7 +97,7 @@ class PhaseCounts:
     live_s: float
 
 
-class _AfterStarts:
+class _AfterStarts(Counting[HistogramCounts]):
     """What StartStop and Histogram share: a start and a click channel, or one that is both."""
 
     def __init__(
@@ -109,6 +109,7 @@ class _AfterStarts:
         *,
         delays_ps: Mapping[int, int] | None = None,
     ) -> None:
+        super().__init__()
         _check_bins(bin_ps, bins)
         self._same = start_channel is None or start_channel == click_channel
         channels = [click_channel] if start_channel is None or self._same else [
@@ -119,22 +120,6 @@ class _AfterStarts:
         self._bin = bin_ps
         self._counts = np.zeros(bins, np.int64)
         self._clicks = [0, 0]
-        self._order = InOrder(self)
-
-    def add(self, batch: TagBatch) -> None:
-        """Take the next batch.
-
-        Raises:
-            ValueError: for one that does not follow on the last; after the end.
-        """
-        self._order.next(batch)
-        self._feed(batch)
-
-    def finish(self) -> HistogramCounts:
-        """End the stream and return the result."""
-        self._feed(None)
-        self._order.over = True
-        return self.so_far()
 
     def so_far(self) -> HistogramCounts:
         """Return what is counted so far, without what still waits; the stream goes on."""
@@ -235,7 +220,7 @@ class Histogram(_AfterStarts):
         self._starts = np.zeros(0, np.int64)
 
 
-class Histogram2D:
+class Histogram2D(Counting[HistogramCounts2D]):
     """Times from each start to a stop on each of two channels, for triple coincidences.
 
     As with Swabian's ``Histogram2D``, the first click of each stop channel at or after the start
@@ -274,6 +259,7 @@ class Histogram2D:
         every: bool = False,
         delays_ps: Mapping[int, int] | None = None,
     ) -> None:
+        super().__init__()
         _check_bins(bin_1_ps, bins_1)
         _check_bins(bin_2_ps, bins_2)
         _check_bins(1, bins_1 * bins_2)
@@ -286,22 +272,6 @@ class Histogram2D:
         self._held: list[TimesPs] = []  # starts and both stops
         self._forget()
         self._starts = 0
-        self._order = InOrder(self)
-
-    def add(self, batch: TagBatch) -> None:
-        """Take the next batch.
-
-        Raises:
-            ValueError: for one that does not follow on the last; after the end.
-        """
-        self._order.next(batch)
-        self._feed(batch)
-
-    def finish(self) -> HistogramCounts2D:
-        """End the stream and return the result."""
-        self._feed(None)
-        self._order.over = True
-        return self.so_far()
 
     def so_far(self) -> HistogramCounts2D:
         """Return what is counted so far, without what still waits; the stream goes on."""
@@ -339,7 +309,7 @@ class Histogram2D:
         self._held = [np.zeros(0, np.int64)] * 3
 
 
-class PhaseHistogram:
+class PhaseHistogram(Counting[PhaseCounts]):
     """Arrival times within the period of a pulsed source, against its sync.
 
     Each click goes with the last sync at or before it, and its time since then is folded by the
@@ -371,6 +341,7 @@ class PhaseHistogram:
         periods: int = 1,
         delays_ps: Mapping[int, int] | None = None,
     ) -> None:
+        super().__init__()
         whole("a number of periods", periods)
         if not 0 < period_ps < 1e15 or periods < 1 or period_ps * periods >= 1e15:
             raise ValueError(f"a sync every {periods} x {period_ps} ps is not between 0 and 1000 s")
@@ -384,22 +355,6 @@ class PhaseHistogram:
         self._unsynced = np.zeros(len(self._channels), np.int64)
         self._synced, self._last = False, 0
         self._syncs = 0
-        self._order = InOrder(self)
-
-    def add(self, batch: TagBatch) -> None:
-        """Take the next batch.
-
-        Raises:
-            ValueError: for one that does not follow on the last; after the end.
-        """
-        self._order.next(batch)
-        self._feed(batch)
-
-    def finish(self) -> PhaseCounts:
-        """End the stream and return the result."""
-        self._feed(None)
-        self._order.over = True
-        return self.so_far()
 
     def so_far(self) -> PhaseCounts:
         """Return what is counted so far, without what still waits; the stream goes on."""

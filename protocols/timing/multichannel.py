@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...instruments import TagBatch
-from ._order import InOrder
+from ._order import Counting
 from ._pieces import CutLine, Ready, half_of
 from ._streams import check_named
 
@@ -130,7 +130,7 @@ def _together(channels: Sequence[int], shift: Mapping[int, int]) -> frozenset[fr
     )
 
 
-class FoldCounter:
+class FoldCounter(Counting[FoldCounts]):
     """Counts all pairs of a tagger's channels and any n-folds, in one pass.
 
     What is an n-fold is said at the top of this module. The result does not depend on how the
@@ -155,7 +155,8 @@ class FoldCounter:
             all others, ``{3: 10_000, 4: 10_000}`` those of a pair in 1 and 2 with one in 3 and 4.
 
     Raises:
-        ValueError: for a negative window, channels named twice, or a fold of others.
+        ValueError: for a negative window, channels named twice, or a fold of others; while it
+            counts, where one click completes more than 4e9 n-folds: the window is too wide.
     """
 
     def __init__(
@@ -167,6 +168,7 @@ class FoldCounter:
         delays_ps: Mapping[int, int] | None = None,
         shifts_ps: Sequence[Mapping[int, int]] = (),
     ) -> None:
+        super().__init__()
         half = half_of(window_ps)
         self._channels = tuple(channels)
         self._window = window_ps
@@ -190,25 +192,6 @@ class FoldCounter:
             )
             for shift in ({}, *self._shifts)
         ]
-        self._order = InOrder(self)
-
-    def add(self, batch: TagBatch) -> None:
-        """Take the next batch.
-
-        Raises:
-            ValueError: where one click completes more than 4e9 n-folds: the window is too wide; for
-                a batch that does not follow on the last; after the end.
-        """
-        self._order.next(batch)
-        for one in self._passes:
-            one.feed(batch)
-
-    def finish(self) -> FoldCounts:
-        """End the stream and return the result."""
-        for one in self._passes:
-            one.feed(None)
-        self._order.over = True
-        return self.so_far()
 
     def so_far(self) -> FoldCounts:
         """Return what is counted so far, without what still waits; the stream goes on."""
@@ -226,6 +209,10 @@ class FoldCounter:
             np.array([one.folds for one in beside], np.int64).reshape(len(beside), folds),
             self._order.live_s,
         )
+
+    def _feed(self, batch: TagBatch | None) -> None:
+        for one in self._passes:
+            one.feed(batch)
 
 
 class _Pass:
