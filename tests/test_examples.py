@@ -1,7 +1,7 @@
 """Every script in examples/ runs as a user would run it.
 
-Shortened, and only where no notebook that tells the same story runs shortened; ``-m slow`` runs all
-of them as they stand.
+Shortened, and only where neither a notebook that tells the same story nor the tests of the whole
+experiment do the same steps; ``-m slow`` runs all of them as they stand.
 """
 
 import subprocess
@@ -13,7 +13,7 @@ import pytest
 
 SCRIPTS = sorted((Path(__file__).parent.parent / "examples").glob("*.py"))
 LIMIT_S = 120
-OFTEN = {"calibrate.py", "memory_link.py", "stabilize.py", "twin_against_model.py"}
+OFTEN = {"calibrate.py", "twin_against_model.py"}
 
 
 @pytest.mark.parametrize(

@@ -105,7 +105,7 @@ def test_rate_and_fidelity_of_the_link_are_those_of_the_closed_form(
     assert said["herald_rate_hz"] == pytest.approx(heralds, rel=0.1)
 
 
-@pytest.mark.slow  # as in end_to_end and memory_storage, of every run
+@pytest.mark.slow  # as in end_to_end, of every run
 @pytest.mark.usefixtures("no_pictures")
 def test_the_same_seed_gives_the_same_figures(tmp_path: Path) -> None:
     config = load_experiment(write(tmp_path, SHORT), duration=1.0)

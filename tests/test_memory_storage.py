@@ -217,6 +217,7 @@ def test_the_figures_as_a_person_reads_them(command: Any) -> None:
         assert words in text
 
 
+@pytest.mark.slow  # as in end_to_end, of every run
 @pytest.mark.usefixtures("no_pictures")
 def test_the_same_seed_gives_the_same_figures(command: Any, tmp_path: Path) -> None:
     metrics, _, config = command

@@ -1,6 +1,6 @@
 """Every notebook in examples/ runs, and is committed as it ran.
 
-Shortened, and only where no script that tells the same story runs shortened; ``-m slow`` runs all
+Shortened, and two of them; ``-m slow`` runs all
 of them as they stand.
 """
 
@@ -14,7 +14,7 @@ import pytest
 
 NOTEBOOKS = sorted((Path(__file__).parent.parent / "examples").glob("*.ipynb"))
 LIMIT_S = 120
-OFTEN = {"memory_storage.ipynb", "swap_spdc.ipynb"}  # the scripts of the other stories run often
+OFTEN = {"memory_storage.ipynb", "swap_spdc.ipynb"}
 
 #: Executes the notebook of its argument with a kernel of its own.
 RUN = """
