@@ -124,7 +124,7 @@ class Clicks:
         self._later: list[TagBatch] = []
         self._delays: Mapping[int, int] | None = None
         self._times: TimesPs = np.zeros(0, dtype=np.int64)
-        self._outcomes: Bits = np.zeros(0, dtype=np.uint8)
+        self._which = np.zeros(0, dtype=np.int16)  # rows of the detectors
         self._released = -(1 << 62)
         self._last = -(1 << 62)  # last click of the events made
         self.calibration: TagBatch | None = None
@@ -160,9 +160,10 @@ class Clicks:
         if batch.losses:
             seen = live(batch)
             batch = replace(batch, times_ps=batch.times_ps[seen], channels=batch.channels[seen])
-        batch = batch.select(self._detectors.channels)
-        for channel in self._detectors.channels:
-            self.singles[channel] += int(np.count_nonzero(batch.channels == channel))
+        counts = [int(np.count_nonzero(batch.channels == c)) for c in self._detectors.channels]
+        self.singles.update(dict(zip(self._detectors.channels, counts, strict=True)))
+        if sum(counts) < len(batch):
+            batch = batch.select(self._detectors.channels)
         if self.calibration is None:
             before, batch = batch.split(self._cut)
             self._first.append(before)
@@ -175,7 +176,7 @@ class Clicks:
     def forget(self) -> None:
         """Let go of all outcomes but the calibration's; nothing can be taken any more."""
         self._times = np.zeros(0, dtype=np.int64)
-        self._outcomes = np.zeros(0, dtype=np.uint8)
+        self._which = np.zeros(0, dtype=np.int16)
         self._first, self._later = [], []
 
     def set_delays(self, delays_ps: Mapping[int, int]) -> None:
@@ -192,35 +193,44 @@ class Clicks:
         """
         if self._delays is None or self._end is None:
             raise ProtocolError("no events before the delays are known")
-        if self._later:
-            times, outcomes = corrected(concatenate(self._later), self._detectors, self._delays)
-            self._later = []
-            times = np.concatenate([self._times, times])
-            order = np.argsort(times, kind="stable")
-            self._times = times[order]
-            self._outcomes = np.concatenate([self._outcomes, outcomes])[order]
-        times, outcomes = self._times, self._outcomes
+        self._line_up(self._delays)
+        times, which = self._times, self._which
         # Clicks from here on may still come; an event is closed a window after its first click.
         release = self._end - max(self._delays.values()) - self._window
         if final:
             release = max(release, int(times[-1]) + 1) if times.size else release
         self._released = max(self._released, release)
-        heads = _group_heads(times, self._window)
-        closed = int(np.searchsorted(times[heads], self._released))
-        end = int(heads[closed]) if closed < heads.size else times.size
-        heads = heads[:closed]
-        self._times, self._outcomes = times[end:], outcomes[end:]
-        bases, bits = self._decide(outcomes[:end], heads)
-        if heads.size:
-            before = np.maximum(self._last, np.append(self._last, times[heads[1:] - 1]))
-            blind = times[heads] < before + self._dead_time
-            blind |= self._after_loss(times[heads])
-            bases[blind] = BLIND
-            self.blind_events += int(np.count_nonzero(blind))
-            self._last = max(self._last, int(times[end - 1]))
+        from . import _kernels_sifting
+
+        heads = np.empty(times.size, np.int64)
+        bases, bits = np.empty(times.size, np.uint8), np.empty(times.size, np.uint8)
+        doubles = np.empty(times.size // 2, np.int64)
+        found, blind, used, double = _kernels_sifting.group(
+            times,
+            which,
+            np.asarray(self._detectors.outcomes, np.uint8),
+            self._window,
+            self._dead_time,
+            self._last,
+            self._released,
+            heads,
+            bases,
+            bits,
+            doubles,
+        )
+        heads, bases, bits = heads[:found], bases[:found], bits[:found]
+        self._draw(bases, bits, doubles[:double])
+        self.blind_events += blind
+        if found:
+            if self._loss_ends:
+                unseen = self._after_loss(heads)
+                self.blind_events += int(np.count_nonzero(unseen & (bases != BLIND)))
+                bases[unseen] = BLIND
+            self._last = max(self._last, int(times[used - 1]))
+        self._times, self._which = times[used:], which[used:]
         latest = min(self._delays.values()) - self._dead_time + self._released
         self._loss_ends = {at for at in self._loss_ends if at > latest}
-        return Events(times[heads], bases, bits, self._released)
+        return Events(heads, bases, bits, self._released)
 
     def _after_loss(self, times: TimesPs) -> npt.NDArray[np.bool_]:
         """Which events may lie within the dead time after a loss."""
@@ -231,37 +241,37 @@ class Clicks:
         last = np.searchsorted(ends - early, times, side="right") - 1
         return np.asarray((last >= 0) & (times < ends[last] - late))
 
-    def _decide(self, outcomes: Bits, heads: Indices) -> tuple[Bits, Bits]:
-        if not heads.size:
-            return np.zeros(0, dtype=np.uint8), np.zeros(0, dtype=np.uint8)
-        low = np.minimum.reduceat(outcomes, heads)
-        high = np.maximum.reduceat(outcomes, heads)
-        bases, bits = (low >> 1).astype(np.uint8), (low & 1).astype(np.uint8)
-        double = np.flatnonzero(low != high)
-        words = self._randomness.words("double clicks", self.double_clicks, double.size)
-        self.double_clicks += double.size
-        bits[double] = words & np.uint64(1)
-        both = (low >> 1 != high >> 1)[double]
-        bases[double[both]] = (words[both] >> np.uint64(1)) & np.uint64(1)
-        return bases, bits
+    def _line_up(self, delays_ps: Mapping[int, int]) -> None:
+        """Put new clicks, less their delays, behind those that wait."""
+        if not self._later:
+            return
+        from ..timing import _kernels_many
 
+        new = concatenate(self._later)
+        self._later = []
+        channels = self._detectors.channels
+        rows = np.full(1 << 16, len(channels), np.int16)
+        rows[np.array(channels, np.int16).view(np.uint16)] = np.arange(len(channels))
+        shifts = np.array([*(delays_ps[channel] for channel in channels), 0], np.int64)
+        size = self._times.size + len(new)
+        times, which = np.empty(size, np.int64), np.empty(size, np.int16)
+        _, ordered = _kernels_many.arrange(
+            self._times, self._which, new.times_ps, new.channels, rows, shifts, times, which
+        )
+        if not ordered:
+            order = np.argsort(times, kind="stable")
+            times, which = times[order], which[order]
+        self._times, self._which = times, which
 
-def _group_heads(times: TimesPs, window: int) -> Indices:
-    """Indices of the clicks that begin an event: greedily, each covers one window."""
-    if not times.size:
-        return np.zeros(0, dtype=np.int64)
-    head = np.ones(times.size, dtype=np.bool_)
-    head[1:] = np.diff(times) > window
-    begins = np.flatnonzero(head)
-    ends = np.append(begins[1:], times.size)
-    # Chains of close clicks longer than a window are rare: three clicks or more.
-    for i in np.flatnonzero(times[ends - 1] - times[begins] > window).tolist():
-        start = times[begins[i]]
-        for j in range(int(begins[i]) + 1, int(ends[i])):
-            if times[j] - start > window:
-                head[j] = True
-                start = times[j]
-    return np.flatnonzero(head)
+    def _draw(self, bases: Bits, bits: Bits, doubles: Indices) -> None:
+        """Draw the bits, and where both bases clicked the bases, of double clicks."""
+        words = self._randomness.words("double clicks", self.double_clicks, doubles.size)
+        self.double_clicks += doubles.size
+        both = doubles < 0
+        where = np.where(both, ~doubles, doubles)
+        bits[where] = words & np.uint64(1)
+        both &= bases[where] != BLIND
+        bases[where[both]] = (words[both] >> np.uint64(1)) & np.uint64(1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -345,25 +355,20 @@ class Sifter:
         else:
             i = int(np.searchsorted(own.times_ps, until))
             j = int(np.searchsorted(peer, until))
-            merged = np.concatenate([own.times_ps[:i], peer[:j], [until]])
-            merged.sort(kind="stable")
-            gaps = np.flatnonzero(np.diff(merged) > self._window)
-            if not gaps.size:
+            from . import _kernels_sifting
+
+            i, j = _kernels_sifting.last_gap(own.times_ps[:i], peer[:j], until, self._window)
+            if i < 0:
                 return None
-            last = merged[gaps[-1]]
-            i = int(np.searchsorted(own.times_ps, last, side="right"))
-            j = int(np.searchsorted(peer, last, side="right"))
         times_a, times_b = own.times_ps[:i], peer[:j]
         a, b = self._match(times_a, times_b, self._window)
         a, b = np.asarray(a, dtype=np.int64), np.asarray(b, dtype=np.int64)
         broken = "the matching function did not match one-to-one within the window"
         if a.shape != b.shape:
             raise ProtocolError(broken)
-        order = np.argsort(b, kind="stable")
-        a, b = a[order], b[order]
         if (
-            np.unique(a).size != a.size
-            or bool(np.any(b[1:] == b[:-1]))
+            bool(np.any(a[1:] <= a[:-1]))
+            or bool(np.any(b[1:] <= b[:-1]))
             or bool(np.any(2 * np.abs(times_a[a] - times_b[b]) > self._window))
         ):
             raise ProtocolError(broken)
