@@ -7,8 +7,8 @@ the sender tags it::
 
 Poly1305_r is the polynomial hash of Bernstein (FSE 2005), computed as Poly1305 with the key
 ``r || 0``. ``r`` is secret, one for each direction, drawn afresh for each session and fixed in it;
-``pad`` is 128 bits of key that no other tag ever uses. Both are taken from a common pool of numbered
-pads (:class:`PadSource`).
+``pad`` is 128 bits of key that no other tag ever uses. Both are taken from a common pool of
+numbered pads (:class:`PadSource`).
 
 **Why no computation helps.** For two different transcripts of at most L bytes and any difference
 g, ``Poly1305_r(t) - Poly1305_r(t') = g mod 2^128`` holds for at most ``8 ceil(L/16)`` of the 2^106
@@ -295,7 +295,7 @@ class Transcript:
             raise ProtocolError("a message was added to a transcript that has its tag")
         if self.length + 8 + len(message) > LONGEST_TRANSCRIPT:
             raise ProtocolError(
-                f"more than {LONGEST_TRANSCRIPT >> 30} GiB of messages for one tag: shorten the blocks"
+                f"more than {LONGEST_TRANSCRIPT >> 30} GiB of messages for one tag: shorten blocks"
             )
         self._hash.update(struct.pack("<Q", len(message)))
         self._hash.update(message)
