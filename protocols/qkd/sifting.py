@@ -247,7 +247,7 @@ class Clicks:
             return
         from ..timing import _kernels_many
 
-        new = concatenate(self._later)
+        new = self._later[0] if len(self._later) == 1 else concatenate(self._later)
         self._later = []
         channels = self._detectors.channels
         rows = np.full(1 << 16, len(channels), np.int16)
@@ -387,7 +387,13 @@ class Sifter:
         own, dated = (_before(until, ahead) for ahead in (self._own_ahead, self._peer_ahead))
         if own:
             self._own = join(self._own, *own)
-        if dated:
+        if len(dated) == 1 and not self._peer.size:
+            self._peer, self._told, self._index = (
+                dated[0].times_ps,
+                dated[0].told_ps,
+                dated[0].index,
+            )
+        elif dated:
             self._peer = np.concatenate([self._peer, *(d.times_ps for d in dated)])
             self._told = np.concatenate([self._told, *(d.told_ps for d in dated)])
             self._index = np.concatenate([self._index, *(d.index for d in dated)])
@@ -408,6 +414,9 @@ def no_events(horizon_ps: int) -> Events:
 
 def join(*parts: Events) -> Events:
     """Events of all parts, one after the other."""
+    some = [part for part in parts if part.times_ps.size]
+    if len(some) == 1:
+        return replace(some[0], horizon_ps=parts[-1].horizon_ps)
     return Events(
         np.concatenate([part.times_ps for part in parts]),
         np.concatenate([part.bases for part in parts]),
