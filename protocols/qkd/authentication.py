@@ -48,6 +48,7 @@ from ...instruments import ProtocolError
 
 __all__ = [
     "HEAD_BYTES",
+    "KEPT_PADS",
     "LONGEST_TRANSCRIPT",
     "PAD_BYTES",
     "PAIR_BYTES",
@@ -73,6 +74,8 @@ PAD_BYTES: Final = 16
 #: Bytes that hold one pad of each direction: Alice's first.
 PAIR_BYTES: Final = 32
 
+#: Own pads that a session leaves for the handshakes of the next ones.
+KEPT_PADS: Final = 16
 #: Bytes hashed for one tag, at most.
 LONGEST_TRANSCRIPT: Final = 1 << 36
 #: Chance at most that an attempt to forge a tag passes: ``forgery_probability`` of the longest.
@@ -333,7 +336,7 @@ class Authenticator:
         pads_spent: Pads taken so far of both directions, hash keys included; 128 bits each.
 
     Raises:
-        OutOfPads: where the pool is empty; :meth:`sign` and :meth:`verify` raise it, too.
+        OutOfPads: where the pool is empty.
     """
 
     def __init__(self, pads: PadSource, role: Role, session: bytes) -> None:
@@ -345,6 +348,7 @@ class Authenticator:
         self.pads_spent = 2
         self._pads = pads
         self._failed = False
+        self._opened = False  # the first tag is the handshake's
         mine: Role = role
         other: Role = "bob" if role == "alice" else "alice"
         self._keys = {mine: pads.draw()[1], other: pads.peer(pads.position[1])}
@@ -363,10 +367,21 @@ class Authenticator:
         return Transcript(self._keys[sender], sender, self.session, context)
 
     def sign(self, transcript: Transcript) -> Tag:
-        """Close an own transcript and tag it with a fresh pad."""
+        """Close an own transcript and tag it with a fresh pad.
+
+        Raises:
+            OutOfPads: where no more than :data:`KEPT_PADS` own pads are left. Without them parties
+                that crash could not tell each other any more which keys they have in common.
+        """
         self._alive()
         if transcript.sender != self.role:
             raise ProtocolError(f"{self.role} cannot sign what {transcript.sender} says")
+        if self._opened and self._pads.remaining[0] <= KEPT_PADS:
+            raise OutOfPads(
+                f"pool {self._pads.pool_id} has {self._pads.remaining[0]} pads left, which are kept"
+                " for handshakes: import a new pool at both ends, and reserve more of each key"
+            )
+        self._opened = True
         digest = transcript._close()
         self.epsilon += TAG_EPSILON
         index, pad = self._pads.draw()
