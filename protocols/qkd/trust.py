@@ -90,7 +90,7 @@ _KINDS = ("hello", "answer", "proof", "seal")
 _DOMAIN = b"bellbench handshake 1"
 #: Pads of QKD that both must hold before the rest of a first trust is burnt: to run a session on.
 _ENOUGH = KEPT_PADS + 16
-#: A first trust takes pads 0 and 1 of both directions, and burns pad 2 once the peer's seal is right.
+#: A first trust takes pads 0 and 1 of both directions, and burns pad 2 after the peer's right seal.
 _PROVEN = 3
 
 _Name = Annotated[str, Meta(pattern=r"\A[ -~]{1,64}\Z")]
@@ -508,15 +508,6 @@ class Handshake:
         if alice.pool and alice.pool == bob.pool:
             if alice.provisional != bob.provisional:
                 raise ProtocolError(f"the pool {alice.pool} has different histories at both ends")
-            for hello, peer in ((alice, bob), (bob, alice)):
-                # The peer may be one ahead of where a session begins, or was to begin: it took
-                # the hash key, and we did not come to it.
-                if peer.next_peer > max(hello.next_own, _least(alice, bob)) + 1:
-                    raise ProtocolError(
-                        f"the key store of {hello.name} is older than {peer.name} has seen it: it"
-                        " was put back from a copy, and would use pads and deliver keys again;"
-                        " make new stores at both ends"
-                    )
             return False
         for hello in (alice, bob):
             if hello.pool and not _unproven(hello.provisional, hello.next_peer):
@@ -597,10 +588,11 @@ class Handshake:
             )
         if self._makes_pool:
             pads = self._adopt()
+            own = peer = 0
         else:
             assert self._pads is not None
             pads = self._pads
-        own, peer = (0, 0) if self._makes_pool else self._beginning()
+            own, peer = self._beginning()
         pads.skip(own, peer)
         authenticator = Authenticator(pads, self._role, self._session)
         transcript = authenticator.transcript(self._role, b"handshake")
@@ -620,7 +612,17 @@ class Handshake:
     def _beginning(self) -> tuple[int, int]:
         """Where both directions go on: above what either party used, saw or trusts no more."""
         mine, theirs = self._hello, self._peer_hello
-        least = _least(mine, theirs)
+        # None of a first trust once both hold enough of QKD.
+        enough = min(mine.pads, theirs.pads) >= mine.provisional + _ENOUGH
+        least = mine.provisional if enough else 0
+        for hello, peer in ((mine, theirs), (theirs, mine)):
+            # The peer may be one ahead: it took a session's hash key, and we did not come to it.
+            if peer.next_peer > max(hello.next_own, least) + 1:
+                raise ProtocolError(
+                    f"the key store of {hello.name} is older than {peer.name} has seen it: it was"
+                    " put back from a copy, and would use pads and deliver keys again; make new"
+                    " stores at both ends"
+                )
         own = max(mine.next_own, theirs.next_peer, least)
         return own, max(theirs.next_own, mine.next_peer, least)
 
@@ -657,12 +659,6 @@ def _unproven(provisional: int, next_peer: int) -> bool:
     return provisional > 0 and next_peer < _PROVEN
 
 
-def _least(one: _Hello, other: _Hello) -> int:
-    """The first pad that may be used: none of a first trust once both hold enough of QKD."""
-    enough = min(one.pads, other.pads) >= one.provisional + _ENOUGH
-    return one.provisional if enough else 0
-
-
 def _context(role: Role) -> bytes:
     return _DOMAIN + b" " + role.encode()
 
@@ -685,9 +681,12 @@ def _parse(kind: str, frame: bytes, wanted: type[_Message]) -> _Message:
     if number != _KINDS.index(kind):
         raise ProtocolError(f"the handshake is out of order: this is no {kind}")
     try:
-        return msgspec.msgpack.decode(memoryview(frame)[_HEADER.size :], type=wanted)
+        message = msgspec.msgpack.decode(memoryview(frame)[_HEADER.size :], type=wanted)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ProtocolError(f"a {kind} of the handshake is malformed: {error}") from None
+    if _frame(kind, message) != frame:
+        raise ProtocolError(f"a {kind} of the handshake is not encoded as it must be")
+    return message
 
 
 def _identity_cipher(passphrase: str, salt: bytes, cost: int) -> AESGCM:
