@@ -15,16 +15,15 @@ import uuid
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from ...instruments import ProtocolError
+from .authentication import PAIR_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-__all__ = ["RESERVE_STEP", "BlockState", "KeySink", "MemorySink", "check_kind", "key_id"]
+__all__ = ["BlockState", "KeySink", "MemorySink", "check_kind", "key_id"]
 
 BlockState = Literal["unknown", "prepared", "committed", "discarded"]
 
-#: A reserve holds as many pads of 16 bytes for one direction as for the other.
-RESERVE_STEP = 32
 _LONGEST_ID = 100
 
 
@@ -43,7 +42,7 @@ class KeySink(Protocol):
             block: Id of the block; used once, whatever becomes of it.
             key: The whole key.
             reserve: So many of its first bytes go to the authentication pool at the commit; a
-                multiple of 32.
+                multiple of :data:`~.authentication.PAIR_BYTES`, 32.
 
         Raises:
             ProtocolError: where the block was prepared before, or the reserve does not fit.
@@ -173,9 +172,9 @@ def check_prepare(block: str, size: int, reserve: int) -> None:
     """Raise ProtocolError where a block id, or a reserve of a key of ``size`` bytes, is wrong."""
     if not (0 < len(block) <= _LONGEST_ID and block.isascii() and block.isprintable()):
         raise ProtocolError(f"a block id is 1 to {_LONGEST_ID} printable ASCII characters")
-    if not 0 <= reserve <= size or reserve % RESERVE_STEP:
+    if not 0 <= reserve <= size or reserve % PAIR_BYTES:
         raise ProtocolError(
-            f"block {block}: the reserve must be a multiple of {RESERVE_STEP} bytes and fit into"
+            f"block {block}: the reserve must be a multiple of {PAIR_BYTES} bytes and fit into"
             f" the key of {size} bytes, not {reserve}"
         )
 
