@@ -1,4 +1,4 @@
-"""The command line: ``bellbench run | check | gallery | record | twin serve | tags``."""
+"""The command line: ``bellbench run | check | gallery | record | twin serve | keys | tags``."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import typer
 from .calibrate_cli import app as calibrate_app
 from .gallery_cli import gallery
 from .instruments import BellbenchError, ConfigError, parse_quantity
+from .keys_cli import app as keys_app
 from .record_cli import record
 from .tags_cli import app as tags_app
 
@@ -32,6 +33,7 @@ app = typer.Typer(
 twin_app = typer.Typer(help="Twins that other programs can talk to.", no_args_is_help=True)
 app.add_typer(twin_app, name="twin")
 app.add_typer(calibrate_app, name="calibrate")
+app.add_typer(keys_app, name="keys")
 app.add_typer(tags_app, name="tags")
 app.command()(gallery)
 app.command()(record)

@@ -38,7 +38,7 @@ import secrets
 import sqlite3
 import threading
 import uuid
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -81,6 +81,7 @@ __all__ = [
     "NotEnoughKeys",
     "StoreStatus",
     "UnknownKey",
+    "store_status",
     "write_preshared",
 ]
 
@@ -477,51 +478,7 @@ class KeyStore:
     def status(self) -> StoreStatus:
         """What the store holds."""
         with self._read() as db:
-            header, _ = read_header(db, self.path)
-            blocks = {
-                state: (number, keys, (left0, left1), dropped)
-                for state, number, keys, left0, left1, dropped in db.execute(
-                    "SELECT state, count(*), sum(keys), sum(left0), sum(left1), sum(dropped)"
-                    " FROM blocks GROUP BY state"
-                )
-            }
-            made = db.execute(
-                "SELECT ifnull(sum((keys + 1) / 2), 0), ifnull(sum(keys / 2), 0) FROM blocks"
-                " WHERE state = 'committed'"
-            ).fetchone()
-            pool = db.execute(
-                "SELECT id, length, next0, next1 FROM pools ORDER BY number DESC"
-            ).fetchone()
-        nothing = (0, 0, (0, 0), 0)
-        own, peer = self._share, 1 - self._share
-        _, _, left, dropped = blocks.get("committed", nothing)
-        name, length, *spent = pool or (None, 0, 0, 0)
-        return StoreStatus(
-            path=str(self.path),
-            role=self.role,
-            name=self.name,
-            peer=self.peer,
-            rehearsal=self.rehearsal,
-            key_size=self.key_size,
-            locked_by=header.lock,
-            blocks={
-                state: blocks.get(state, nothing)[0]
-                for state in ("prepared", "committed", "discarded")
-            },
-            stored_own=left[own],
-            stored_peer=left[peer],
-            stored_bits=(left[0] + left[1]) * self.key_size,
-            prepared=blocks.get("prepared", nothing)[1],
-            delivered_own=made[own] - left[own],
-            delivered_peer=made[peer] - left[peer],
-            discarded=blocks.get("discarded", nothing)[1],
-            dropped_bits=dropped,
-            pool=name,
-            pads_own=length - spent[own],
-            pads_peer=length - spent[peer],
-            pads_used_own=spent[own],
-            pads_used_peer=spent[peer],
-        )
+            return _status(db, self.path)
 
     def change_passphrase(self, passphrase: str | None, *, cost: int = 17) -> None:
         """Let another passphrase open the store, and the one before no more.
@@ -952,6 +909,64 @@ class StorePads:
 def _state(db: sqlite3.Connection, block: str) -> BlockState:
     row = db.execute("SELECT state FROM blocks WHERE id = ?", (block,)).fetchone()
     return "unknown" if row is None else row[0]
+
+
+def store_status(path: str | os.PathLike[str]) -> StoreStatus:
+    """What a store holds, without its passphrase, after a check that the file is whole.
+
+    Raises:
+        KeyStoreError: where it is not, or is no store.
+    """
+    path = Path(path)
+    with closing(connect(path)) as db, transaction(db, path, "BEGIN"):
+        found = _status(db, path)
+        check(db, path)
+    return found
+
+
+def _status(db: sqlite3.Connection, path: Path) -> StoreStatus:
+    header, _ = read_header(db, path)
+    blocks = {
+        state: (number, keys, (left0, left1), dropped)
+        for state, number, keys, left0, left1, dropped in db.execute(
+            "SELECT state, count(*), sum(keys), sum(left0), sum(left1), sum(dropped)"
+            " FROM blocks GROUP BY state"
+        )
+    }
+    made = db.execute(
+        "SELECT ifnull(sum((keys + 1) / 2), 0), ifnull(sum(keys / 2), 0) FROM blocks"
+        " WHERE state = 'committed'"
+    ).fetchone()
+    pool = db.execute("SELECT id, length, next0, next1 FROM pools ORDER BY number DESC").fetchone()
+    nothing = (0, 0, (0, 0), 0)
+    own, peer = (0, 1) if header.role == "alice" else (1, 0)
+    _, _, left, dropped = blocks.get("committed", nothing)
+    pool_id, length, *spent = pool or (None, 0, 0, 0)
+    return StoreStatus(
+        path=str(path),
+        role=header.role,
+        name=header.name,
+        peer=header.peer,
+        rehearsal=header.rehearsal,
+        key_size=header.key_size,
+        locked_by=header.lock,
+        blocks={
+            state: blocks.get(state, nothing)[0] for state in ("prepared", "committed", "discarded")
+        },
+        stored_own=left[own],
+        stored_peer=left[peer],
+        stored_bits=(left[0] + left[1]) * header.key_size,
+        prepared=blocks.get("prepared", nothing)[1],
+        delivered_own=made[own] - left[own],
+        delivered_peer=made[peer] - left[peer],
+        discarded=blocks.get("discarded", nothing)[1],
+        dropped_bits=dropped,
+        pool=pool_id,
+        pads_own=length - spent[own],
+        pads_peer=length - spent[peer],
+        pads_used_own=spent[own],
+        pads_used_peer=spent[peer],
+    )
 
 
 def _is_name(text: str) -> bool:
