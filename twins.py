@@ -89,6 +89,7 @@ class StepClock:
         self._held: tuple[list[str], float, float] | None = None  # by whom, since, until
         self._failure = ""
         self._ended = ""
+        self._reached = 0  # grants that were
         self._why = why
         control.send({"op": "grant", "until_ps": now_ps})  # from here on the world waits for us
         threading.Thread(target=self._listen, name="step-clock", daemon=True).start()
@@ -127,6 +128,26 @@ class StepClock:
                     with contextlib.suppress(TwinError):  # gone: every sleeper hears of it
                         self._grant()
 
+    def release(self) -> None:
+        """Let the world go on without waiting for us, until the next sleep or :meth:`hold`."""
+        with self._changed:
+            if not self._targets:
+                self._control.send({"op": "release"})
+
+    def hold(self) -> None:
+        """Let the world stand still where it is, until the next sleep; return when it does.
+
+        Raises:
+            TwinError: where the world is gone.
+        """
+        with self._changed:
+            if not self._targets:
+                seen = self._reached
+                self._grant()
+                while self._reached == seen:
+                    self._check()
+                    self._changed.wait()
+
     def _grant(self) -> None:
         until = min(self._targets, default=self._now_ps)
         self._control.send({"op": "grant", "until_ps": until})
@@ -151,6 +172,7 @@ class StepClock:
                     self._failure = self._ended
                 elif message["event"] == "reached":
                     self._now_ps = max(self._now_ps, message["now_ps"])
+                    self._reached += 1
                     self._held = None
                 elif message["event"] == "held":
                     self._now_ps = max(self._now_ps, message["now_ps"])

@@ -5,7 +5,7 @@ twins' addresses, the mode and the time; in stepped time it then sends ``{"op": 
 "until_ps": N}``. The world advances, block by block, to the least granted by the live clients;
 each client is told ``{"event": "reached", "now_ps": N}`` when its own grant is reached, and
 ``{"event": "held", "by": [...]}`` each second that a stream's reader holds the world back. A
-closed connection drops its grant.
+closed connection drops its grant, and so does ``{"op": "release"}``, until the next one.
 """
 
 from __future__ import annotations
@@ -180,8 +180,11 @@ class _Server:
                 client.granted_ps = -(-until // BLOCK_PS) * BLOCK_PS
                 client.told_ps = -1
                 self.wake.set()
+            elif op == "release":
+                client.granted_ps = None
+                self.wake.set()
             else:
-                raise ValueError(f"unknown op {op!r}; use hello or grant")
+                raise ValueError(f"unknown op {op!r}; use hello, grant or release")
         except (ValueError, KeyError, TypeError) as error:
             client.send({"event": "error", "message": f"{type(error).__name__}: {error}"})
 

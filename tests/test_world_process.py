@@ -129,6 +129,33 @@ def test_an_observer_that_grants_nothing_holds_nothing(world: World) -> None:
         world.clock.sleep(0.05)
 
 
+def test_a_client_that_releases_its_clock_holds_nothing_until_it_holds_again(
+    world: World,
+) -> None:
+    assert isinstance(world.clock, StepClock)
+    with join_world(*control(world)) as second:
+        assert isinstance(second.clock, StepClock)
+        begin = world.clock.now()
+        second.clock.release()
+        world.clock.sleep(0.5)
+        second.clock.hold()
+        assert second.clock.now() == world.clock.now() == pytest.approx(begin + 0.5)
+        done = threading.Event()
+
+        def sleep() -> None:
+            world.clock.sleep(0.2)
+            done.set()
+
+        thread = threading.Thread(target=sleep)
+        thread.start()
+        assert not done.wait(0.2)
+        second.clock.sleep(0.1)
+        assert not done.is_set()
+        second.clock.release()
+        thread.join(10)
+        assert done.is_set()
+
+
 @pytest.mark.parametrize(
     "nonsense",
     [b"\n", b"{}\n", b'{"op": "fly"}\n', b'{"op": "grant", "until_ps": "soon"}\n', b"\xff\xfe\n"],

@@ -59,6 +59,9 @@ class ID900Settings(DriverSettings):
     """How far reading stays behind the tagger's clock, s."""
     clock_tolerance: Annotated[float, Field(ge=0, le=1e-3), Unit("1")] = 100e-6
     """Largest fraction by which the tagger's clock may run off the bench's."""
+    takeover: bool = False
+    """Whether starting stops whatever the DataLink service is streaming or saving already: what a
+    program that crashed has left there. Not where other boxes or programs use the same service."""
 
 
 class IDQuantiqueID900(Driver):
@@ -217,6 +220,9 @@ class IDQuantiqueID900(Driver):
             ):
                 self._tell(command)
             try:
+                if self._settings.takeover:
+                    for id_ in self._listed():
+                        self._ask_dlt(f"stop --id {id_}")
                 for n in _INPUTS:
                     self._tell(f"RAW{n}:REF:LINK NONE")
                     self._tell(f"RAW{n}:STOP:LINK INPU{n}")
@@ -379,28 +385,43 @@ class IDQuantiqueID900(Driver):
             raise self._endpoint.error("refused", command=command, reply=reply)
         return reply
 
-    def _ask_dlt(self, command: str) -> dict[str, Any]:
+    def _listed(self) -> list[str]:
+        """Ids of what the DataLink service is doing."""
+        told = self._told("list")
+        if not isinstance(told, list):
+            raise self._endpoint.error("ids expected", command="list", reply=json.dumps(told))
+        return [str(id_) for id_ in told]
+
+    def _told(self, command: str) -> Any:
         text = self._dlt.request(command)
         try:
-            told = json.loads(text)
+            return json.loads(text)
         except ValueError as error:
             raise self._endpoint.error(
                 "the DataLink service does not answer in JSON", command=command, reply=text
             ) from error
+
+    def _ask_dlt(self, command: str) -> dict[str, Any]:
+        told = self._told(command)
         if command == "list":
             return {}
         if not isinstance(told, dict):
-            raise self._endpoint.error("a JSON object expected", command=command, reply=text)
+            raise self._endpoint.error(
+                "a JSON object expected", command=command, reply=json.dumps(told)
+            )
         refusal = told.get("error")
         if isinstance(refusal, dict):
             raise self._endpoint.error(
                 "the DataLink service refused",
                 command=command,
                 reply=str(refusal.get("description", refusal)),
-                hint="is another program streaming or saving this input?",
+                hint="is another program streaming or saving this input? What one that crashed"
+                " has left there is stopped with `takeover: true` in the settings",
             )
         if command.startswith("start-stream") and "id" not in told:
-            raise self._endpoint.error("a stream id expected", command=command, reply=text)
+            raise self._endpoint.error(
+                "a stream id expected", command=command, reply=json.dumps(told)
+            )
         return told
 
 

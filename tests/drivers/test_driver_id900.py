@@ -114,6 +114,17 @@ def test_start_and_stop_message_by_message(box: Box, clock: Any) -> None:
         assert box.dlt.log == [f"stop --id id{n}" for n in (1, 2, 3, 4)]
 
 
+def test_what_a_crashed_program_left_is_stopped_where_asked_for(box: Box, clock: Any) -> None:
+    box.dlt_replies["list"] = ["3", "8"]
+    with tagger(box.address, clock, takeover=True) as device:
+        device.start()
+    assert box.dlt.log[:4] == ["list", "list", "stop --id 3", "stop --id 8"]
+    box.dlt_replies["list"] = {"ids": 3}
+    expected = pytest.raises(InstrumentError, match=r"ids expected; sent 'list'")
+    with tagger(box.address, clock, takeover=True) as device, expected:
+        device.start()
+
+
 def test_signals_and_settings(box: Box, clock: Any) -> None:
     chosen: dict[str, Any] = {
         "thresholds": ("150 mV", 0.2, 0.2, 0.2),
