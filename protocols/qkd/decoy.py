@@ -28,7 +28,10 @@ import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
 
 from .finite_key import binary_entropy
 
@@ -660,22 +663,25 @@ def _plan(
             found = again
         return DecoyPlan(source, bias, pulses, k, found)
 
-    # Where there is no key its shortfall leads the way. Small blocks have no slope to follow far
-    # from their optimum: come from larger ones.
+    def climb(start: list[float], size: float) -> list[float]:
+        # where there is no key, its shortfall leads the way
+        def cost(x: npt.NDArray[np.float64]) -> float:
+            plan = evaluate(x.tolist(), size, False)
+            if plan is None:
+                return 1e9
+            raw = plan.bound.raw
+            return -raw / (plan.pulses if raw > 0.0 else size)
+
+        options: dict[str, Any] = {"maxiter": 400, "xatol": 1e-4, "fatol": 0.0}
+        found = minimize(cost, np.asarray(start), method="Nelder-Mead", options=options)
+        return [float(v) for v in found.x]
+
+    # Small blocks have no slope to follow far from their optimum: come from larger ones.
     best: DecoyPlan | None = None
     for start in starts:
         x = list(start)
         for size in (1000.0 * block, 100.0 * block, 10.0 * block, block, block):
-
-            def cost(x: Sequence[float], size: float = size) -> float:
-                plan = evaluate(x, size, False)
-                if plan is None:
-                    return 1e9
-                raw = plan.bound.raw
-                return -raw / (plan.pulses if raw > 0.0 else size)
-
-            options = {"maxiter": 400, "xatol": 1e-4, "fatol": 0.0}
-            x = [float(v) for v in minimize(cost, x, method="Nelder-Mead", options=options).x]
+            x = climb(x, size)
         plan = evaluate(x, block, True)
         if plan is not None and (best is None or plan.rate > best.rate):
             best = plan

@@ -64,7 +64,7 @@ class MdiSources:
 
     def __post_init__(self) -> None:
         for mu in (self.alice, self.bob):
-            if len(mu) != 3 or not all(math.isfinite(x) for x in mu):
+            if np.shape(mu) != (3,) or not all(math.isfinite(x) for x in mu):
                 raise ValueError(f"three intensities are needed, not {mu}")
             if not mu[0] > mu[1] > mu[2] >= 0.0:
                 raise ValueError(f"intensities {mu} do not decrease to 0 or above")
