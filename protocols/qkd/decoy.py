@@ -28,7 +28,7 @@ import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -672,8 +672,12 @@ def _plan(
             raw = plan.bound.raw
             return -raw / (plan.pulses if raw > 0.0 else size)
 
-        options: dict[str, Any] = {"maxiter": 400, "xatol": 1e-4, "fatol": 0.0}
-        found = minimize(cost, np.asarray(start), method="Nelder-Mead", options=options)
+        found = minimize(
+            cost,
+            np.asarray(start),
+            method="Nelder-Mead",
+            options={"maxiter": 400, "xatol": 1e-3 if size > block else 1e-4, "fatol": math.inf},
+        )
         return [float(v) for v in found.x]
 
     # Small blocks have no slope to follow far from their optimum: come from larger ones.
