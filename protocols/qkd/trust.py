@@ -683,7 +683,9 @@ def _parse(kind: str, frame: bytes, wanted: type[_Message]) -> _Message:
     try:
         message = msgspec.msgpack.decode(memoryview(frame)[_HEADER.size :], type=wanted)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise ProtocolError(f"a {kind} of the handshake is malformed: {error}") from None
+        # The error may quote what came.
+        why = "".join(c if c.isprintable() else "?" for c in str(error)[:200])
+        raise ProtocolError(f"a {kind} of the handshake is malformed: {why}") from None
     if _frame(kind, message) != frame:
         raise ProtocolError(f"a {kind} of the handshake is not encoded as it must be")
     return message
