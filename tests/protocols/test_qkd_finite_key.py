@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
+import numpy as np
 import pytest
+import qkd.pairs
 from bellbench.protocols.qkd import Parameters
 from bellbench.protocols.qkd.finite_key import (
+    Bound,
     asymptotic_key_fraction,
     binary_entropy,
     choose_sample,
+    counted_key_length,
     estimation_epsilon,
     leak_budget,
     secure_key_length,
+    sharp_estimation_epsilon,
+    tlgr_key_length,
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.special import gammaln
 
 
 def test_entropy_at_known_points() -> None:
@@ -169,6 +177,222 @@ def test_nonsense_is_refused(change: dict[str, float]) -> None:
     good = {"m": 1000, "k": 100, "delta": 0.02, "leak": 10, "verify": 40, "epsilon": 1e-10}
     with pytest.raises(ValueError):
         secure_key_length(**(good | change))  # type: ignore[arg-type]  # mixed on purpose
+
+
+# Tomamichel-Leverrier figure 7: (delta, m, k), with the tag and reserve of the figure.
+FIGURE_7 = [(0.010, 36123, 5911), (0.050, 128989, 20941)]
+
+
+@pytest.mark.parametrize(("point", "length"), [(FIGURE_7[0], 15237), (FIGURE_7[1], 27717)])
+def test_tomamichel_lim_gisin_renner_at_the_points_of_figure_7(
+    point: tuple[float, int, int], length: int
+) -> None:
+    delta, m, k = point
+    n = m - k
+    t = math.ceil(-math.log2(m**-0.5 * 1e-10))
+    bound = tlgr_key_length(n, k, delta, leak_budget(n, delta, 1.1), 1e-10, 2.0**-t)
+    assert bound.length == length
+    assert bound.epsilon == 1e-10 + 2.0**-t
+    # the square on eps_sec and the ln inside the root
+    shorter = tlgr_key_length(n, k, delta, leak_budget(n, delta, 1.1), 0.5e-10, 2.0**-t)
+    mu = math.sqrt(m / (n * k) * (k + 1) / k * math.log(4 / 0.5e-10))
+    lost = n * (binary_entropy(delta + mu) - binary_entropy(delta + bound.margin))
+    assert bound.raw - shorter.raw == pytest.approx(2 + lost, abs=1e-6)
+
+
+@pytest.mark.parametrize(("point", "length"), [(FIGURE_7[0], 15743), (FIGURE_7[1], 28480)])
+def test_lim_xu_pan_ekert_at_the_points_of_figure_7(
+    point: tuple[float, int, int], length: int
+) -> None:
+    delta, m, _ = point
+    plan = choose_sample(m, delta, 1.1, 1e-10, bound="lim-xu-pan-ekert")
+    assert plan.length == length
+    leak = leak_budget(m - plan.sample, delta, 1.1)
+    bound = secure_key_length(
+        m, plan.sample, delta, leak, plan.verify, 1e-10, bound="lim-xu-pan-ekert"
+    )
+    assert bound.length == length
+    assert bound.epsilon <= 1e-10
+    assert bound.xi is not None
+    # an independent, coarse search over both margins finds a little less and never more
+    n, best = m - plan.sample, -math.inf
+    for nu in np.linspace(0.02, 0.09, 71):
+        for xi in np.linspace(0.6, 0.97, 38) * nu:
+            tail = sharp_estimation_epsilon(float(nu), float(xi), delta, m, plan.sample)
+            room = 1e-10 - 2.0**-plan.verify - tail
+            if room > 0:
+                rate = n * (1 - binary_entropy(delta + float(nu)))
+                best = max(best, rate - leak - plan.verify + 2 * math.log2(2 * room))
+    assert 0.99 * length < best < length + 1
+
+
+def test_the_sharper_tail_gains_most_for_small_blocks() -> None:
+    def lengths(m: int, k: int) -> tuple[int, int]:
+        leak = leak_budget(m - k, 0.02, 1.1)
+        tails: tuple[Bound, Bound] = ("tomamichel-leverrier", "lim-xu-pan-ekert")
+        old, new = (
+            secure_key_length(m, k, 0.02, leak, 41, 1e-10, bound=bound).length for bound in tails
+        )
+        return old, new
+
+    small, large = lengths(10**4, 2500), lengths(10**6, 55_000)
+    assert small[1] > 1.05 * small[0] > 0
+    assert large[0] < large[1] < 1.02 * large[0]
+
+
+@pytest.mark.parametrize(("m", "k", "delta"), [(300, 60, 0.05), (900, 450, 0.01), (2000, 150, 0.1)])
+def test_tails_hold_for_every_number_of_errors(m: int, k: int, delta: float) -> None:
+    n = m - k
+    errors, seen = np.arange(m + 1)[None, :], np.arange(k + 1)[:, None]
+
+    def choose(a: Any, b: Any) -> Any:
+        inside = (b >= 0) & (b <= a)
+        b = np.where(inside, b, 0)
+        value = gammaln(a + 1.0) - gammaln(b + 1.0) - gammaln(a - b + 1.0)
+        return np.where(inside, value, -np.inf)
+
+    # the hypergeometric distribution: errors seen among k of m, of which some are errors
+    chance = np.exp(choose(k, seen) + choose(n, errors - seen) - choose(m, errors))
+    assert np.allclose(chance.sum(axis=0), 1.0, atol=1e-9)
+
+    def worst(missed: Any) -> float:
+        """Largest chance over all numbers of errors, as an epsilon."""
+        return 2 * math.sqrt(float(np.max(np.sum(np.where(missed, chance, 0.0), axis=0))))
+
+    for nu in (0.04, 0.1, 0.2):
+        # the sample passes, and the rest has nu more than tolerated
+        passed = (seen <= delta * k) & (errors - seen >= n * (delta + nu))
+        shares = (0.3, 0.5, 0.7, 0.9)
+        sharp = min(sharp_estimation_epsilon(nu, share * nu, delta, m, k) for share in shares)
+        assert worst(passed) <= min(estimation_epsilon(nu, m, k), sharp)
+        # counting: the rest has nu more than what the sample shows, whatever that is
+        assert worst(errors - seen >= n * (seen / k + nu)) <= estimation_epsilon(nu, m, k)
+
+
+def test_counted_errors_give_the_length_of_the_theorem() -> None:
+    n = k = 50_000
+    bound = counted_key_length(n, k, 1000, 0.02, 7800, 41, 1e-10)
+    room = 1e-10 - 2.0**-41 - estimation_epsilon(bound.nu, n + k, k)
+    raw = n * (1 - binary_entropy(0.02 + bound.nu)) - 7800 - 41 + 2 * math.log2(2 * room)
+    assert bound.raw == pytest.approx(raw, abs=1e-6)
+    assert 27_000 < bound.length <= raw
+    assert bound.epsilon <= 1e-10
+    # the margin was chosen without looking
+    other = counted_key_length(n, k, 1700, 0.02, 7800, 41, 1e-10)
+    assert other.nu == bound.nu
+    assert other.length < bound.length
+    # two keys of half of the bits each beat one of a block that gives up a sample
+    plan = choose_sample(n + k, 0.02, 1.1, 2e-10)
+    assert 2 * bound.length > 1.2 * plan.length
+    assert counted_key_length(n, k, 24_000, 0.02, 7800, 41, 1e-10).length == 0
+    assert counted_key_length(n, 10, 0, 0.02, 7800, 41, 1e-10).length == 0
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    n=st.integers(2000, 10**6),
+    share=st.floats(0.05, 0.5),
+    delta=st.floats(0.0, 0.09),
+    which=st.sampled_from(["tl", "lxpe", "tlgr", "counted"]),
+)
+def test_nothing_that_is_worse_lengthens_a_key(
+    n: int, share: float, delta: float, which: str
+) -> None:
+    k = max(1, int(share * n))
+    leak = leak_budget(n, delta, 1.1)
+
+    def length(
+        more_leak: int = 0, more_error: float = 0.0, epsilon: float = 1e-9, lost: int = 0
+    ) -> int:
+        r, e, size = leak + more_leak, delta + more_error, n - lost
+        if which == "tl":
+            return secure_key_length(size + k, k, e, r, 45, epsilon).length
+        if which == "lxpe":
+            bound: Bound = "lim-xu-pan-ekert"
+            return secure_key_length(size + k, k, e, r, 45, epsilon, bound=bound).length
+        if which == "tlgr":
+            return tlgr_key_length(size, k, e, r, epsilon, 2.0**-45).length
+        return counted_key_length(size, k, int(e * k), 0.02, r, 45, epsilon).length
+
+    base = length()
+    assert 0 <= base < n
+    assert length(more_leak=64) == max(0, base - 64)
+    assert length(more_error=0.01) <= base
+    assert length(epsilon=1e-11) <= base
+    assert length(lost=200) <= base
+
+
+def test_bits_agree_with_an_independent_program() -> None:
+    # qkd 0.2.0: pair_length with our margin, reserve and tag; its planner with ours
+    rng = np.random.default_rng(20)
+    core: Any = qkd.pairs._core
+    for _ in range(60):
+        m = int(10 ** rng.uniform(4, 7))
+        k, delta = int(rng.uniform(0.03, 0.4) * m), float(rng.uniform(0.0, 0.06))
+        leak = leak_budget(m - k, delta, 1.15)
+        verify, epsilon = int(rng.integers(36, 60)), float(10 ** rng.uniform(-10, -7))
+        bound = secure_key_length(m, k, delta, leak, verify, epsilon)
+        rest = epsilon - bound.correctness - bound.estimation
+        other = core.pair_length(m, k, bound.nu, delta, 0.5, leak, verify, rest)
+        assert bound.length == other or (bound.length == other - 1 and other % 1 == 0)
+        if bound.length:
+            parts = core.pair_secpar(m, k, bound.nu, delta, 0.5, leak, verify, bound.length)
+            assert parts[3] == pytest.approx(bound.epsilon, rel=1e-6)
+    for _ in range(6):
+        m, delta = int(10 ** rng.uniform(4, 6)), float(rng.uniform(0.005, 0.05))
+        theirs = qkd.pairs.finite(m, delta, 1.12, 0.5, 1e-10, "deterministic")[0]
+        assert abs(choose_sample(m, delta, 1.12, 1e-10).length - theirs) <= 1
+
+
+@pytest.mark.parametrize(
+    ("function", "change"),
+    [
+        (tlgr_key_length, {"n": 0}),
+        (tlgr_key_length, {"leak": -1}),
+        (tlgr_key_length, {"tolerance": 0.5}),
+        (tlgr_key_length, {"eps_sec": 0.0}),
+        (tlgr_key_length, {"eps_cor": 1.0}),
+        (tlgr_key_length, {"quality": 1.2}),
+        (counted_key_length, {"errors": -1}),
+        (counted_key_length, {"errors": 101}),
+        (counted_key_length, {"k": 0}),
+        (counted_key_length, {"expected": 0.5}),
+        (counted_key_length, {"verify": 0}),
+        (counted_key_length, {"epsilon": math.nan}),
+        (secure_key_length, {"bound": "gaussian"}),
+    ],
+)
+def test_nonsense_is_refused_by_every_bound(function: Any, change: dict[str, Any]) -> None:
+    good: dict[str, dict[str, Any]] = {
+        "tlgr_key_length": {
+            "n": 1000,
+            "k": 100,
+            "tolerance": 0.02,
+            "leak": 10,
+            "eps_sec": 1e-9,
+            "eps_cor": 1e-9,
+        },
+        "counted_key_length": {
+            "n": 1000,
+            "k": 100,
+            "errors": 2,
+            "expected": 0.02,
+            "leak": 10,
+            "verify": 40,
+            "epsilon": 1e-9,
+        },
+        "secure_key_length": {
+            "m": 1000,
+            "k": 100,
+            "delta": 0.02,
+            "leak": 10,
+            "verify": 40,
+            "epsilon": 1e-9,
+        },
+    }
+    function(**good[function.__name__])
+    with pytest.raises(ValueError):
+        function(**(good[function.__name__] | change))
 
 
 @pytest.mark.parametrize(
