@@ -508,20 +508,21 @@ class KeyStore:
             if self._party is not None:
                 return
             # The operating system frees the lock when its process ends, however it ends.
-            lock = sqlite3.connect(
-                f"{self.path.resolve()}.lock",
-                timeout=0,
-                isolation_level=None,
-                check_same_thread=False,
-            )
+            file = f"{self.path.resolve()}.lock"
             try:
+                os.close(os.open(file, os.O_CREAT | os.O_RDWR, 0o600))
+            except OSError as error:
+                raise KeyStoreError(f"{file}: cannot be made: {error}") from error
+            lock = sqlite3.connect(file, timeout=0, isolation_level=None, check_same_thread=False)
+            try:
+                lock.execute("PRAGMA journal_mode = MEMORY")
                 lock.execute("BEGIN EXCLUSIVE")
-            except sqlite3.OperationalError as error:
+            except sqlite3.Error as error:
                 lock.close()
                 raise KeyStoreError(
                     f"{self.path}: a party is running on this store; it must end first"
                     if error.sqlite_errorcode == sqlite3.SQLITE_BUSY
-                    else f"{self.path}.lock: cannot be locked: {error}"
+                    else f"{file}: cannot be locked: {error}"
                 ) from error
             self._party = lock
 

@@ -65,6 +65,20 @@ CREATE TABLE pads (
 
 # In these queries 0 is Alice's share of the keys or direction of the pads, 1 is Bob's.
 _DAMAGE = {
+    "a field is not of its type": """
+        SELECT (SELECT count(*) FROM blocks WHERE
+            typeof(id) || typeof(tag) || typeof(state) || typeof(salt) != 'textblobtextblob'
+            OR typeof(keys + left0 + left1 + dropped + ifnull(committed, 0)) != 'integer')
+        + (SELECT count(*) FROM keys WHERE
+            typeof(secret) || typeof(block + share + position) != 'blobinteger')
+        + (SELECT count(*) FROM pools WHERE
+            typeof(id) || typeof(salt) || typeof(ifnull(head, x'')) != 'textblobblob'
+            OR typeof(provisional + length + next0 + next1) != 'integer')
+        + (SELECT count(*) FROM segments WHERE
+            typeof(name) || typeof(salt) != 'textblob'
+            OR typeof(pool + ifnull(start, 0) + length) != 'integer')
+        + (SELECT count(*) FROM pads WHERE
+            typeof(secret) || typeof(segment + side + place) != 'blobinteger')""",
     "keys are missing": """
         SELECT count(*) FROM blocks LEFT JOIN
         (SELECT block, sum(share = 0) AS n0, sum(share = 1) AS n1 FROM keys GROUP BY block)
@@ -132,7 +146,7 @@ def connect(path: Path) -> sqlite3.Connection:
             "temp_store = MEMORY",
         ):
             db.execute(f"PRAGMA {pragma}")
-    except sqlite3.Error as error:
+    except (sqlite3.Error, UnicodeDecodeError) as error:
         db.close()
         raise _fault(path, error) from error
     return db
@@ -167,11 +181,13 @@ def transaction(
         finally:
             if db.in_transaction:
                 db.execute("ROLLBACK")
-    except sqlite3.Error as error:
+    except (sqlite3.Error, UnicodeDecodeError) as error:
         raise _fault(path, error) from error
 
 
-def _fault(path: Path, error: sqlite3.Error) -> KeyStoreError:
+def _fault(path: Path, error: sqlite3.Error | UnicodeDecodeError) -> KeyStoreError:
+    if isinstance(error, UnicodeDecodeError):  # SQLite quotes what it found in its own message
+        return damaged(path, "text in it is not UTF-8")
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
         return damaged(path, str(error))
