@@ -435,33 +435,25 @@ def flip(bits: UInt8, start: int, step: int, pattern: UInt8) -> int:
 def place(
     rows: Int64,
     columns: Int64,
-    closes: npt.NDArray[np.bool_],
     words: UInt64,
     shifts: Int64,
-    row_load: Int64,
-    column_load: Int64,
+    load: Int64,
     lifting: int,
 ) -> None:
     """Add edges to a lifted graph, one after another, so that no cycle of length 4 arises.
 
     Args:
-        rows: Row of each edge; -1 for one with the least load that lacks the column.
-        columns: Column of each edge; -1 for one with the least load that lacks the row.
-        closes: Edges that are the second of a column of degree 2: of the shifts that are free,
-            one is taken that makes the cycles through such columns as long as can be.
+        rows: Row of each edge; -1 for one of the least degree that lacks the column.
+        columns: Column of each edge; -1 for one of the least load that lacks the row.
         words: Two random words for each edge: one chooses the row or column, one the shift.
         shifts: Shape (rows, columns), -1 where there is no edge; filled in.
-        row_load: Edges of each row; added to.
-        column_load: Edges of each column; added to.
+        load: Load of each column, by which edges without a column choose; added to.
         lifting: Number of lanes.
     """
     n_rows, n_columns = shifts.shape
     free = np.empty(lifting, np.bool_)
-    degree = np.zeros(n_rows, np.int64)  # of columns of degree 2
-    neighbour = np.zeros((n_rows, n_columns, 2), np.int64)
-    distance = np.empty(n_rows * lifting, np.int64)
-    queue = np.empty(n_rows * lifting, np.int64)
     refused = np.empty(max(n_rows, n_columns), np.bool_)
+    degree = np.zeros(n_rows, np.int64)
     far = np.int64(1 << 40)
     for edge in range(rows.size):
         refused[:] = False
@@ -475,12 +467,12 @@ def place(
                         taken = shifts[i, column] if row < 0 else shifts[row, i]
                         if taken >= 0 or refused[i]:
                             continue
-                        load = row_load[i] if row < 0 else column_load[i]
-                        if pick == 0 and load < least:
-                            count, least = 1, load
-                        elif pick == 0 and load == least:
+                        weight = degree[i] if row < 0 else load[i]
+                        if pick == 0 and weight < least:
+                            count, least = 1, weight
+                        elif pick == 0 and weight == least:
                             count += 1
-                        elif pick == 1 and load == least:
+                        elif pick == 1 and weight == least:
                             if left == 0:
                                 chosen = i
                             left -= 1
@@ -498,36 +490,6 @@ def place(
                         if shifts[r, column] >= 0 and shifts[r, c] >= 0 and r != row:
                             bad = shifts[row, c] + shifts[r, column] - shifts[r, c]
                             free[bad % lifting] = False
-            other = -1
-            if closes[edge]:
-                for r in range(n_rows):
-                    if shifts[r, column] >= 0:
-                        other = r
-            if other >= 0:
-                # Breadth first from check 0 of the other row, through columns of degree 2.
-                distance[:] = far
-                distance[other * lifting] = 0
-                queue[0] = other * lifting
-                head, tail = 0, 1
-                while head < tail:
-                    here = queue[head]
-                    head += 1
-                    r, lane = here // lifting, here % lifting
-                    for k in range(degree[r]):
-                        there = (lane + neighbour[r, k, 1]) % lifting
-                        there += neighbour[r, k, 0] * lifting
-                        if distance[there] == far:
-                            distance[there] = distance[here] + 1
-                            queue[tail] = there
-                            tail += 1
-                best = np.int64(0)
-                for s in range(lifting):
-                    lane = row * lifting + (shifts[other, column] - s) % lifting
-                    if free[s] and distance[lane] > best:
-                        best = distance[lane]
-                for s in range(lifting):
-                    lane = row * lifting + (shifts[other, column] - s) % lifting
-                    free[s] = free[s] and distance[lane] == best
             count = 0
             for s in range(lifting):
                 count += free[s]
@@ -542,14 +504,6 @@ def place(
                         shifts[row, column] = s
                         break
                     left -= 1
-            row_load[row] += 1
-            column_load[column] += 1
-            if other >= 0:
-                step = shifts[other, column] - shifts[row, column]
-                neighbour[other, degree[other], 0] = row
-                neighbour[other, degree[other], 1] = step
-                neighbour[row, degree[row], 0] = other
-                neighbour[row, degree[row], 1] = -step
-                degree[other] += 1
-                degree[row] += 1
+            degree[row] += 1
+            load[column] += 1
             break
