@@ -1,4 +1,4 @@
-"""The command line: ``bellbench run | check | gallery | record | twin serve | keys | tags``."""
+"""The command line: ``bellbench run | check | twin serve | keys | party | tags`` and more."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from .calibrate_cli import app as calibrate_app
 from .gallery_cli import gallery
 from .instruments import BellbenchError, ConfigError, parse_quantity
 from .keys_cli import app as keys_app
+from .party_cli import party
 from .record_cli import record
 from .tags_cli import app as tags_app
 
@@ -37,6 +38,7 @@ app.add_typer(keys_app, name="keys")
 app.add_typer(tags_app, name="tags")
 app.command()(gallery)
 app.command()(record)
+app.command()(party)
 
 #: Signals that stop a run, where the system has them.
 _STOPS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")
@@ -104,7 +106,7 @@ def run(
 def check(
     file: Annotated[str, typer.Argument(help="Bundled name or YAML file.")],
 ) -> None:
-    """Check a bench, experiment, world or gallery file; every mistake with its place."""
+    """Check a bench, experiment, world, party or gallery file; every mistake with its place."""
     from .experiments import check_file
 
     errors = check_file(file)

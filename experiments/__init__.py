@@ -147,13 +147,17 @@ def _lasting(file: ExperimentFile, duration: float) -> ExperimentFile:
 
 
 def check_file(name: str | Path) -> list[ConfigError]:
-    """Return every mistake of a bench, experiment, world or gallery file and what it names."""
+    """Return every mistake of any file of ours and of what it names."""
     try:
-        path = find_config(name, "benches", "experiments", "worlds")
+        path = find_config(name, "benches", "experiments", "worlds", "parties")
         kind = str(read(path).data.get("bellbench", "")).partition("/")[0]
         if kind == "experiment":
             load_experiment(path)
             return []
+        if kind == "party":
+            from ..party import check_party
+
+            return check_party(path)
         if kind == "gallery":
             from ..gallery import load_entry
 

@@ -1,0 +1,564 @@
+"""One end of a key exchange over a network: its bench, its tagger, its key store, one process.
+
+:func:`load_party` reads a party file, :class:`PartyLoop` moves clicks, frames and time between the
+tagger, the session (a state machine without I/O) and the link. What may end while it runs: the
+connection (the session goes on when it comes back), the other process (a new session begins), the
+tagger's stream (opened anew, a new session), a session that gives up (a new one, later).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from .bench import BenchConfig, load_bench
+from .configs import ConfigErrors, Report, bundled, find_config, read_config
+from .configs.party_file import PartyFile
+from .instruments import BellbenchError, Clock, ConfigError, InstrumentError, TagBatch, TwinError
+from .live import Progress
+from .net import parse_address
+from .twins import StepClock
+
+if TYPE_CHECKING:
+    from .net import Conversation, Link
+
+__all__ = ["PartyConfig", "PartyLoop", "Recorder", "Session", "check_party", "load_party"]
+
+_LABELS = ("H", "V", "D", "A")
+_STEP_S = 0.1  # bench time between two reads of the tagger
+_WAIT_S = 0.1  # wall time that the loop waits for frames or clicks
+_DEPTH = 64  # batches that may wait for the session
+_TRIES = 10  # to open a tagger whose stream was lost
+_LONGEST_PAUSE_S = 30.0  # between sessions that come to nothing
+
+
+# -- the party file
+
+
+@dataclass(frozen=True)
+class PartyConfig:
+    """A party file, validated and resolved.
+
+    Attributes:
+        path: The file.
+        file: What it says.
+        bench: This party's bench.
+        experiment: The terms, a BBM92 experiment file.
+        name: Name of the experiment.
+        store: Its key store.
+        reports: Folder of its reports.
+        identity: File of its identity; None without a first trust.
+        peer_identity: File of the peer's public identity.
+    """
+
+    path: Path
+    file: PartyFile
+    bench: BenchConfig
+    experiment: Any
+    name: str
+    store: Path
+    reports: Path
+    identity: Path | None
+    peer_identity: Path | None
+
+
+def load_party(name: str | Path, *, role: str | None = None) -> PartyConfig:
+    """Read and check a party file, its bench and its experiment.
+
+    Args:
+        name: Path, or bundled name; what a bundled file names is relative to the working directory.
+        role: The role it must have.
+
+    Raises:
+        ConfigError: with every mistake of the file.
+    """
+    from .experiments.bbm92 import BBM92File
+    from .experiments.contract import lacks
+
+    path = find_config(name, "parties")
+    base = Path.cwd() if path in bundled("parties").values() else path.parent
+    report = Report(read_config(path, "party"))
+    file = report.validate(PartyFile)
+    report.check()
+    assert file is not None
+    if role is not None and role != file.role:
+        report.add(("role",), f"is {file.role}, but --role says {role}")
+    if (file.listen is None) == (file.connect is None):
+        which: Sequence[str] = ("connect",) if file.connect is not None else ()
+        report.add(which, "one party has 'listen', the other 'connect'", key=True)
+    for key in ("listen", "connect"):
+        text = getattr(file, key)
+        try:
+            if text is not None and not all(parse_address(text)) and key == "connect":
+                raise ValueError(f"write host:port of the other party, not {text!r}")
+        except ValueError as error:
+            report.add((key,), str(error))
+
+    def find(key: str, folder: str) -> Path | None:
+        text = getattr(file, key)
+        try:
+            return find_config(text, folder, beside=base / path.name)
+        except ConfigError as error:
+            report.add((key,), str(error))
+            return None
+
+    others: list[ConfigError] = []
+    bench = experiment = None
+    bench_path, experiment_path = find("bench", "benches"), find("experiment", "experiments")
+    if bench_path is not None:
+        try:
+            bench = load_bench(bench_path)
+        except ConfigErrors as errors:
+            others += errors.errors
+        except ConfigError as error:
+            report.add(("bench",), str(error))
+    if experiment_path is not None:
+        try:
+            terms = Report(read_config(experiment_path, "experiment"))
+        except ConfigError as error:
+            report.add(("experiment",), str(error))
+        else:
+            if terms.document.data.get("protocol") != "bbm92":
+                report.add(("experiment",), f"{experiment_path} is not of the protocol bbm92")
+            else:
+                experiment = terms.validate(BBM92File)
+                others += terms.errors
+    if bench is not None and experiment is not None:
+        for loc, message in lacks(experiment, bench, file.role, labels=_LABELS):
+            report.add(loc, message)
+    if report.errors or others:
+        raise ConfigErrors([*report.errors, *others])
+    assert bench is not None
+    assert experiment_path is not None
+    trust = file.trust
+    return PartyConfig(
+        path,
+        file,
+        bench,
+        experiment,
+        experiment_path.stem,
+        base / file.store,
+        base / file.reports,
+        None if trust is None else base / trust.identity,
+        None if trust is None else base / trust.peer,
+    )
+
+
+def check_party(name: str | Path) -> list[ConfigError]:
+    """Return every mistake in a party file and what it names; empty where there is none."""
+    try:
+        load_party(name)
+    except ConfigErrors as errors:
+        return errors.errors
+    except ConfigError as error:
+        return [error]
+    return []
+
+
+# -- the tagger
+
+
+class Tagger(Protocol):
+    """What is needed of a tagger, opened anew where its stream is lost."""
+
+    def open(self) -> None: ...
+    def close(self) -> None: ...
+    def configure(self) -> None: ...
+    def start(self) -> None: ...
+    def read(self) -> TagBatch: ...
+    def stop(self) -> None: ...
+
+
+class Recorder:
+    """Reads a tagger in a thread of its own: bench time passes there, messages do not wait for it.
+
+    In stepped time it also says whether the world waits for this party: while it records, and
+    between :meth:`hold` and the next :meth:`rest`. A world that waits for nobody stands still.
+
+    A tagger whose stream is lost is opened anew, for as long as a power cut may last.
+
+    Args:
+        tagger: Open; used by this thread alone from now on.
+        clock: The bench's.
+        news: Called from the thread when there is something to take.
+    """
+
+    def __init__(self, tagger: Tagger, clock: Clock, news: Callable[[], None]) -> None:
+        self._tagger = tagger
+        self._clock = clock
+        self._tell = news
+        self._news = threading.Condition()  # guards all below
+        self._wanted: Literal["rest", "hold", "pause", "record"] = "rest"
+        self._recording = 0  # number of the one wanted
+        self._batches: deque[TagBatch] = deque()
+        self._released = False
+        self._lost: BellbenchError | None = None  # why the stream is, until somebody has taken it
+        self._broken = False
+        self._failed: BellbenchError | None = None  # why it could not be opened anew
+        self._closing = False
+        self._thread = threading.Thread(target=self._run, name="bellbench recorder", daemon=True)
+        self._thread.start()
+
+    def rest(self) -> None:
+        """Stop recording; what was not taken is discarded."""
+        self._want("rest")
+
+    def hold(self) -> None:
+        """As :meth:`rest`, but a stepped world waits for us; return when it does."""
+        self._want("hold")
+        with self._news:
+            self._news.wait_for(lambda: not self._released or self._broken, 10.0)
+
+    def record(self) -> None:
+        """Begin a new recording."""
+        self._want("record")
+
+    def pause(self, paused: bool) -> None:
+        """Let a stepped world stand still while nobody hears us; elsewhere time goes on."""
+        if not isinstance(self._clock, StepClock):
+            return
+        with self._news:
+            if self._wanted == ("record" if paused else "pause"):
+                self._wanted = "pause" if paused else "record"
+                self._news.notify_all()
+
+    def take(self) -> TagBatch | None:
+        """The next batch of this recording, or None where there is none yet.
+
+        Raises:
+            BellbenchError: where the stream was lost.
+        """
+        with self._news:
+            if self._batches:
+                self._news.notify_all()
+                return self._batches.popleft()
+            error, self._lost = self._lost, None
+        if error is not None:
+            raise error
+        return None
+
+    @property
+    def waiting(self) -> bool:
+        """Whether there is something to take."""
+        with self._news:
+            return bool(self._batches) or self._lost is not None
+
+    @property
+    def usable(self) -> bool:
+        """Whether the tagger is open.
+
+        Raises:
+            BellbenchError: where it could not be opened anew.
+        """
+        with self._news:
+            if self._failed is not None:
+                raise self._failed
+            return not self._broken
+
+    def close(self, timeout_s: float = 2.0) -> None:
+        """End the thread; one that waits for a world that stands still ends with its connection."""
+        with self._news:
+            self._closing = True
+            self._news.notify_all()
+        self._thread.join(timeout_s)
+
+    def __enter__(self) -> Recorder:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _want(self, what: Literal["rest", "hold", "record"]) -> None:
+        with self._news:
+            self._wanted = what
+            self._recording += what == "record"
+            self._batches.clear()
+            self._lost = None
+            self._news.notify_all()
+
+    # -- the thread
+
+    def _run(self) -> None:
+        running = 0  # number of the recording that is on
+        tries = 0
+        while True:
+            with self._news:
+                while (task := self._task(running)) == "wait":
+                    self._news.wait()
+                number = self._recording
+            if task == "end":
+                return
+            try:
+                if task == "stop":
+                    running = 0
+                    self._tagger.stop()
+                elif task in ("release", "hold"):
+                    self._stand(task)
+                elif task == "mend":
+                    tries += 1
+                    self._mend()
+                    tries = 0
+                else:
+                    if not running:
+                        self._tagger.start()
+                        running = number
+                    self._clock.sleep(_STEP_S)
+                    self._add(self._tagger.read(), running)
+            except BellbenchError as error:
+                running = 0
+                with self._news:
+                    if not self._broken:
+                        self._lost = error
+                    self._broken = True
+                    if isinstance(error, TwinError) or tries >= _TRIES:
+                        self._failed = error
+                    self._news.notify_all()
+                self._tell()
+
+    def _task(self, running: int) -> str:
+        wanted = self._wanted
+        if self._closing or self._failed is not None:
+            return "end"
+        if running and (
+            wanted in ("rest", "hold") or (wanted == "record" and running != self._recording)
+        ):
+            return "stop"
+        if self._broken:
+            return "mend"
+        if wanted in ("rest", "pause"):
+            return "wait" if self._released else "release"
+        if self._released:
+            return "hold"
+        if wanted == "record" and len(self._batches) < _DEPTH:
+            return "read"
+        return "wait"
+
+    def _stand(self, task: str) -> None:
+        if isinstance(self._clock, StepClock):
+            if task == "release":
+                self._clock.release()
+            else:
+                self._clock.hold()
+        with self._news:
+            self._released = task == "release"
+            self._news.notify_all()
+
+    def _mend(self) -> None:
+        with contextlib.suppress(InstrumentError):
+            self._tagger.close()
+        with self._news:
+            self._released = False
+        self._clock.sleep(1.0)
+        self._tagger.open()
+        self._tagger.configure()
+        with self._news:
+            self._broken = False
+            self._news.notify_all()
+        self._tell()
+
+    def _add(self, batch: TagBatch, running: int) -> None:
+        with self._news:
+            if self._wanted in ("record", "pause") and self._recording == running:
+                self._batches.append(batch)
+        self._tell()
+
+
+# -- the loop
+
+
+class Session(Protocol):
+    """What the loop needs of a session; see :class:`bellbench.protocols.qkd.session.Session`."""
+
+    def feed(self, batch: TagBatch) -> None: ...
+    def finish(self) -> None: ...
+    def receive(self, frame: bytes) -> None: ...
+    def send(self) -> list[bytes]: ...
+    def tick(self, now_s: float) -> None: ...
+
+    @property
+    def established(self) -> bool:
+        """Whether both parties know who they are, and clicks are wanted."""
+        ...
+
+    @property
+    def over(self) -> bool: ...
+
+    @property
+    def reason(self) -> str: ...
+
+    def take_reports(self) -> list[Any]: ...
+
+
+@dataclass
+class Summary:
+    """What a party has done, for a person and for JSON.
+
+    Attributes:
+        blocks: Blocks that came to an end.
+        keys: Blocks that gave a key.
+        key_bits: Bits of key, the reserve for authentication included.
+        sessions: Sessions that were established.
+        reason: Why the last one ended, where it did not end well.
+        bench_s: Bench time that passed.
+    """
+
+    blocks: int = 0
+    keys: int = 0
+    key_bits: int = 0
+    sessions: int = 0
+    reason: str = ""
+    bench_s: float = 0.0
+
+
+class PartyLoop:
+    """Moves clicks, frames and time until the duration is over.
+
+    Args:
+        link: To the other party.
+        recorder: Of this party's tagger.
+        clock: The bench's.
+        session: Makes a session.
+        report: Takes each block's report when it is there.
+        show: Called with the progress.
+        outage_s: How long a session waits for a broken connection, wall time.
+        now: Wall time, s.
+    """
+
+    def __init__(
+        self,
+        link: Link,
+        recorder: Recorder,
+        clock: Clock,
+        session: Callable[[], Session],
+        *,
+        report: Callable[[Any], None],
+        show: Callable[[Progress], None] = lambda progress: None,
+        figures: Callable[[Session], dict[str, str]] = lambda session: {},
+        outage_s: float = 30.0,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._link = link
+        self._recorder = recorder
+        self._clock = clock
+        self._make = session
+        self._report = report
+        self._show = show
+        self._figures = figures
+        self._outage_s = outage_s
+        self._now = now
+        self._began_s = clock.now()
+        self._duration_s = 0.0
+        self._pause_s = 0.0
+        self.summary = Summary()
+
+    def run(self, duration_s: float | None = None) -> Summary:
+        """Exchange keys for so much bench time, without end where None.
+
+        Raises:
+            BellbenchError: where the tagger cannot be opened any more, the store fails, or
+                the link does.
+        """
+        self._duration_s = duration_s or 0.0
+        while not self._due:
+            usable = self._recorder.usable
+            self._tell("waiting for the other party" if usable else "opening the tagger anew")
+            conversation = self._link.conversation(_WAIT_S * 5)
+            if conversation is not None and usable:
+                self._talk(conversation)
+                self._recorder.rest()
+        self.summary.bench_s = self._clock.now() - self._began_s
+        return self.summary
+
+    @property
+    def _due(self) -> bool:
+        return bool(self._duration_s) and self._clock.now() - self._began_s >= self._duration_s
+
+    def _talk(self, conversation: Conversation) -> None:
+        """One session, for as long as both parties have it."""
+        session = self._make()
+        out: deque[bytes] = deque()
+        heard = recording = finished = False
+        connected_s = self._now()
+        keys = self.summary.keys
+        why = ""
+        while not (why or session.over):
+            wait = not (recording and self._recorder.waiting and not out)
+            frames = conversation.receive(_WAIT_S if wait else 0.0)
+            if frames and not heard:
+                heard = True
+                self._recorder.hold()  # both taggers are to start at about the same time
+            for frame in frames:
+                session.receive(frame)
+            try:
+                batch = None if out else self._recorder.take()
+            except InstrumentError as error:
+                why = f"the tagger's stream was lost: {error}"
+                break
+            if batch is not None and not finished:
+                session.feed(batch)
+            session.tick(self._now())
+            if not out:
+                out += session.send()
+            while out and conversation.send(out[0]):
+                out.popleft()
+            self._take_reports(session)
+            if session.established and not recording:
+                recording = True
+                self.summary.sessions += 1
+                self._recorder.record()
+            if not frames and conversation.over:
+                why = conversation.over
+            elif conversation.connected:
+                connected_s = self._now()
+                self._recorder.pause(False)
+            else:
+                self._recorder.pause(True)
+                if self._now() - connected_s > self._outage_s:
+                    why = f"no connection for {self._outage_s:g} s: {self._link.state}"
+            if self._due and not finished:
+                finished = True
+                self._recorder.rest()
+                session.finish()
+            self._tell(str(session.phase), self._figures(session))
+        out += session.send()
+        while out and conversation.send(out[0]):
+            out.popleft()
+        self._take_reports(session)
+        self.summary.reason = why or session.reason
+        if finished or conversation.over:
+            return
+        if self.summary.keys > keys:
+            self._pause_s = 0.0
+        self._pause_s = min(max(1.0, 2 * self._pause_s), _LONGEST_PAUSE_S)
+        self._linger(conversation)
+
+    def _linger(self, conversation: Conversation) -> None:
+        """Let the other party hear how it ended, then begin anew, unless it does so before."""
+        until = self._now() + self._pause_s
+        self._recorder.rest()
+        while not conversation.over and (left := until - self._now()) > 0:
+            self._tell(f"{self.summary.reason}; beginning anew in {left:.0f} s")
+            conversation.receive(min(left, 0.5))
+        if not conversation.over:
+            self._link.begin()
+
+    def _take_reports(self, session: Session) -> None:
+        for report in session.take_reports():
+            self._report(report)
+
+    def _tell(self, stage: str, figures: dict[str, str] | None = None) -> None:
+        elapsed_s = self._clock.now() - self._began_s
+        about = {"link": self._link.state, "keys": f"{self.summary.keys}", **(figures or {})}
+        self._show(Progress(stage, elapsed_s, self._duration_s, figures=about))
