@@ -6,7 +6,7 @@ uniform. The seed is public, but must be drawn after the quantum phase, fresh fo
 its ``n + l - 1`` bits must be uniform and authentic; :class:`Seeds` keeps to what can be checked.
 
 The product is cut in pieces of 30 bits and done by the additive FFT of :mod:`._kernels_gf2`, in
-blocks: beside its arguments and the result it holds some 0.6 bytes per bit of ``n + l``.
+blocks: beside its arguments and the result it holds about one byte per bit of ``n + l``.
 """
 
 from __future__ import annotations

@@ -139,6 +139,20 @@ def test_large_hashes_are_equal_in_all_ways_and_their_rows_exact(n: int) -> None
     assert all(np.array_equal(result, results[0]) for result in results)
 
 
+def test_every_row_is_what_a_float_transform_finds() -> None:
+    from scipy import fft
+
+    n, length = 300_000, 200_000
+    bits, seed = some_bits(1, n), some_bits(2, seed_bits(n, length))
+    size = fft.next_fast_len(seed.size, real=True)
+    spectrum = fft.rfft(seed.astype(np.float64), size) * fft.rfft(bits.astype(np.float64), size)
+    product = fft.irfft(spectrum, size)[n - 1 :][:length]
+    assert np.max(np.abs(product - np.rint(product))) < 1e-3
+    expected = (np.rint(product).astype(np.int64) & 1).astype(np.uint8)
+    for how in ways():
+        assert np.array_equal(hashed(bits, seed, length, how), expected)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("n", [30_000_000, 100_000_000])
 def test_the_largest_blocks_are_exact(n: int) -> None:
@@ -332,6 +346,19 @@ def test_tags_collide_where_the_polynomial_has_a_root_and_that_is_counted() -> N
     assert collision_probability(512, 128) == (1 + 3) * 2.0**-128
     assert collision_probability(128, 40) == 2.0**-40
     assert collision_probability(10**8, 50) - 2.0**-50 == pytest.approx(0, abs=1e-30)
+
+
+@settings(max_examples=40, deadline=None)
+@given(n=st.integers(1, 10**9), length=st.integers(1, 10**9))
+def test_seeds_and_collisions_are_those_of_the_oracle(n: int, length: int) -> None:
+    from qkd import reconcile
+
+    if length <= n:
+        assert seed_bits(n, length) == reconcile.toeplitz_seed(n, length)
+    for t in (20, 50, 128):
+        # The oracle's polynomial hash, followed by one that collides with chance 2^-t.
+        expected = reconcile.poly_collision(-(-n // 128), 128) + 2.0**-t
+        assert collision_probability(n, t) == pytest.approx(expected, rel=1e-15)
 
 
 @pytest.mark.parametrize(("n", "t"), [(0, 10), (10, 0), (10, 129)])
