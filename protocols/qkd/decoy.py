@@ -549,8 +549,7 @@ def plan_two_decoys(
     ) -> DecoyBound:
         return lim_key_length(source, key, test, test_wrong, leak, eps, eps_cor, sampling=sampling)
 
-    starts = ([0.5, 0.2, 0.5, 0.6, 0.6], [0.35, 0.3, 0.25, 0.6, 0.2], [0.45, 0.1, 0.85, 0.65, 0.9])
-    return _plan(link, block, eps_sec, eps_cor, f_ec, build, bound, starts, 1)
+    return _plan(link, block, eps_sec, eps_cor, f_ec, build, bound, [0.5, 0.2, 0.5, 0.6, 0.6], 1)
 
 
 def plan_one_decoy(
@@ -596,8 +595,8 @@ def plan_one_decoy(
 
         return bound
 
-    starts = ([0.4, 0.3, 0.6, 0.6], [0.35, 0.4, 0.3, 0.2], [0.4, 0.2, 0.85, 0.9])
-    plans = [_plan(link, block, eps_sec, eps_cor, f_ec, build, using(k), starts, k) for k in (0, 1)]
+    start = [0.4, 0.3, 0.6, 0.6]
+    plans = [_plan(link, block, eps_sec, eps_cor, f_ec, build, using(k), start, k) for k in (0, 1)]
     return max(plans, key=lambda plan: plan.rate)
 
 
@@ -626,7 +625,7 @@ def _plan(
     f_ec: float,
     build: Callable[[Sequence[float]], tuple[DecoySource, float]],
     bound: _Bound,
-    starts: Sequence[Sequence[float]],
+    start: list[float],
     k: int,
 ) -> DecoyPlan:
     from scipy.optimize import minimize
@@ -681,14 +680,10 @@ def _plan(
         return [float(v) for v in found.x]
 
     # Small blocks have no slope to follow far from their optimum: come from larger ones.
-    best: DecoyPlan | None = None
-    for start in starts:
-        x = list(start)
-        for size in (1000.0 * block, 100.0 * block, 10.0 * block, block, block):
-            x = climb(x, size)
-        plan = evaluate(x, block, True)
-        if plan is not None and (best is None or plan.rate > best.rate):
-            best = plan
-    if best is None:
+    x = start
+    for size in (100.0 * block, 10.0 * block, block, block):
+        x = climb(x, size)
+    plan = evaluate(x, block, True)
+    if plan is None:
         raise ValueError("no settings of the source are within their range")
-    return best
+    return plan
