@@ -32,6 +32,16 @@ def installed(*modules: str) -> bool:
     return True
 
 
+def outside(module: str) -> Any:
+    """Import a package that a file of this folder would hide, as qkd.py does PyPI's qkd."""
+    here, path = Path(__file__).parent.resolve(), sys.path
+    sys.path = [folder for folder in path if Path(folder or ".").resolve() != here]
+    try:
+        return importlib.import_module(module)
+    finally:
+        sys.path = path
+
+
 def ptufile_decode(path: Path) -> Callable[[], object] | None:
     if not installed("ptufile"):
         return None

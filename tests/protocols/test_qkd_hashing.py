@@ -21,6 +21,7 @@ from bellbench.protocols.qkd.randomness import Randomness, philox_words, random_
 from bellbench.protocols.qkd.verify import collision_probability, tag_seed_bits, verification_tag
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from qkd import reconcile
 
 Bits = npt.NDArray[np.uint8]
 How = int | None
@@ -351,8 +352,6 @@ def test_tags_collide_where_the_polynomial_has_a_root_and_that_is_counted() -> N
 @settings(max_examples=40, deadline=None)
 @given(n=st.integers(1, 10**9), length=st.integers(1, 10**9))
 def test_seeds_and_collisions_are_those_of_the_oracle(n: int, length: int) -> None:
-    from qkd import reconcile
-
     if length <= n:
         assert seed_bits(n, length) == reconcile.toeplitz_seed(n, length)
     for t in (20, 50, 128):
