@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from .instruments import BellbenchError
 from .protocols.qkd.authentication import Role
+from .protocols.qkd.sink import block_tag
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -68,17 +69,19 @@ _DAMAGE = {
     "a field is not of its type": """
         SELECT (SELECT count(*) FROM blocks WHERE
             typeof(id) || typeof(tag) || typeof(state) || typeof(salt) != 'textblobtextblob'
-            OR typeof(keys + left0 + left1 + dropped + ifnull(committed, 0)) != 'integer')
+            OR typeof(keys) || typeof(left0) || typeof(left1) != 'integerintegerinteger'
+            OR typeof(dropped) || typeof(ifnull(committed, 0)) != 'integerinteger')
         + (SELECT count(*) FROM keys WHERE
-            typeof(secret) || typeof(block + share + position) != 'blobinteger')
+            typeof(secret) || typeof(share) || typeof(position) != 'blobintegerinteger')
         + (SELECT count(*) FROM pools WHERE
             typeof(id) || typeof(salt) || typeof(ifnull(head, x'')) != 'textblobblob'
-            OR typeof(provisional + length + next0 + next1) != 'integer')
+            OR typeof(provisional) || typeof(length) != 'integerinteger'
+            OR typeof(next0) || typeof(next1) != 'integerinteger')
         + (SELECT count(*) FROM segments WHERE
-            typeof(name) || typeof(salt) != 'textblob'
-            OR typeof(pool + ifnull(start, 0) + length) != 'integer')
+            typeof(name) || typeof(salt) || typeof(pool) != 'textblobinteger'
+            OR typeof(ifnull(start, 0)) || typeof(length) != 'integerinteger')
         + (SELECT count(*) FROM pads WHERE
-            typeof(secret) || typeof(segment + side + place) != 'blobinteger')""",
+            typeof(secret) || typeof(side) || typeof(place) != 'blobintegerinteger')""",
     "keys are missing": """
         SELECT count(*) FROM blocks LEFT JOIN
         (SELECT block, sum(share = 0) AS n0, sum(share = 1) AS n1 FROM keys GROUP BY block)
@@ -186,7 +189,7 @@ def transaction(
 
 
 def _fault(path: Path, error: sqlite3.Error | UnicodeDecodeError) -> KeyStoreError:
-    if isinstance(error, UnicodeDecodeError):  # SQLite quotes what it found in its own message
+    if isinstance(error, UnicodeDecodeError) or str(error).startswith("Could not decode"):
         return damaged(path, "text in it is not UTF-8")
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
@@ -208,10 +211,13 @@ def check(db: sqlite3.Connection, path: Path) -> None:
     """Raise KeyStoreError where the file is damaged or a record is missing."""
     found = [row[0] for row in db.execute("PRAGMA quick_check(1)")]
     if found != ["ok"]:
-        raise damaged(path, found[0])
+        raise damaged(path, " ".join(found[0].split()))
     for what, query in _DAMAGE.items():
         if db.execute(query).fetchone()[0]:
             raise damaged(path, what)
+    for block, tag in db.execute("SELECT id, tag FROM blocks"):
+        if block_tag(block) != tag:
+            raise damaged(path, "the id of a block was changed")
 
 
 def read_header(db: sqlite3.Connection, path: Path) -> tuple[Header, bytes]:

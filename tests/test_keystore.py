@@ -15,6 +15,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,7 @@ PASSPHRASE = "correct horse"
 
 def make(path: Path, role: Role = "alice", **options: Any) -> KeyStore:
     names = ("Athens", "Berlin") if role == "alice" else ("Berlin", "Athens")
-    made = {"name": names[0], "peer": names[1], "cost": 1} | options
+    made: dict[str, Any] = {"name": names[0], "peer": names[1], "cost": 1} | options
     return KeyStore.create(path, PASSPHRASE, role=role, **made)
 
 
@@ -268,7 +269,7 @@ class StoreMachine(RuleBasedStateMachine):
     @invariant()
     def agrees(self) -> None:
         sink, status = self.store.sink, self.store.status()
-        states = [self.memory.state(block) for block in self.keys]
+        states: list[str] = [self.memory.state(block) for block in self.keys]
         assert [sink.state(block) for block in self.keys] == states
         assert sink.prepared() == self.memory.prepared()
         assert sink.committed(self.keys) == self.memory.committed(self.keys)
@@ -379,11 +380,14 @@ def test_killed_at_any_statement_a_step_is_done_or_not_done(tmp_path: Path) -> N
             known[files] = contents(copy)
         return known[files]
 
+    def watch(states: list[tuple[bytes, bytes]], statement: str) -> None:
+        states.append(take())
+
     last = take()
     for step in steps:
         assert store._db is not None
         during = [last]
-        store._db.set_trace_callback(lambda _, during=during: during.append(take()))
+        store._db.set_trace_callback(partial(watch, during))
         step()
         store._db.set_trace_callback(None)
         before, last = last, take()
@@ -639,10 +643,10 @@ def test_the_passphrase(alice: KeyStore) -> None:
 class Memory(keyring.backend.KeyringBackend):
     """A keyring of the operating system, without one."""
 
-    priority = 1  # type: ignore[assignment]
+    priority = 1
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.held: dict[tuple[str, str], str] = {}
 
     def get_password(self, service: str, username: str) -> str | None:
@@ -695,7 +699,7 @@ def test_no_keyring(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from keyring.backends.fail import Keyring
 
     before = keyring.get_keyring()
-    keyring.set_keyring(Keyring())
+    keyring.set_keyring(Keyring())  # type: ignore[no-untyped-call]
     try:
         with pytest.raises(KeyStoreError, match="refuses: No recommended backend"):
             KeyStore.create(path, None, role="bob", name="B", peer="A", cost=1)
@@ -767,6 +771,10 @@ def test_a_changed_byte_gives_no_other_key(filled: Path, place: int, change: int
         ("DELETE FROM keys WHERE position = 3 AND block = 1", "damaged: keys are missing"),
         ("DELETE FROM blocks WHERE number = 2", "damaged: keys belong to no block"),
         ("UPDATE blocks SET state = 'prepared'", "damaged: the states of blocks contradict"),
+        ("UPDATE blocks SET id = 'other' WHERE number = 1", "the id of a block was changed"),
+        ("UPDATE keys SET secret = 'text'", "a field is not of its type"),
+        ("UPDATE pools SET next1 = 'x'", "a field is not of its type"),
+        ("UPDATE header SET name = CAST(x'ff' AS TEXT)", "text in it is not UTF-8"),
         ("DELETE FROM pads WHERE place = 1", "damaged: authentication pads are missing"),
         ("UPDATE pools SET next0 = 1", "damaged: authentication pads are missing"),
         ("UPDATE segments SET length = 9", "damaged: authentication pads are missing"),
@@ -798,7 +806,7 @@ def test_what_does_not_fit_together_is_refused(
         " k.position = 0) WHERE block = 1 AND position = 0",
         "UPDATE keys SET secret = (SELECT p.secret FROM pads AS p) WHERE block = 1",
         "UPDATE keys SET secret = x'' WHERE block = 1",
-        "UPDATE blocks SET id = 'another' WHERE number = 1",
+        "UPDATE blocks SET salt = x'00' WHERE number = 1",
     ],
 )
 def test_a_record_in_another_place_does_not_decrypt(filled: Path, tmp_path: Path, sql: str) -> None:

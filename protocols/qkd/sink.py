@@ -196,7 +196,7 @@ def key_id(block: str, position: int) -> uuid.UUID:
 
 def block_tag(block: str) -> bytes:
     """The 90 bits of a block id that are in the ids of its keys, as 12 bytes."""
-    digest = hashlib.blake2b(block.encode("ascii"), digest_size=12, person=b"bellbench key id")
+    digest = hashlib.blake2b(block.encode(), digest_size=12, person=b"bellbench key id")
     return (int.from_bytes(digest.digest(), "big") >> 6).to_bytes(12, "big")
 
 
