@@ -31,6 +31,7 @@ _Words = npt.NDArray[np.uint64]
 _MODULUS = 1 << 64 | 0b11011
 #: Transforms have 2^5 to 2^18 words: more blocks of fewer words stay in the cache.
 _SMALLEST, _LARGEST = 5, 18
+_REMEMBERED = 1 << 16
 #: Words (log2) that stay in the first and in the second cache.
 _CACHES = 11, 15
 #: Cost of a product beside that of a word in one layer.
@@ -106,12 +107,14 @@ class Seeds:
     """The seeds of a session, each for one block: a second use is refused.
 
     Security of the block rests on a seed that was not known while photons were on their way, so
-    ask for one (or take one from the peer) only after the block's sifting has ended.
+    ask for one (or take one from the peer) only after the block's sifting has ended. The last
+    65 536 blocks are remembered.
     """
 
     def __init__(self) -> None:
-        self._blocks: set[str] = set()
-        self._digests: set[bytes] = set()
+        # Block to digest and back, oldest first.
+        self._digests: dict[str, bytes] = {}
+        self._blocks: dict[bytes, str] = {}
 
     def draw(self, randomness: Randomness, block: str, n: int, length: int) -> Packed:
         """Return a fresh seed to hash the ``n`` bits of ``block`` to ``length``.
@@ -133,17 +136,20 @@ class Seeds:
             raise ValueError(f"cannot hash {n} bits to {length}")
         count = seed_bits(n, length)
         _check_packed("seed", seed, count)
-        if block in self._blocks:
+        if block in self._digests:
             raise ProtocolError(f"block {block} was amplified already; no seed serves it twice")
         digest = hashlib.blake2b(seed.tobytes(), digest_size=16).digest()
         # Short seeds, of tests only, do repeat.
-        if count >= 128 and digest in self._digests:
+        if count >= 128 and digest in self._blocks:
             raise ProtocolError(
                 f"the amplification seed of block {block} was used before: the randomness of"
                 " who drew it cannot be trusted"
             )
-        self._blocks.add(block)
-        self._digests.add(digest)
+        self._digests[block] = digest
+        self._blocks[digest] = block
+        if len(self._digests) > _REMEMBERED:
+            oldest = next(iter(self._digests))
+            self._blocks.pop(self._digests.pop(oldest), None)
         return seed
 
 

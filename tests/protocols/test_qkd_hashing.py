@@ -293,6 +293,18 @@ def test_a_seed_serves_one_block_once() -> None:
     bob.admit("s/1", pack(some_bits(2, 299)), 200, 100)
 
 
+def test_seeds_are_remembered_for_a_bounded_number_of_blocks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(amplify, "_REMEMBERED", 3)
+    seeds = Seeds()
+    drawn = [seeds.draw(SystemRandomness(), str(i), 150, 1) for i in range(5)]
+    for i in (2, 3, 4):
+        with pytest.raises(ProtocolError, match="used before"):
+            seeds.admit("new", drawn[i], 150, 1)
+    assert len(seeds._digests) == len(seeds._blocks) == 3
+
+
 def tag_number(bits: Bits, seed: Bits) -> int:
     """The whole tag of 128 bits, from the definition."""
     alpha, beta = number(seed[:128]), number(seed[128:])
