@@ -89,6 +89,7 @@ def test_nonsense_is_refused() -> None:
             six_state_information(*pair)
     good: tuple[Any, ...] = (10**6, 10**5, 0.02, 0.02, 10**5, 1e-9, 1e-10)
     assert six_state_key_length(*good).length > 0
+    function: Any = six_state_key_length
     for place, bad in [(0, 0), (1, 0), (2, 0.6), (3, -0.1), (4, -1), (5, 1e-11), (6, 0.0)]:
         with pytest.raises(ValueError):
-            six_state_key_length(*good[:place], bad, *good[place + 1 :])
+            function(*good[:place], bad, *good[place + 1 :])
