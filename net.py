@@ -53,7 +53,7 @@ _OVERHEAD = 64  # what a piece costs beside its bytes, in the accounts of memory
 
 _HELLO_S = 5.0  # a connection that says nothing by then is closed
 _PROBE_S = 2.0  # a party that is there answers a ping by then, before another is heard
-_LONGEST_PAUSE_S = 2.0  # between attempts to connect
+_LONGEST_PAUSE_S = 1.0  # between attempts to connect
 _FAULT_PAUSE_S = 2.0  # after which one who breaks the rules is heard again
 
 # Why a connection was closed; what another program sends means nothing here.

@@ -411,7 +411,7 @@ class Summary:
         key_bits: Bits of key, the reserve for authentication included.
         sessions: Sessions that were established.
         reason: Why the last one ended, where it did not end well.
-        bench_s: Bench time that passed.
+        recorded_s: Bench time recorded in them.
     """
 
     blocks: int = 0
@@ -419,7 +419,7 @@ class Summary:
     key_bits: int = 0
     sessions: int = 0
     reason: str = ""
-    bench_s: float = 0.0
+    recorded_s: float = 0.0
 
 
 class PartyLoop:
@@ -428,7 +428,6 @@ class PartyLoop:
     Args:
         link: To the other party.
         recorder: Of this party's tagger.
-        clock: The bench's.
         session: Makes a session.
         report: Takes each block's report when it is there.
         show: Called with the progress.
@@ -440,7 +439,6 @@ class PartyLoop:
         self,
         link: Link,
         recorder: Recorder,
-        clock: Clock,
         session: Callable[[], Session],
         *,
         report: Callable[[Any], None],
@@ -451,20 +449,18 @@ class PartyLoop:
     ) -> None:
         self._link = link
         self._recorder = recorder
-        self._clock = clock
         self._make = session
         self._report = report
         self._show = show
         self._figures = figures
         self._outage_s = outage_s
         self._now = now
-        self._began_s = clock.now()
         self._duration_s = 0.0
         self._pause_s = 0.0
         self.summary = Summary()
 
     def run(self, duration_s: float | None = None) -> Summary:
-        """Exchange keys for so much bench time, without end where None.
+        """Exchange keys until so much bench time was recorded, without end where None.
 
         Raises:
             BellbenchError: where the tagger cannot be opened any more, the store fails, or
@@ -478,12 +474,15 @@ class PartyLoop:
             if conversation is not None and usable:
                 self._talk(conversation)
                 self._recorder.rest()
-        self.summary.bench_s = self._clock.now() - self._began_s
         return self.summary
 
     @property
     def _due(self) -> bool:
-        return bool(self._duration_s) and self._clock.now() - self._began_s >= self._duration_s
+        return bool(self._duration_s) and self.summary.recorded_s >= self._duration_s
+
+    @property
+    def _nearly(self) -> bool:
+        return bool(self._duration_s) and self.summary.recorded_s >= self._duration_s - 1.0
 
     def _talk(self, conversation: Conversation) -> None:
         """One session, for as long as both parties have it."""
@@ -508,6 +507,7 @@ class PartyLoop:
                 break
             if batch is not None and not finished:
                 session.feed(batch)
+                self.summary.recorded_s += (batch.end_ps - batch.begin_ps) * 1e-12
             session.tick(self._now())
             if not out:
                 out += session.send()
@@ -537,7 +537,9 @@ class PartyLoop:
             out.popleft()
         self._take_reports(session)
         self.summary.reason = why or session.reason
-        if finished or conversation.over:
+        if not (why or session.reason) and self._nearly:
+            self.summary.recorded_s = self._duration_s  # the other party was done a moment before
+        if self._due or conversation.over:
             return
         if self.summary.keys > keys:
             self._pause_s = 0.0
@@ -559,6 +561,5 @@ class PartyLoop:
             self._report(report)
 
     def _tell(self, stage: str, figures: dict[str, str] | None = None) -> None:
-        elapsed_s = self._clock.now() - self._began_s
         about = {"link": self._link.state, "keys": f"{self.summary.keys}", **(figures or {})}
-        self._show(Progress(stage, elapsed_s, self._duration_s, figures=about))
+        self._show(Progress(stage, self.summary.recorded_s, self._duration_s, figures=about))

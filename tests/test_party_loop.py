@@ -134,9 +134,7 @@ class End:
         self.recorder = Recorder(self.tagger, self.clock, self.link.wake)
         self.log: list[str] = []
         self.sessions: list[Talk] = []
-        self.loop = PartyLoop(
-            self.link, self.recorder, self.clock, self._session, report=self.log.append
-        )
+        self.loop = PartyLoop(self.link, self.recorder, self._session, report=self.log.append)
         self.error: BaseException | None = None
         self._thread: threading.Thread | None = None
 
@@ -193,7 +191,7 @@ def test_two_parties_talk_for_the_duration() -> None:
             end.join()
             assert end.log == ["established", "over"]
             assert end.tagger.log[:1] == ["start"]
-            assert 4.0e12 < end.sessions[0].end_ps < 6.0e12
+            assert 4.0e12 <= end.sessions[0].end_ps < 6.0e12
             assert end.loop.summary.sessions == 1
             assert end.loop.summary.reason == ""
 
