@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...instruments import ProtocolError
-from .randomness import Randomness, random_bits
+from .randomness import Randomness
 
 __all__ = ["Packed", "Seeds", "pack", "seed_bits", "toeplitz_hash", "toeplitz_hash_packed"]
 
@@ -122,8 +122,11 @@ class Seeds:
         Raises:
             ProtocolError: where the block had one, or the source repeats itself.
         """
-        bits = random_bits(randomness, f"amplify/{block}", seed_bits(n, length))
-        return self.admit(block, np.packbits(bits), n, length)
+        count = seed_bits(n, length)
+        words = randomness.words(f"amplify/{block}", 0, -(-count // 64))
+        seed = words.astype("<u8").view(np.uint8)[: -(-count // 8)]
+        seed[-1] &= 0xFF << (-count % 8) & 0xFF
+        return self.admit(block, seed, n, length)
 
     def admit(self, block: str, seed: Packed, n: int, length: int) -> Packed:
         """Take the seed that the peer drew for ``block``.

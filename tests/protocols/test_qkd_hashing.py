@@ -89,7 +89,7 @@ SIZES = st.one_of(
 )
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(n=SIZES, length=SIZES, seed=st.integers(0, 2**32))
 @example(n=1, length=1, seed=0)
 @example(n=1, length=4000, seed=0)
@@ -315,8 +315,8 @@ def tag_number(bits: Bits, seed: Bits) -> int:
     return times(value, beta, GF128)
 
 
-@settings(max_examples=40, deadline=None)
-@given(n=st.integers(1, 1200), t=st.integers(1, 128), seed=st.integers(0, 2**32))
+@settings(max_examples=25, deadline=None)
+@given(n=st.integers(1, 700), t=st.integers(1, 128), seed=st.integers(0, 2**32))
 @example(n=128, t=64, seed=0)
 @example(n=129, t=128, seed=0)
 def test_tag_is_the_polynomial_at_a_random_point_times_another(n: int, t: int, seed: int) -> None:
