@@ -629,7 +629,7 @@ class Alice(_Party):
             case msg.ParityRequest():
                 self._expect(self.phase is Phase.RECONCILING, "a parity request")
                 assert self._reference is not None
-                parities = self._reference.answer(message.passes, message.nodes)
+                parities = self._reference.answer(message.wanted)
                 self._ledger.write("alice", "parity", parities.size)
                 self._post(msg.ParityReply(parities))
             case msg.Reconciled():
@@ -947,7 +947,7 @@ class Bob(_Party):
     def _reconcile(self, corrector: Corrector) -> None:
         request = corrector.request()
         if request is not None:
-            self._post(msg.ParityRequest(*request))
+            self._post(msg.ParityRequest(request))
             return
         self._block = corrector.bits
         self._corrected = corrector.errors

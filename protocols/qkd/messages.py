@@ -285,16 +285,14 @@ class SampleReply:
 
 @dataclass(frozen=True, eq=False)
 class ParityRequest:
-    """Bob to Alice: the parities he needs; see :mod:`.cascade` for what a node is."""
+    """Bob to Alice: the parities he needs, by their numbers in :mod:`.cascade`."""
 
-    passes: Bits
-    nodes: Indices
+    wanted: Indices
 
     def check(self) -> None:
         """Raise ProtocolError unless well-formed."""
-        _array("passes", self.passes, np.uint8)
-        _array("nodes", self.nodes, np.int64, self.passes.shape)
-        if not self.nodes.size:
+        _array("wanted", self.wanted, np.int64)
+        if not self.wanted.size:
             raise ProtocolError("a request for no parities")
 
 

@@ -1,0 +1,445 @@
+"""Compiled inner loops of Cascade. Import this module lazily: it loads numba.
+
+Bitmaps are int64 words, bit ``m % 64`` of word ``m // 64``. What a corrector knows of frame f
+and pass p lies in four of them, side by side in ``state[f, p, word]``: its own bits in the order
+of the pass; the boundaries whose prefix parity is known; those parities, of the reference; and at
+the start of each block between two neighbouring known boundaries, whether it holds an odd number
+of errors. ``index[f, p]`` tells which words of the last are not zero. By position in the frame,
+``sure[f]`` are the bits that parities fix and ``flips[f]`` those that were corrected.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+import numba
+import numpy as np
+import numpy.typing as npt
+from numba.extending import intrinsic
+
+F = TypeVar("F", bound=Callable[..., Any])
+Bytes = npt.NDArray[np.uint8]
+Words = npt.NDArray[np.uint64]
+Places = npt.NDArray[np.uint16]
+Int64 = npt.NDArray[np.int64]
+Float64 = npt.NDArray[np.float64]
+
+_OWN, _KNOWN, _RIGHT, _ODD, _SURE = 0, 1, 2, 3, 4
+_SMALL = 8  # blocks up to this size are looked into
+I64: Any = np.int64
+U64: Any = np.uint64
+
+
+def _compiled(function: F) -> F:
+    return cast(F, numba.njit(cache=True, nogil=True)(function))
+
+
+def _instruction(name: str) -> Callable[[int], int]:
+    """One instruction of the processor that numpy has no name for."""
+
+    def typed(_: Any, x: Any) -> Any:
+        def emit(context: Any, builder: Any, _: Any, args: Any) -> Any:
+            # The others need not define what they make of zero.
+            flag = () if name == "ctpop" else (context.get_constant(numba.types.boolean, True),)
+            return getattr(builder, name)(args[0], *flag)
+
+        return numba.types.int64(numba.types.int64), emit
+
+    return cast(Callable[[int], int], intrinsic(typed))
+
+
+_ones = _instruction("ctpop")
+_trailing = _instruction("cttz")
+_leading = _instruction("ctlz")
+
+
+@_compiled
+def shuffle(words: Words, order: Places) -> None:
+    """Fisher-Yates: swap place i with place ``half_i (i + 1) >> 32``, from the last i down to 1.
+
+    ``half_i`` is the low half of word i // 2 where i is even, else the high half.
+    """
+    for i in range(order.size):
+        order[i] = i
+    for i in range(order.size - 1, 0, -1):
+        half = words[i >> 1] >> U64(32) if i & 1 else words[i >> 1] & U64(0xFFFFFFFF)
+        j = I64((half * U64(i + 1)) >> U64(32))
+        order[i], order[j] = order[j], order[i]
+
+
+@_compiled
+def spread(rows: Bytes, orders: Places, out: Bytes) -> None:
+    """Lay each frame's bits out in the order of each pass.
+
+    Args:
+        rows: Bit i of byte j of row g is place j of frame 8 g + i.
+        orders: Shape (passes, length): the place that comes k-th.
+        out: Zeros, shape (frames, passes, words, 8); byte b of word w holds places from 64 w + 8 b.
+    """
+    length = orders.shape[1]
+    whole = length & ~7
+    for g in range(rows.shape[0]):
+        row = rows[g]
+        count = min(8, out.shape[0] - 8 * g)
+        for p in range(orders.shape[0]):
+            order = orders[p]
+            for first in range(0, length, 8):
+                x = U64(0)
+                if first < whole:
+                    for i in range(8):
+                        x |= U64(row[order[first + i]]) << U64(8 * i)
+                else:
+                    for i in range(length - whole):
+                        x |= U64(row[order[first + i]]) << U64(8 * i)
+                # Transpose 8 x 8 bits.
+                t = (x ^ (x >> U64(7))) & U64(0x00AA00AA00AA00AA)
+                x ^= t ^ (t << U64(7))
+                t = (x ^ (x >> U64(14))) & U64(0x0000CCCC0000CCCC)
+                x ^= t ^ (t << U64(14))
+                t = (x ^ (x >> U64(28))) & U64(0x00000000F0F0F0F0)
+                x ^= t ^ (t << U64(28))
+                for i in range(count):
+                    out[8 * g + i, p, first >> 6, (first >> 3) & 7] = np.uint8(x >> U64(8 * i))
+
+
+@_compiled
+def prefixes(table: Int64) -> None:
+    """Replace bit m of each row by the parity of the bits before m."""
+    for f in range(table.shape[0]):
+        for p in range(table.shape[1]):
+            carry = I64(0)
+            for w in range(table.shape[2]):
+                x = table[f, p, w, 0]
+                for shift in (1, 2, 4, 8, 16, 32):
+                    x ^= x << shift
+                x ^= -carry
+                table[f, p, w, 0] = (x << 1) | carry
+                carry = (x >> 63) & 1
+
+
+@_compiled
+def answer(wanted: Int64, length: int, table: Int64, begun: Int64, parities: Bytes) -> int:
+    """Look prefix parities up; return -1, or the index of the first that may not be asked.
+
+    ``table[f, p, word]`` holds the prefix parities and which were asked for.
+    """
+    frames, passes = table.shape[0], table.shape[1]
+    last, end = I64(-1), I64(0)
+    f = p = base = I64(0)
+    for i in range(wanted.size):
+        x = wanted[i]
+        if x <= last or x >= frames * passes * (length + 1):
+            return i
+        last = x
+        if x >= end:
+            row = x // (length + 1)
+            base = row * (length + 1)
+            end = base + length + 1
+            f, p = row // passes, row % passes
+            if p > begun[f]:
+                return i
+            begun[f] = max(begun[f], p + 1)
+        m = x - base
+        bit = I64(1) << (m & 63)
+        if m == 0 or (m == length and p > 0) or table[f, p, m >> 6, 1] & bit:
+            return i
+        table[f, p, m >> 6, 1] |= bit
+        parities[i] = (table[f, p, m >> 6, 0] >> (m & 63)) & 1
+    return -1
+
+
+@_compiled
+def _before(state: Int64, f: int, p: int, m: int) -> int:
+    """Return the last known boundary up to m; 0 is one."""
+    w = m >> 6
+    x = state[f, p, w, _KNOWN] & ~(I64(-2) << (m & 63))
+    while x == 0:
+        w -= 1
+        x = state[f, p, w, _KNOWN]
+    return (w << 6) + 63 - _leading(x)
+
+
+@_compiled
+def _after(state: Int64, f: int, p: int, m: int) -> int:
+    """Return the first known boundary from m on; the length is one."""
+    w = m >> 6
+    x = state[f, p, w, _KNOWN] & (I64(-1) << (m & 63))
+    while x == 0:
+        w += 1
+        x = state[f, p, w, _KNOWN]
+    place: int = (w << 6) + _trailing(x)
+    return place
+
+
+@_compiled
+def _parity(state: Int64, f: int, p: int, s: int, e: int) -> int:
+    """Parity of the own bits s .. e, where s < e."""
+    a, b = s >> 6, (e - 1) >> 6
+    low, high = I64(-1) << (s & 63), ~(I64(-2) << ((e - 1) & 63))
+    x = state[f, p, a, _OWN] & low
+    if a == b:
+        x &= high
+    else:
+        for w in range(a + 1, b):
+            x ^= state[f, p, w, _OWN]
+        x ^= state[f, p, b, _OWN] & high
+    return _ones(x) & 1
+
+
+@_compiled
+def _toggle(state: Int64, index: Int64, f: int, p: int, s: int) -> None:
+    """The block that starts at s turns odd, or even."""
+    w = s >> 6
+    x = state[f, p, w, _ODD] ^ (I64(1) << (s & 63))
+    state[f, p, w, _ODD] = x
+    bit = I64(1) << (w & 63)
+    if x:
+        index[f, p, w >> 6] |= bit
+    else:
+        index[f, p, w >> 6] &= ~bit
+
+
+@_compiled
+def _unsure(state: Int64, f: int, p: int, s: int, e: int) -> int:
+    """Which of the at most 64 places from s to e are not sure: bit k for place s + k."""
+    w, b = s >> 6, s & 63
+    x = (~state[f, p, w, _SURE] >> b) & ~(I64(-1) << (64 - b) if b else I64(0))
+    if b + e - s > 64:
+        x |= ~state[f, p, w + 1, _SURE] << (64 - b)
+    unsure: int = x & ~(I64(-1) << (e - s))
+    return unsure
+
+
+@_compiled
+def accept(
+    wanted: Int64,
+    parities: Bytes,
+    orders: Places,
+    places: Places,
+    started: Int64,
+    state: Int64,
+    index: Int64,
+    found: Int64,
+    stack: Int64,
+) -> bool:
+    """Split blocks where a prefix parity was told and correct what that finds.
+
+    Returns:
+        Whether the answers contradict each other.
+    """
+    passes, length = orders.shape
+    i = 0
+    while i < wanted.size:
+        row = wanted[i] // (length + 1)
+        base = row * (length + 1)
+        f, p = row // passes, row % passes
+        j = i
+        while j < wanted.size and wanted[j] <= base + length:
+            j += 1
+        after = j
+        if started[f] <= p:
+            started[f] = p + 1
+            if p == 0:
+                j -= 1  # the parity of the frame, for all passes
+                total = I64(parities[j])
+                for q in range(passes):
+                    state[f, q, 0, _KNOWN] |= I64(1)
+                    state[f, q, length >> 6, _KNOWN] |= I64(1) << (length & 63)
+                    state[f, q, length >> 6, _RIGHT] |= total << (length & 63)
+                if _parity(state, f, p, 0, length) != total:
+                    _toggle(state, index, f, 0, 0)
+            for w in range(found.shape[1]):
+                x = found[f, w, 0]
+                while x:
+                    b = _trailing(x)
+                    x &= x - 1
+                    m = I64(places[p, (w << 6) + b])
+                    state[f, p, m >> 6, _SURE] |= I64(1) << (m & 63)
+                    state[f, p, m >> 6, _OWN] ^= ((found[f, w, 1] >> b) & 1) << (m & 63)
+        for k in range(i, j):
+            m = wanted[k] - base
+            bit = I64(1) << (m & 63)
+            s = _before(state, f, p, m - 1)
+            was = (state[f, p, s >> 6, _ODD] >> (s & 63)) & 1
+            left = (state[f, p, s >> 6, _RIGHT] >> (s & 63)) & 1
+            left ^= I64(parities[k]) ^ _parity(state, f, p, s, m)
+            state[f, p, m >> 6, _KNOWN] |= bit
+            if parities[k]:
+                state[f, p, m >> 6, _RIGHT] |= bit
+            if left != was:
+                _toggle(state, index, f, p, s)
+                _toggle(state, index, f, p, m)
+            # What is alone in a block with bits that are sure is sure, which may go on.
+            stack[0], stack[1], n = (p << 16) + s, (p << 16) + m, 2
+            while n:
+                n -= 1
+                q, begin = stack[n] >> 16, stack[n] & 0xFFFF
+                w = begin >> 6
+                x = state[f, q, w, _KNOWN] & (I64(-2) << (begin & 63))
+                if x == 0:
+                    w += 1
+                    x = state[f, q, w, _KNOWN]
+                    if x == 0:
+                        continue
+                end = (w << 6) + _trailing(x)
+                if end - begin > _SMALL:
+                    continue
+                x = _unsure(state, f, q, begin, end)
+                if x & (x - 1):
+                    continue
+                odd = (state[f, q, begin >> 6, _ODD] >> (begin & 63)) & 1
+                if x == 0:
+                    if odd:
+                        return True
+                    continue
+                position = I64(orders[q, begin + _trailing(x)])
+                w, b = position >> 6, position & 63
+                found[f, w, 0] |= I64(1) << b
+                found[f, w, 1] |= odd << b
+                for q in range(started[f]):
+                    place = I64(places[q, position])
+                    w, b = place >> 6, place & 63
+                    state[f, q, w, _SURE] |= I64(1) << b
+                    state[f, q, w, _OWN] ^= odd << b
+                    begin = _before(state, f, q, place)
+                    if odd:
+                        _toggle(state, index, f, q, begin)
+                    stack[n] = (q << 16) + begin
+                    n += 1
+        i = after
+    return False
+
+
+@_compiled
+def _weight(state: Int64, f: int, p: int, m: int, weights: Float64) -> float:
+    """How much likelier an error at m is for the parity of its block of another pass."""
+    w, b = m >> 6, m & 63
+    x = state[f, p, w, _KNOWN] & ~(I64(-2) << b)
+    if x == 0:
+        return 1.0
+    begin = 63 - _leading(x)
+    x = state[f, p, w, _KNOWN] & (I64(-2) << b)
+    end = _trailing(x) if x else I64(64)
+    weight: float = weights[(state[f, p, w, _ODD] >> begin) & 1, end - begin]
+    return weight
+
+
+@_compiled
+def _split(
+    f: int,
+    p: int,
+    s: int,
+    unsure: int,
+    weights: Float64,
+    orders: Places,
+    places: Places,
+    state: Int64,
+    chance: Float64,
+) -> int:
+    """Boundary that parts the chances of an error in a small odd block as evenly as can be."""
+    x = unsure & (unsure - 1)
+    if x & (x - 1) == 0:
+        return s + _trailing(x)
+    total = 0.0
+    x = unsure
+    while x:
+        k = _trailing(x)
+        x &= x - 1
+        position = I64(orders[p, s + k])
+        u = 1.0
+        for q in range(2):
+            if q != p:
+                u *= _weight(state, f, q, I64(places[q, position]), weights)
+        chance[k] = u
+        total += u
+    left, x = 0.0, unsure
+    while True:
+        u = chance[_trailing(x)]
+        x &= x - 1
+        # Before this place, or after it? Never an empty part.
+        if 2.0 * left + u >= total and left > 0.0:
+            return k
+        left += u
+        k = s + _trailing(x)
+        if x & (x - 1) == 0:
+            return k
+
+
+@_compiled
+def ask(
+    first: int,
+    wanted: Int64,
+    sizes: Int64,
+    weights: Float64,
+    orders: Places,
+    places: Places,
+    started: Int64,
+    state: Int64,
+    index: Int64,
+    found: Int64,
+) -> tuple[int, int]:
+    """Write the next questions of the frames from ``first`` on.
+
+    Args:
+        first: Frame to begin with.
+        wanted: Room for the questions.
+        sizes: Of the blocks of each pass.
+        weights: By parity and size of a block; see :func:`_weight`.
+        orders: Of the passes.
+        places: Their inverse.
+        started: Passes begun, of each frame.
+        state: See above, as the rest.
+        index: See above.
+        found: See above.
+
+    Returns:
+        How many questions, and the frame to go on with: the number of frames where all fitted,
+        -1 where the answers contradict each other.
+    """
+    frames = state.shape[0]
+    passes, length = orders.shape
+    chance = np.zeros(_SMALL)
+    n = 0
+    for f in range(first, frames):
+        if wanted.size - n < 2 * length:
+            return n, f
+        start = n
+        for p in range(started[f]):
+            # All odd blocks of the first two passes are searched at the same time. Of the
+            # later ones, which are large, one: the errors left come in pairs that share a
+            # small block, so that the second is found there for less.
+            if p > 1 and n > start:
+                break
+            base = (f * passes + p) * (length + 1)
+            for v in range(index.shape[2]):
+                x = index[f, p, v]
+                while x:
+                    w = (v << 6) + _trailing(x)
+                    x &= x - 1
+                    y = state[f, p, w, _ODD]
+                    while y and (p < 2 or n == start):
+                        s = (w << 6) + _trailing(y)
+                        y &= y - 1
+                        e = _after(state, f, p, s + 1)
+                        m = (s + e) >> 1
+                        if e - s <= _SMALL:
+                            left = _unsure(state, f, p, s, e)
+                            if left & (left - 1) == 0:
+                                return n, -1
+                            if started[f] > 1:
+                                m = _split(f, p, s, left, weights, orders, places, state, chance)
+                        wanted[n] = base + m
+                        n += 1
+        if n == start:
+            # No known block is odd. The late passes ask for little: all begin at once.
+            end = started[f] + 1 if started[f] < 3 else passes
+            for p in range(started[f], end):
+                base = (f * passes + p) * (length + 1)
+                for m in range(sizes[p], length, sizes[p]):
+                    wanted[n] = base + m
+                    n += 1
+                if p == 0:
+                    wanted[n] = base + length
+                    n += 1
+    return n, frames
