@@ -16,7 +16,7 @@ from .calibrate_cli import app as calibrate_app
 from .gallery_cli import gallery
 from .instruments import BellbenchError, ConfigError, parse_quantity
 from .keys_cli import app as keys_app
-from .party_cli import party
+from .party_cli import identity, party
 from .record_cli import record
 from .tags_cli import app as tags_app
 
@@ -39,6 +39,7 @@ app.add_typer(tags_app, name="tags")
 app.command()(gallery)
 app.command()(record)
 app.command()(party)
+app.command()(identity)
 
 #: Signals that stop a run, where the system has them.
 _STOPS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")

@@ -9,6 +9,7 @@ tagger's stream (opened anew, a new session), a session that gives up (a new one
 from __future__ import annotations
 
 import contextlib
+import json
 import threading
 import time
 from collections import deque
@@ -16,20 +17,33 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
-from .bench import BenchConfig, load_bench
+from .bench import BenchConfig, load_bench, open_bench
 from .configs import ConfigErrors, Report, bundled, find_config, read_config
 from .configs.party_file import PartyFile
 from .instruments import BellbenchError, Clock, ConfigError, InstrumentError, TagBatch, TwinError
 from .live import Progress
-from .net import parse_address
+from .net import Link, parse_address
+from .protocols.qkd.sink import check_kind
 from .twins import StepClock
 
 if TYPE_CHECKING:
-    from .net import Conversation, Link
+    from .keystore import KeyStore
+    from .lab import Party
+    from .net import Conversation
+    from .protocols.qkd.trust import FirstTrust
 
-__all__ = ["PartyConfig", "PartyLoop", "Recorder", "Session", "check_party", "load_party"]
+__all__ = [
+    "PartyConfig",
+    "PartyLoop",
+    "Recorder",
+    "Reports",
+    "Summary",
+    "check_party",
+    "load_party",
+    "run_party",
+]
 
 _LABELS = ("H", "V", "D", "A")
 _STEP_S = 0.1  # bench time between two reads of the tagger
@@ -563,3 +577,87 @@ class PartyLoop:
     def _tell(self, stage: str, figures: dict[str, str] | None = None) -> None:
         about = {"link": self._link.state, "keys": f"{self.summary.keys}", **(figures or {})}
         self._show(Progress(stage, self.summary.recorded_s, self._duration_s, figures=about))
+
+
+# -- one process
+
+
+class Reports:
+    """Where a party's reports go: ``blocks.jsonl``, one line each, and ``blocks.txt`` for people.
+
+    Both are appended to; what was written is on the disk before the next block ends.
+
+    Args:
+        folder: Made if it is not there.
+
+    Raises:
+        BellbenchError: where it cannot be written.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise BellbenchError(f"cannot make the folder {folder}: {error.strerror}") from error
+
+    def add(self, content: dict[str, Any], text: str) -> None:
+        """Append one block's report."""
+        line = json.dumps(content, ensure_ascii=False, allow_nan=False)
+        for name, added in (("blocks.jsonl", line), ("blocks.txt", text)):
+            path = self._folder / name
+            try:
+                with path.open("a", encoding="utf-8") as file:
+                    file.write(added + "\n")
+            except OSError as error:
+                raise BellbenchError(f"cannot write {path}: {error.strerror}") from error
+
+
+def run_party(
+    config: PartyConfig,
+    store: KeyStore,
+    *,
+    trust: FirstTrust | None = None,
+    duration_s: float | None = None,
+    show: Callable[[Progress], None] = lambda progress: None,
+) -> Summary:
+    """Open the bench and exchange keys with the other party's process.
+
+    Args:
+        config: What to run.
+        store: This party's key store, open.
+        trust: What makes a first pool; None where one was carried to both ends.
+        duration_s: Bench time to record, s; without end where None.
+        show: Called with the progress.
+
+    Raises:
+        BellbenchError: where bench, store or link fail.
+    """
+    file = config.file
+    if store.role != file.role:
+        raise ConfigError(f"is {store.role}'s store", place=str(store.path))
+    single = [c for c in config.bench.instruments.values() if not c.is_composite]
+    rehearsal = any(c.is_twin or c.is_remote_twin or c.is_replay for c in single)
+    check_kind(store.sink, rehearsal=rehearsal)
+    reports = Reports(config.reports)
+    show(Progress("opening the bench, waiting for its set points"))
+    with open_bench(config.bench) as lab:
+        party = lab.parties[file.role]
+        with (
+            Link(listen=file.listen, connect=file.connect) as link,
+            Recorder(cast(Tagger, party.tagger), lab.clock, link.wake) as recorder,
+        ):
+            loop = PartyLoop(
+                link,
+                recorder,
+                lambda: make_session(config, store, party, trust),
+                report=lambda report: reports.add(*report),
+                show=show,
+                outage_s=file.outage,
+            )
+            return loop.run(duration_s)
+
+
+def make_session(config: PartyConfig, store: KeyStore, party: Party, trust: Any) -> Session:
+    """Make the session of one conversation."""
+    raise NotImplementedError

@@ -1,18 +1,26 @@
-"""``bellbench party``: one end of a key exchange over a network."""
+"""``bellbench party``: one end of a key exchange over a network; ``identity``: who it is."""
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .instruments import BellbenchError, parse_quantity
-from .keys_cli import open_store
+from .instruments import BellbenchError, ConfigError, parse_quantity
+from .keys_cli import VARIABLE, _ask, _given, _new_passphrase, open_store
 
-__all__ = ["party"]
+if TYPE_CHECKING:
+    from .keystore import KeyStore
+    from .party import PartyConfig
+    from .protocols.qkd.authentication import PadSource
+    from .protocols.qkd.trust import FirstTrust
+
+__all__ = ["identity", "party"]
 
 
 def _seconds(text: str) -> float:
@@ -61,8 +69,8 @@ def party(
     loaded = load_party(config, role=role)
     console = Output(stderr=as_json)
     title = f"{loaded.file.role}, {loaded.name} on {loaded.bench.path.stem}"
-    with open_store(loaded.store, passphrase_file) as store, View(console, title) as view:
-        summary = run_party(loaded, store, duration_s=duration, show=view.show)
+    with _store(loaded, passphrase_file) as (store, trust), View(console, title) as view:
+        summary = run_party(loaded, store, trust=trust, duration_s=duration, show=view.show)
     if as_json:
         print(json.dumps(asdict(summary), allow_nan=False))
     else:
@@ -72,3 +80,64 @@ def party(
             soft_wrap=True,
             highlight=False,
         )
+
+
+@contextlib.contextmanager
+def _store(
+    config: PartyConfig, passphrase_file: Path | None
+) -> Iterator[tuple[KeyStore, FirstTrust | None]]:
+    """Open the store, and the identities where the file names them, with one passphrase."""
+    from .keystore import KeyStore
+    from .keystore_file import locked_by
+    from .protocols.qkd.trust import FirstTrust, Identity, PublicIdentity
+
+    secret = _given(passphrase_file, VARIABLE)
+    if secret is None or locked_by(config.store) == "keyring":
+        opened = open_store(config.store)
+    else:
+        opened = KeyStore.open(config.store, secret)
+    with opened as store:
+        if config.identity is None or config.peer_identity is None:
+            yield store, None
+            return
+        if secret is None:
+            secret = _ask(f"passphrase of {config.identity}: ", VARIABLE)
+        try:
+            own = Identity.load(config.identity, secret)
+            peer = PublicIdentity.load(config.peer_identity)
+        except OSError as error:
+            raise ConfigError(
+                f"cannot be read: {error.strerror}", place=str(error.filename)
+            ) from error
+
+        def adopt(pool: str, content: bytes) -> PadSource:
+            store.import_pool(pool, content, provisional=True)
+            pads = store.pads(store.role)
+            assert pads is not None
+            return pads
+
+        yield store, FirstTrust(own, peer, adopt)
+
+
+def identity(
+    file: Annotated[Path, typer.Argument(help="Where to; FILE.pub is for the other party.")],
+    passphrase_file: Annotated[
+        Path | None,
+        typer.Option("--passphrase-file", metavar="FILE", help="Its first line protects FILE."),
+    ] = None,
+) -> None:
+    """Make an identity for a first trust without a pre-shared pool: a secret and a public file.
+
+    Give the public one to the other party, and compare its fingerprint by telephone.
+    """
+    from .protocols.qkd.trust import Identity
+
+    public = file.with_name(f"{file.name}.pub")
+    for path in (file, public):
+        if path.exists():
+            raise ConfigError("exists already", place=str(path))
+    made = Identity.generate()
+    made.save(file, _new_passphrase(passphrase_file, VARIABLE, str(file)))
+    made.public.save(public)
+    typer.echo(f"{file}: secret, keep it here")
+    typer.echo(f"{public}: {made.public.fingerprint}")
