@@ -9,6 +9,7 @@ said: ``pip install ".[benchmark]"`` brings all that a registry has.
 import importlib
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 from side_by_side import Row, show
 
@@ -18,14 +19,10 @@ PARTS = ("sifting", "cascade", "ldpc", "amplify")
 def rows() -> Iterator[Row]:
     """Yield the whole table."""
     for part in PARTS:
-        try:
-            module = importlib.import_module(part)
-        except ModuleNotFoundError as error:
-            if error.name != part:
-                raise
+        if Path(__file__).with_name(f"{part}.py").exists():
+            yield from importlib.import_module(part).rows()
+        else:
             print(f"skipped: benchmarks/{part}.py is not there", file=sys.stderr)
-            continue
-        yield from module.rows()
 
 
 if __name__ == "__main__":
