@@ -74,7 +74,7 @@ def leak_budget(n: int, delta: float, f_ec: float) -> int:
     return math.ceil(f_ec * binary_entropy(delta) * n)
 
 
-def estimation_epsilon(nu: float, m: int, k: int) -> float:
+def estimation_epsilon(nu: float, m: float, k: float) -> float:
     """TL eq. (56): bound on missing an error rate ``nu`` above the one of the sample.
 
     Twice the root of a Serfling tail for ``k`` of ``m`` bits drawn without replacement.

@@ -21,7 +21,7 @@ from bellbench.protocols.qkd.decoy import (
     single_photon_yield,
     variable_key_length,
 )
-from bellbench.protocols.qkd.finite_key import binary_entropy
+from bellbench.protocols.qkd.finite_key import binary_entropy, estimation_epsilon
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from qkd import _core as _qkd
@@ -285,6 +285,34 @@ def test_serfling_costs_what_the_approximation_hides() -> None:
     variable = variable_key_length(*args)
     assert 0.9 * lim.length < safe.length < lim.length
     assert variable.length < safe.length < 1.05 * variable.length
+
+
+def test_margins_are_serflings_and_failures_add_up() -> None:
+    key, _ = expected(TWO, FibreLink(50), 1e11)
+    test, test_wrong = expected(TWO, FibreLink(50), 2e10)
+    eps_sec, eps_cor = 1e-9, 1e-12
+
+    def missed(bound: DecoyBound) -> float:
+        margin = bound.phase_error - bound.test_errors / bound.test_single
+        both = bound.single + bound.test_single
+        return estimation_epsilon(margin, both, bound.test_single)
+
+    # Lim: 21 failures; the tail's root is one of them
+    lim = lim_key_length(TWO, key, test, test_wrong, 0, eps_sec, eps_cor, sampling="serfling")
+    assert missed(lim) == pytest.approx(2 * eps_sec / 21, rel=1e-6)
+    # Tupkary: nine counts of two sides and one tail under the root, twice, and amplification
+    bound = variable_key_length(TWO, key, test, test_wrong, 0, eps_sec, eps_cor)
+    each = missed(bound) / 2
+    assert 2 * math.sqrt(9 * each**2 + each**2) + eps_sec / 2 == pytest.approx(eps_sec, rel=1e-6)
+    settings_ = (*TWO.intensities, TWO.probabilities)
+    _, single = ORACLE.decoy_counts(*settings_, tuple(key), each**2 / 2)
+    _, test_single = ORACLE.decoy_counts(*settings_, tuple(test), each**2 / 2)
+    errors = ORACLE.decoy_errors(*settings_, tuple(test_wrong), each**2 / 2)
+    assert (bound.single, bound.test_single) == pytest.approx((single, test_single), rel=1e-9)
+    assert bound.test_errors == pytest.approx(errors, rel=1e-9)
+    raw = single * (1 - binary_entropy(bound.phase_error))
+    raw -= -2 * math.log2(eps_sec) + math.log2(2 / eps_cor)
+    assert bound.raw == pytest.approx(raw, abs=1e-3)
 
 
 def test_nonsense_is_refused() -> None:
