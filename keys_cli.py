@@ -17,7 +17,7 @@ from .instruments import BellbenchError, ConfigError
 if TYPE_CHECKING:
     from .keystore import Key, KeyStore, StoreStatus
 
-__all__ = ["app", "open_store"]
+__all__ = ["app", "ask_passphrase", "given_passphrase", "new_passphrase", "open_store"]
 
 VARIABLE = "BELLBENCH_PASSPHRASE"
 NEW_VARIABLE = "BELLBENCH_NEW_PASSPHRASE"
@@ -68,7 +68,7 @@ def create(
     who: Literal["alice", "bob"] = "alice" if role == "alice" else "bob"
     if store.exists():
         raise ConfigError("exists already", place=str(store))
-    secret = None if keyring else _new_passphrase(passphrase_file, VARIABLE, str(store))
+    secret = None if keyring else new_passphrase(passphrase_file, VARIABLE, str(store))
     made = KeyStore.create(
         store, secret, role=who, name=name, peer=peer, rehearsal=rehearsal, key_size=key_size
     )
@@ -166,7 +166,7 @@ def change_passphrase(
 ) -> None:
     """Change what opens a store. A copy made before still opens as it did."""
     with open_store(store, passphrase_file) as opened:
-        new = None if keyring else _new_passphrase(new_passphrase_file, NEW_VARIABLE, str(store))
+        new = None if keyring else new_passphrase(new_passphrase_file, NEW_VARIABLE, str(store))
         opened.change_passphrase(new)
     typer.echo(
         f"{store}: opened by {'the keyring' if keyring else 'the new passphrase'} from now on"
@@ -189,24 +189,32 @@ def open_store(path: Path, passphrase_file: Path | None = None) -> KeyStore:
 
     if locked_by(path) == "keyring":
         return KeyStore.open(path)
-    secret = _given(passphrase_file, VARIABLE)
+    secret = given_passphrase(passphrase_file, VARIABLE)
     return KeyStore.open(
-        path, _ask(f"passphrase of {path}: ", VARIABLE) if secret is None else secret
+        path, ask_passphrase(f"passphrase of {path}: ", VARIABLE) if secret is None else secret
     )
 
 
-def _new_passphrase(file: Path | None, variable: str, place: str) -> str:
-    secret = _given(file, variable)
+def new_passphrase(file: Path | None, variable: str, place: str) -> str:
+    """A passphrase that is not empty, from a file, the environment, or asked for twice.
+
+    Args:
+        file: Its first line; ``-`` is standard input.
+        variable: Of the environment.
+        place: What it is for.
+    """
+    secret = given_passphrase(file, variable)
     if secret is None:
-        secret = _ask(f"new passphrase of {place}: ", variable)
-        if secret != _ask("the same again: ", variable):
+        secret = ask_passphrase(f"new passphrase of {place}: ", variable)
+        if secret != ask_passphrase("the same again: ", variable):
             raise ConfigError("the two passphrases differ", place=place)
     if not secret:
         raise ConfigError("the passphrase is empty", place=place)
     return secret
 
 
-def _given(file: Path | None, variable: str) -> str | None:
+def given_passphrase(file: Path | None, variable: str) -> str | None:
+    """The first line of a file, or what the environment says, which then forgets it."""
     if file is None:
         return os.environ.pop(variable, None)  # so that no child process inherits it
     try:
@@ -225,7 +233,8 @@ def _given(file: Path | None, variable: str) -> str | None:
     return text
 
 
-def _ask(question: str, variable: str) -> str:
+def ask_passphrase(question: str, variable: str) -> str:
+    """Ask at the terminal, without an echo."""
     import getpass
 
     if sys.stdin is None or not sys.stdin.isatty():

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .instruments import BellbenchError, ConfigError, parse_quantity
-from .keys_cli import VARIABLE, _ask, _given, _new_passphrase, open_store
+from .keys_cli import VARIABLE, ask_passphrase, given_passphrase, new_passphrase, open_store
 
 if TYPE_CHECKING:
     from .keystore import KeyStore
@@ -91,7 +91,7 @@ def _store(
     from .keystore_file import locked_by
     from .protocols.qkd.trust import FirstTrust, Identity, PublicIdentity
 
-    secret = _given(passphrase_file, VARIABLE)
+    secret = given_passphrase(passphrase_file, VARIABLE)
     if secret is None or locked_by(config.store) == "keyring":
         opened = open_store(config.store)
     else:
@@ -101,7 +101,7 @@ def _store(
             yield store, None
             return
         if secret is None:
-            secret = _ask(f"passphrase of {config.identity}: ", VARIABLE)
+            secret = ask_passphrase(f"passphrase of {config.identity}: ", VARIABLE)
         try:
             own = Identity.load(config.identity, secret)
             peer = PublicIdentity.load(config.peer_identity)
@@ -137,7 +137,7 @@ def identity(
         if path.exists():
             raise ConfigError("exists already", place=str(path))
     made = Identity.generate()
-    made.save(file, _new_passphrase(passphrase_file, VARIABLE, str(file)))
+    made.save(file, new_passphrase(passphrase_file, VARIABLE, str(file)))
     made.public.save(public)
     typer.echo(f"{file}: secret, keep it here")
     typer.echo(f"{public}: {made.public.fingerprint}")
