@@ -210,6 +210,19 @@ def _box_plus(a: Any, b: Any, end: Any) -> Any:
     return _sub_unsigned(_add(low, together), apart)
 
 
+@_inlined
+def _extrinsic(state: Int16, where: Any, messages: Int16, message: Any) -> Any:
+    """What a column says without what this row told it; kept where that was."""
+    q = _sub_signed(_load(state, where), _load(messages, message))
+    _store(messages, message, q)
+    return q
+
+
+@_inlined
+def _reliability(q: Any, most: Any) -> Any:
+    return _times_8(_min_unsigned(_magnitude(q), most))
+
+
 @_compiled
 def _decode(
     state: Int16,
@@ -227,9 +240,9 @@ def _decode(
     max_iterations: int,
 ) -> int:
     rows = length.size
-    scratch = np.empty(1024 * LANES, np.int16)
     at = np.empty(1024, np.uint64)
-    zero, lanes, z = np.uint64(0), np.uint64(LANES), np.uint64(lifting)
+    zero, one, two = np.uint64(0), np.uint64(1), np.uint64(2)
+    lanes, z = np.uint64(LANES), np.uint64(lifting)
     inner = np.uint64(lifting - 2 * LANES)
     end_vector = _all(end)
     infinite = _all(65535)
@@ -244,18 +257,26 @@ def _decode(
             for lane in range(0, length[row], LANES):
                 sign = _load(syndrome, row * lifting + lane)
                 least = _times_8(channel_vector) if has_own[row] else infinite
-                others = infinite
-                message = row_start[row] * lifting + lane
-                place = 0
-                for k in range(zero, degree):
-                    q = _sub_signed(_load(state, np.int64(at[k])), _load(messages, message))
-                    _store(scratch, place, q)
-                    message += lifting
-                    place += LANES
+                # Two at a time, in two chains that the processor can work on side by side.
+                others, more = infinite, infinite
+                message = row_start[row] * lifting + lane * np.int64(degree)
+                for k in range(one, degree, two):
+                    p = _extrinsic(state, np.int64(at[k - one]), messages, message)
+                    q = _extrinsic(state, np.int64(at[k]), messages, message + LANES)
+                    message += 2 * LANES
+                    sign = _xor(sign, _xor(p, q))
+                    p, q = _reliability(p, most), _reliability(q, most)
+                    more = _box_plus(more, _max_unsigned(p, q), end_vector)
+                    p = _min_unsigned(p, q)
+                    others = _box_plus(others, _max_unsigned(least, p), end_vector)
+                    least = _min_unsigned(least, p)
+                if degree % two:
+                    q = _extrinsic(state, np.int64(at[degree - one]), messages, message)
                     sign = _xor(sign, q)
-                    value = _times_8(_min_unsigned(_magnitude(q), most))
-                    others = _box_plus(others, _max_unsigned(least, value), end_vector)
-                    least = _min_unsigned(least, value)
+                    q = _reliability(q, most)
+                    others = _box_plus(others, _max_unsigned(least, q), end_vector)
+                    least = _min_unsigned(least, q)
+                others = _box_plus(others, more, end_vector)
                 total = _over_8(_box_plus(others, least, end_vector))
                 others, least = _over_8(others), _over_8(least)
                 if has_own[row]:
@@ -263,17 +284,15 @@ def _decode(
                     value = _where_equal(channel_vector, least, others, total)
                     value = _sub(_xor(value, negative), negative)
                     _store(own, row * lifting + lane, value)
-                message = row_start[row] * lifting + lane
-                place = 0
+                message = row_start[row] * lifting + lane * np.int64(degree)
                 for k in range(zero, degree):
-                    q = _load(scratch, place)
+                    q = _load(messages, message)
                     value = _min_unsigned(_magnitude(q), most)
                     value = _where_equal(value, least, others, total)
                     negative = _sign(_xor(sign, q))
                     value = _sub(_xor(value, negative), negative)
                     _store(messages, message, value)
-                    message += lifting
-                    place += LANES
+                    message += LANES
                     q = _add_signed(q, value)
                     where = at[k]
                     _store(state, np.int64(where), q)
@@ -332,7 +351,7 @@ def decode(
         state: LLRs of the columns, in ``UNIT``, changed in place; the signs at the end are the
             pattern. A column has its ``lifting`` lanes from ``base`` on, its first 32 lanes once
             more behind them, and 32 spare places before and behind.
-        messages: Check to variable, all 0 at first; ``lifting`` for each edge.
+        messages: Check to variable, all 0 at first; ``lifting`` for each edge, in the order of use.
         own: Work space, ``lifting`` for each row.
         syndrome: 0 or -1; ``lifting`` for each row.
         row_start: First edge of each row, and the end; edges go by row.
