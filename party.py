@@ -13,14 +13,14 @@ import json
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
 from .bench import BenchConfig, load_bench, open_bench
-from .configs import ConfigErrors, Report, bundled, find_config, read_config
+from .configs import ConfigErrors, Loc, Report, bundled, find_config, read_config
 from .configs.party_file import PartyFile
 from .instruments import BellbenchError, Clock, ConfigError, InstrumentError, TagBatch, TwinError
 from .live import Progress
@@ -48,6 +48,7 @@ __all__ = [
 _LABELS = ("H", "V", "D", "A")
 _STEP_S = 0.1  # bench time between two reads of the tagger
 _WAIT_S = 0.1  # wall time that the loop waits for frames or clicks
+_SHOWN_S = 0.2  # wall time between two looks at the progress
 _DEPTH = 64  # batches that may wait for the session
 _TRIES = 10  # to open a tagger whose stream was lost
 _LONGEST_PAUSE_S = 30.0  # between sessions that come to nothing
@@ -105,7 +106,7 @@ def load_party(name: str | Path, *, role: str | None = None) -> PartyConfig:
     if role is not None and role != file.role:
         report.add(("role",), f"is {file.role}, but --role says {role}")
     if (file.listen is None) == (file.connect is None):
-        which: Sequence[str] = ("connect",) if file.connect is not None else ()
+        which: Loc = ("connect",) if file.connect is not None else ()
         report.add(which, "one party has 'listen', the other 'connect'", key=True)
     for key in ("listen", "connect"):
         text = getattr(file, key)
@@ -407,6 +408,9 @@ class Session(Protocol):
         ...
 
     @property
+    def phase(self) -> str: ...
+
+    @property
     def over(self) -> bool: ...
 
     @property
@@ -471,6 +475,7 @@ class PartyLoop:
         self._now = now
         self._duration_s = 0.0
         self._pause_s = 0.0
+        self._told = ("", 0.0)
         self.summary = Summary()
 
     def run(self, duration_s: float | None = None) -> Summary:
@@ -545,7 +550,7 @@ class PartyLoop:
                 finished = True
                 self._recorder.rest()
                 session.finish()
-            self._tell(str(session.phase), self._figures(session))
+            self._tell(str(session.phase), session)
         out += session.send()
         while out and conversation.send(out[0]):
             out.popleft()
@@ -574,8 +579,13 @@ class PartyLoop:
         for report in session.take_reports():
             self._report(report)
 
-    def _tell(self, stage: str, figures: dict[str, str] | None = None) -> None:
-        about = {"link": self._link.state, "keys": f"{self.summary.keys}", **(figures or {})}
+    def _tell(self, stage: str, session: Session | None = None) -> None:
+        told, at_s = self._told
+        if stage == told and self._now() - at_s < _SHOWN_S:
+            return
+        self._told = (stage, self._now())
+        about = {"link": self._link.state, "keys": f"{self.summary.keys}"}
+        about |= {} if session is None else self._figures(session)
         self._show(Progress(stage, self.summary.recorded_s, self._duration_s, figures=about))
 
 
