@@ -33,8 +33,9 @@ make the session id, so nothing of an earlier session fits, and everything prove
 a party's own frames do not fit, either.
 
 **After a crash** the parties tell where their pools stand. Both go on above everything that either
-has used or seen; what lies between is burnt. A store that stands lower than its peer saw it was put
-back from a copy, and is refused: it would use pads and deliver keys twice.
+has used or seen; what lies between is burnt. So a key store that was put back from a copy reuses no
+pad, as long as only one party's was; that it was, nobody notices, and it would deliver keys again:
+never put one back.
 """
 
 from __future__ import annotations
@@ -615,14 +616,6 @@ class Handshake:
         # None of a first trust once both hold enough of QKD.
         enough = min(mine.pads, theirs.pads) >= mine.provisional + _ENOUGH
         least = mine.provisional if enough else 0
-        for hello, peer in ((mine, theirs), (theirs, mine)):
-            # The peer may be one ahead: it took a session's hash key, and we did not come to it.
-            if peer.next_peer > max(hello.next_own, least) + 1:
-                raise ProtocolError(
-                    f"the key store of {hello.name} is older than {peer.name} has seen it: it was"
-                    " put back from a copy, and would use pads and deliver keys again; make new"
-                    " stores at both ends"
-                )
         own = max(mine.next_own, theirs.next_peer, least)
         return own, max(theirs.next_own, mine.next_peer, least)
 
