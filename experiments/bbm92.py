@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["EXPERIMENT", "BBM92File", "Exchange", "ExchangeFile", "KeyTerms", "check"]
 
 _STEP_S = 0.1
+_PADS = 64  # of each direction that both parties begin with, and fill up from their keys
 _UNSEEN_S = 1.0  # its light fails: told before the recovery gives the clock up
 _OUTCOME = {"H": ("Z", 0), "V": ("Z", 1), "D": ("X", 0), "A": ("X", 1)}
 _LABELS = tuple(_OUTCOME)
@@ -52,6 +54,8 @@ class ExchangeFile(ExperimentFile):
     """Clicks sacrificed to find the delays of the channels."""
     coincidence_window: Annotated[float, Unit("s"), Field(ge=1e-12, le=1e-6)] = 300e-12
     """Full width."""
+    block: Duration | None = None
+    """Length of the blocks that give a key each; without it the whole exchange is one."""
     clocks: Literal["recovered", "shared"] = "recovered"
     """``recovered``: the taggers share nothing, Bob's clock is found and followed by the
     coincidences alone; ``shared``: both count on one reference, which takes fewer coincidences."""
@@ -69,7 +73,11 @@ def _parameters(file: ExchangeFile) -> qkd.Parameters:
     from ..protocols import qkd
 
     key = file.key
+    # One block holds what the offset of the clocks moves beyond the end, too.
+    block = file.block or file.duration + file.calibration
     return qkd.Parameters.plan(
+        block_ps=round(block * 1e12),
+        clocks=file.clocks,
         window_ps=round(file.coincidence_window * 1e12),
         calibration_ps=round(file.calibration * 1e12),
         tolerance=key.qber_tolerance,
@@ -78,7 +86,7 @@ def _parameters(file: ExchangeFile) -> qkd.Parameters:
         monitor_fraction=key.monitor_fraction,
         resolution_ps=round(key.time_grid * 1e12),
         dead_time_ps=round(key.dead_time * 1e12),
-        expected_bits=max(1, round(key.expected_sifted_rate * file.duration)),
+        expected_bits=max(1, round(key.expected_sifted_rate * (file.block or file.duration))),
     )
 
 
@@ -100,7 +108,7 @@ def check(file: ExchangeFile, bench: BenchConfig) -> list[Mistake]:
 def _run(file: BBM92File, run: Run) -> Result:
     exchange = Exchange(file, run.name, run.open(), run.show)
     exchange.run()
-    return Result(exchange.metrics(), exchange.draw, exchange.keys())
+    return Result(exchange.metrics(), exchange.draw, exchange.files())
 
 
 @dataclass(frozen=True)
@@ -151,6 +159,8 @@ class Exchange:
         self, file: ExchangeFile, name: str, lab: Lab, show: Callable[[Progress], None]
     ) -> None:
         from ..protocols import qkd
+        from ..protocols.qkd.authentication import HEAD_BYTES, PAIR_BYTES, memory_pads
+        from ..protocols.qkd.sink import MemorySink
 
         self._file = file
         self._name = name
@@ -172,15 +182,30 @@ class Exchange:
             qkd.Detectors.of({c: _OUTCOME[label] for c, label in channels.items()})
             for channels in self._channels
         ]
-        self.alice = qkd.Alice(
+        words = self._randomness("pool").words("pool", 0, (HEAD_BYTES + _PADS * PAIR_BYTES) // 8)
+        pads = memory_pads(words.tobytes())
+        rehearsal = self._seeded or lab.all_twins
+        self._sinks = [MemorySink(rehearsal=rehearsal, append=pool.extend) for pool in pads]
+        self.alice = qkd.Session(
+            "alice",
             detectors[0],
             parameters,
+            sink=self._sinks[0],
+            pads=pads[0],
             find_delays=self._find_delays,
-            shared_clock=file.clocks == "shared",
+            twins=lab.all_twins,
             randomness=self._randomness("alice"),
+            reserve_pads=_PADS,
         )
-        self.bob = qkd.Bob(detectors[1], parameters, randomness=self._randomness("bob"))
-        self._link = qkd.Channel(self.alice, self.bob)
+        self.bob = qkd.Session(
+            "bob",
+            detectors[1],
+            parameters,
+            sink=self._sinks[1],
+            pads=pads[1],
+            twins=lab.all_twins,
+            randomness=self._randomness("bob"),
+        )
 
     def _randomness(self, party: str) -> qkd.Randomness:
         from ..protocols import qkd
@@ -198,13 +223,16 @@ class Exchange:
                 the clicks up to then were delivered, with the time recorded by both, s; returns
                 the length of the next step, s. Whoever acts while the exchange goes on acts here.
         """
+        from ..protocols import qkd
+
         file = self._file
         end_ps = round((file.calibration + file.duration) * 1e12)
         taggers = [party.tagger for party in self._parties]
         for tagger in taggers:
             tagger.start()
         reached = [0, 0]
-        while min(reached) < end_ps and self.alice.result is None:
+        qkd.join(self.alice, self.bob)  # the handshake
+        while min(reached) < end_ps and not self.alice.over:
             self._lab.clock.sleep(pace(min(reached) * 1e-12))
             for i, (tagger, protocol) in enumerate(
                 zip(taggers, (self.alice, self.bob), strict=True)
@@ -214,15 +242,15 @@ class Exchange:
                     self._count(i, batch)
                     protocol.feed(batch)
                 reached[i] = max(reached[i], batch.end_ps)
-            self._link.run()
+            qkd.join(self.alice, self.bob)
             self._report(min(reached) * 1e-12)
         for tagger in taggers:
             tagger.stop()  # after an error the bench does, by their safe state
         self._show(dataclasses.replace(self._progress(file.duration), stage="distilling the key"))
         self.alice.finish()
         self.bob.finish()
-        self._link.run()
-        if self.alice.result is None or self.bob.result is None:
+        qkd.join(self.alice, self.bob)
+        if not (self.alice.over and self.bob.over):
             raise BellbenchError("the parties stopped talking before the exchange was over")
 
     def _count(self, which: int, batch: TagBatch) -> None:
@@ -243,7 +271,7 @@ class Exchange:
 
     def _progress(self, elapsed_s: float) -> Progress:
         seen = self.alice.progress
-        clock = self.alice.clock
+        clock = self.alice.pairing.clock
         return Progress(
             stage="exchanging",
             elapsed_s=elapsed_s,
@@ -254,7 +282,7 @@ class Exchange:
                 "sifted bits": f"{seen.sifted_bits:,}",
                 "QBER Z": _percent(seen.qber_z),
                 "QBER X": _percent(seen.qber_x),
-                "secret key": f"{seen.key_bits:,} bits",
+                "secret key": f"{seen.key_bits + seen.expected_bits:,} bits",
                 **(
                     {}
                     if clock is None
@@ -271,7 +299,7 @@ class Exchange:
             self._show(self._progress(elapsed))
 
     def _find_delays(
-        self, alice: TagBatch, bob: TagBatch
+        self, alice: TagBatch, bob: TagBatch, known: object = None
     ) -> tuple[Mapping[int, int], Mapping[int, int]]:
         from ..protocols import timing
 
@@ -288,82 +316,66 @@ class Exchange:
 
     # -- what is left of it
 
-    def keys(self) -> dict[str, bytes]:
-        """Return the key file of each party; none where the exchange was aborted."""
-        from ..protocols import qkd
+    def files(self) -> dict[str, bytes]:
+        """Return the key file of each party, if there is a key, and what both say of it."""
+        from ..protocols.qkd.report import markdown
 
-        assert self.alice.result is not None
-        assert self.bob.result is not None
-        if not qkd.joint_result(self.alice.result, self.bob.result).key.size:
-            return {}  # one party may hold a key that the other gave up
-        return {
-            f"{party.name}.key": np.packbits(party.result.key).tobytes()
-            for party in (self.alice, self.bob)
-            if party.result is not None
+        both = {session.role: session.report() for session in (self.alice, self.bob)}
+        found = {
+            "report.json": json.dumps(both, indent=2).encode(),
+            "report.md": "\n".join(markdown(report) for report in both.values()).encode(),
         }
+        blocks = self._common_blocks()
+        if not blocks:
+            return found
+        keys = [b"".join(sink.key(block) for block in blocks) for sink in self._sinks]
+        if keys[0] != keys[1]:
+            raise BellbenchError(
+                "the parties accepted different keys, which verification misses with chance 2^-t:"
+                " throw both away; if it happens again it is a fault of Bellbench"
+            )
+        return found | {
+            f"{party.name}.key": key for party, key in zip(self._parties, keys, strict=True)
+        }
+
+    def _common_blocks(self) -> list[str]:
+        """Blocks whose key both hold: what only Alice accepted, since Bob gave up, is not kept."""
+        session = self.alice.session_id
+        blocks = [f"{session}/{number}" for number in range(self.alice.blocks_opened)]
+        first, second = (sink.committed(blocks) for sink in self._sinks)
+        return [block for block in first if block in set(second)]
 
     def metrics(self) -> dict[str, Any]:
         """Return the figures of the run, fit for JSON."""
-        from ..protocols import qkd
-
-        assert self.alice.result is not None
-        assert self.bob.result is not None
-        told = qkd.joint_result(self.alice.result, self.bob.result).metrics
-        key_bits = told["secret_key_bits"]
-        matrix = self.alice.calibration_matrix
+        blocks = self._common_blocks()
+        key_bits = 8 * sum(len(self._sinks[0].key(block)) for block in blocks)
+        matrix = self.alice.pairing.calibration_matrix
         visibility = None if matrix is None else _visibility(matrix)
         duration = self._file.duration
         window = round(self._file.coincidence_window * 1e12)
+        sessions = (self.bob, self.alice)
+        reason = next((session.reason for session in sessions if session.reason), "")
+        told = self.bob.figures()
+        if not blocks:
+            reason = reason or told["reason"]
+        counts = {session.role: session.pairing.clicks for session in (self.alice, self.bob)}
         return {
-            "randomness": told["randomness"],
+            "randomness": "seeded" if self._seeded else "system",
             "duration_s": duration,
             "tags": self._tags,
             "singles_hz": self._singles_hz(),
-            "coincidences": told["coincidences"],
+            "coincidences": self.alice.pairing.coincidences,
             "car": None if self._calibration is None else self._calibration.car(window),
             "visibility": None if visibility is None else visibility["mean"],
             "visibility_z": None if visibility is None else visibility["Z"],
             "visibility_x": None if visibility is None else visibility["X"],
-            **{
-                name: told[name]
-                for name in (
-                    "sifted_bits",
-                    "monitor_bits",
-                    "block_bits",
-                    "sample_bits",
-                    "qber",
-                    "qber_z",
-                    "qber_x",
-                    "qber_sample",
-                    "qber_reconciled",
-                    "tolerance",
-                    "leak_bits",
-                    "leak_budget_bits",
-                    "f_ec",
-                    "verify_bits",
-                    "disclosed_bits",
-                )
-            },
+            **{name: value for name, value in told.items() if name != "reason"},
             "secret_key_bits": key_bits,
             "secret_key_rate_bps": key_bits / duration,
-            "epsilon": told["epsilon"],
-            "epsilons": told["epsilons"],
-            "authentication": told["authentication"],
-            "double_clicks": {
-                party.name: party.result.metrics["double_clicks"]
-                for party in (self.alice, self.bob)
-                if party.result is not None
-            },
-            "blind_events": {
-                party.name: party.result.metrics["blind_events"]
-                for party in (self.alice, self.bob)
-                if party.result is not None
-            },
-            "losses": {
-                party.name: party.result.metrics["losses"]
-                for party in (self.alice, self.bob)
-                if party.result is not None
-            },
+            "epsilon": told["epsilon"] if blocks else None,
+            "double_clicks": {role: clicks.double_clicks for role, clicks in counts.items()},
+            "blind_events": {role: clicks.blind_events for role, clicks in counts.items()},
+            "losses": {role: clicks.losses for role, clicks in counts.items()},
             "delays_ps": None
             if self._calibration is None
             else {
@@ -372,9 +384,9 @@ class Exchange:
                     self._parties, self._channels, self._calibration.delays, strict=True
                 )
             },
-            "clock": self.alice.clock,
-            "aborted": told["aborted"],
-            "reason": told["reason"],
+            "clock": self.alice.pairing.clock,
+            "aborted": bool(reason),
+            "reason": reason,
         }
 
     def draw(self, folder: Path) -> None:
@@ -393,22 +405,22 @@ class Exchange:
                 seconds=file.calibration,
                 title=f"{name}: coincidences of the calibration, delays corrected",
             )
-        if self.alice.calibration_matrix is not None:
+        if self.alice.pairing.calibration_matrix is not None:
             plots.plot_coincidence_matrix(
                 folder / "coincidences.png",
-                self.alice.calibration_matrix,
+                self.alice.pairing.calibration_matrix,
                 labels=_LABELS,
                 names=("Alice", "Bob"),
                 title=f"{name}: calibration, {file.calibration:g} s",
             )
-        if trace := self.alice.clock_trace:
+        if trace := self.alice.pairing.clock_trace:
             plots.plot_clock(
                 folder / "clock.png",
                 *np.array(trace).T,
                 begin_s=self._file.calibration,
                 title=f"{name}: Bob's clock, by the coincidences alone",
             )
-        history = self.alice.error_history
+        history = self.alice.history.entries()
         if history:
             times, errors, bits = _binned(history, file.calibration, file.duration)
             plots.plot_qber(

@@ -106,7 +106,7 @@ def _run(file: BBM92DriftFile, run: Run) -> Result:
             follower.begin(exchange)
             exchange.run(follower.step)
         exchanges[label] = exchange
-        secrets |= {f"lock_{label}_{name}": key for name, key in exchange.keys().items()}
+        secrets |= {f"lock_{label}_{name}": key for name, key in exchange.files().items()}
     metrics = _metrics(file, exchanges, follower)
 
     def draw(folder: Path) -> None:
@@ -212,7 +212,7 @@ class _Follower:
         if known_s > self._told_s:
             for k in range(round(self._told_s / _STRETCH_S), round(known_s / _STRETCH_S)):
                 begin, end = k * _STRETCH_S, (k + 1) * _STRETCH_S
-                seen = self._exchange.alice.errors_between(begin, end)
+                seen = self._exchange.alice.history.between(begin, end)
                 self.lock.add(begin, end, seen.compared, seen.wrong)
             self._told_s = known_s
         # Asked only after a move: it costs some messages.
@@ -309,7 +309,7 @@ def _binned(exchange: bbm92.Exchange, edges: Sequence[float]) -> list[tuple[int,
     """Return bits revealed in each interval, and their error rate."""
     found = []
     for begin, end in itertools.pairwise(edges):
-        errors = exchange.alice.errors_between(begin, end)
+        errors = exchange.alice.history.between(begin, end)
         found.append((sum(errors.compared), errors.qber()))
     return found
 

@@ -9,30 +9,38 @@ from typing import Any
 import pytest
 from bellbench.experiments import Outcome, load_experiment, run_experiment, summary
 from bellbench.protocols import qkd
-from bellbench.protocols.qkd.messages import Confirmation, Envelope
+from bellbench.protocols.qkd import wire
+from bellbench.protocols.qkd.messages import Confirmation, Tag
 from rich.console import Console
 
 
-def spoil(_: str, envelope: Envelope) -> Iterable[Envelope]:
-    """Alter Alice's last message: she has accepted by then, Bob gives up."""
-    if isinstance(envelope.message, Confirmation):
-        envelope = dataclasses.replace(envelope, message=Confirmation(bytes(32), bytes(32)))
-    return (envelope,)
+class Spoiler:
+    """Alters the tag of Alice's last message: she has accepted by then, Bob gives up."""
+
+    confirmed = False
+
+    def __call__(self, sender: str, data: bytes) -> Iterable[bytes]:
+        if data.startswith(b"BBHS"):
+            return (data,)
+        frame = wire.decode(data)
+        if isinstance(frame.message, Confirmation):
+            self.confirmed = True
+        elif self.confirmed and isinstance(frame.message, Tag):
+            false = Tag(frame.message.index, bytes(16))
+            return (wire.encode(dataclasses.replace(frame, message=false)),)
+        return (data,)
 
 
 @pytest.mark.usefixtures("no_pictures")
 def test_a_key_that_only_one_party_accepted_is_not_kept(
     tmp_path: Path, warm: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Spoiling(qkd.Channel):
-        def __init__(self, alice: Any, bob: Any) -> None:
-            super().__init__(alice, bob, spoil)
-
-    monkeypatch.setattr(qkd, "Channel", Spoiling)
+    join = qkd.join
+    monkeypatch.setattr(qkd, "join", lambda alice, bob: join(alice, bob, Spoiler()))
     config = load_experiment(warm / "bbm92_metro.yaml", duration=0.7)
     outcome = run_experiment(config, seed=3, out=tmp_path)
     assert outcome.metrics["aborted"]
-    assert "transcripts differ" in outcome.metrics["reason"]
+    assert "their tag does not match" in outcome.metrics["reason"]
     assert outcome.metrics["leak_bits"] > 0
     assert outcome.metrics["secret_key_bits"] == 0
     assert outcome.metrics["epsilon"] is None

@@ -1,28 +1,29 @@
-"""Quantum key distribution: BBM92 from clicks to a secret key.
+"""Quantum key distribution: from clicks at two parties to authenticated secret key in two stores.
 
-The classical channel is assumed to be authentic; see :mod:`.bbm92` and ``docs/security-notes.md``.
+:class:`Session` is one party; see :mod:`.session`, and ``docs/security-notes.md`` for what a key
+rests on.
 """
 
-from .bbm92 import Alice, Bob, Channel, FindDelays, Phase, Progress, Result, joint_result
+from .bbm92 import FindDelays
 from .finite_key import asymptotic_key_fraction, binary_entropy, secure_key_length
 from .parameters import Detectors, Parameters
 from .randomness import Randomness, SeededRandomness, SystemRandomness
+from .report import BlockReport
+from .session import Phase, Progress, Session, join
 
 __all__ = [
-    "Alice",
-    "Bob",
-    "Channel",
+    "BlockReport",
     "Detectors",
     "FindDelays",
     "Parameters",
     "Phase",
     "Progress",
     "Randomness",
-    "Result",
     "SeededRandomness",
+    "Session",
     "SystemRandomness",
     "asymptotic_key_fraction",
     "binary_entropy",
-    "joint_result",
+    "join",
     "secure_key_length",
 ]

@@ -1,21 +1,23 @@
-"""What two BBM92 parties say to each other.
+"""What two parties say to each other; :mod:`.wire` turns it into bytes.
 
 Each message checks itself in ``check``, called on receipt before anything is used: types, shapes,
 ranges, order. What depends on the receiver's state is checked by the receiver. All of it is public.
+
+A message belongs to one block, or to the session as a whole (``SESSION``). What is ``SIGNED`` is
+followed at once by a :class:`Tag` over all messages of its block in its direction, and does nothing
+before the tag was found right. ``SENDER`` is the role that says it.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
 from ...instruments import ProtocolError, TimesPs
 from ...instruments.tags import Channels
-from .parameters import Detectors, Parameters
 
 __all__ = [
     "Abort",
@@ -24,17 +26,20 @@ __all__ = [
     "Calibration",
     "Confirmation",
     "Delays",
-    "Envelope",
+    "Failed",
     "Message",
     "Monitored",
     "Paired",
     "ParityReply",
     "ParityRequest",
     "Reconciled",
+    "Reconciliation",
     "Sample",
     "SampleReply",
     "Sifted",
-    "Transcript",
+    "Syndrome",
+    "Tag",
+    "Undecoded",
     "Verdict",
     "Verification",
 ]
@@ -49,6 +54,8 @@ MAX_EVENTS = 1 << 24
 #: Delays that Bob is told: the clocks' offset, up to 1 s, and cables; and what channels may differ.
 MAX_DELAY_PS = 2 * 10**12
 MAX_SPREAD_PS = 10**6
+#: Bits of one message: seeds of the largest hashes.
+MAX_BITS = 1 << 28
 
 
 def _array(name: str, value: object, dtype: type[np.generic], shape: tuple[int, ...] = ()) -> None:
@@ -58,14 +65,18 @@ def _array(name: str, value: object, dtype: type[np.generic], shape: tuple[int, 
         raise ProtocolError(f"{name} has shape {value.shape}")
 
 
-def _bits(name: str, value: Bits) -> None:
+def _bits(name: str, value: Bits, most: int = MAX_BITS) -> None:
     _array(name, value, np.uint8)
+    if value.size > most:
+        raise ProtocolError(f"{name} holds more than {most:,} bits")
     if value.size and int(value.max()) > 1:
         raise ProtocolError(f"{name} holds other than zeros and ones")
 
 
 def _increasing(name: str, value: Indices) -> None:
     _array(name, value, np.int64)
+    if value.size > 2 * MAX_EVENTS:
+        raise ProtocolError(f"{name} are more than {2 * MAX_EVENTS:,}")
     if value.size and (int(value[0]) < 0 or bool(np.any(value[1:] <= value[:-1]))):
         raise ProtocolError(f"{name} are not increasing indices")
 
@@ -87,14 +98,9 @@ def _time(name: str, value: object) -> None:
         raise ProtocolError(f"{name} is not a time in ps within +-2^61")
 
 
-def _count(name: str, value: object) -> None:
-    if type(value) is not int or not 0 <= value < 1 << 62:
+def _count(name: str, value: object, most: int = (1 << 62) - 1) -> None:
+    if type(value) is not int or not 0 <= value <= most:
         raise ProtocolError(f"{name} is not a count")
-
-
-def _digest(name: str, value: object) -> None:
-    if type(value) is not bytes or len(value) != 32:
-        raise ProtocolError(f"{name} is not a digest of 32 bytes")
 
 
 def _flag(name: str, value: object) -> None:
@@ -102,47 +108,95 @@ def _flag(name: str, value: object) -> None:
         raise ProtocolError(f"{name} is not a flag")
 
 
-@dataclass(frozen=True, eq=False)
-class Calibration:
-    """Bob to Alice: every click of the sacrificed segment, and the terms he runs under."""
+def _line(name: str, value: object) -> None:
+    if type(value) is not str or len(value) > 1000 or not value.isprintable():
+        raise ProtocolError(f"{name} is no short line of text")
 
-    parameters: Parameters
-    detectors: Detectors
-    begin_ps: int
-    end_ps: int
-    times_ps: TimesPs
-    channels: Channels
+
+@dataclass(frozen=True, eq=False)
+class _Said:
+    SENDER: ClassVar[tuple[str, ...]] = ("alice",)
+    SIGNED: ClassVar[bool] = False
+    SESSION: ClassVar[bool] = False
 
     def check(self) -> None:
         """Raise ProtocolError unless well-formed."""
-        if not isinstance(self.parameters, Parameters):
-            raise ProtocolError("parameters are missing")
-        if not isinstance(self.detectors, Detectors):
-            raise ProtocolError("the map of detectors is missing")
+
+
+@dataclass(frozen=True, eq=False)
+class Calibration(_Said):
+    """Bob to Alice: every click of the sacrificed segment, and what his channels mean.
+
+    Attributes:
+        channels: His tagger's channels, increasing.
+        outcomes: Meaning of each, 0 to 3 for Z0, Z1, X0, X1.
+        known_ps: Delays of his channels among themselves from a calibration of his own, or empty.
+        begin_ps: Begin of the segment.
+        end_ps: Its end.
+        times_ps: The clicks.
+        rows: For each click the position in ``channels``.
+    """
+
+    SENDER: ClassVar[tuple[str, ...]] = ("bob",)
+    SIGNED: ClassVar[bool] = True
+    SESSION: ClassVar[bool] = True
+
+    channels: Channels
+    outcomes: Bits
+    known_ps: TimesPs
+    begin_ps: int
+    end_ps: int
+    times_ps: TimesPs
+    rows: Bits
+
+    def check(self) -> None:
+        """Raise ProtocolError unless well-formed."""
+        _array("calibration channels", self.channels, np.int16)
+        if not 1 <= self.channels.size <= 256 or bool(
+            np.any(self.channels[1:] <= self.channels[:-1])
+        ):
+            raise ProtocolError("calibration channels are not 1 to 256 increasing numbers")
+        _array("calibration outcomes", self.outcomes, np.uint8, self.channels.shape)
+        if int(self.outcomes.max()) > 3:
+            raise ProtocolError("calibration outcomes are other than Z0, Z1, X0, X1")
+        _array("known delays", self.known_ps, np.int64)
+        if self.known_ps.size:
+            _array("known delays", self.known_ps, np.int64, self.channels.shape)
+            for delay in self.known_ps.tolist():
+                if abs(delay) > MAX_SPREAD_PS:
+                    raise ProtocolError("a known delay is beyond 1 us")
         _time("begin", self.begin_ps)
         _time("end", self.end_ps)
         if self.begin_ps > self.end_ps:
             raise ProtocolError("the calibration segment ends before it begins")
         _sorted_times("calibration times", self.times_ps)
-        _array("calibration channels", self.channels, np.int16, self.times_ps.shape)
-        if self.times_ps.size and not (
-            self.begin_ps <= self.times_ps[0] and self.times_ps[-1] < self.end_ps
-        ):
+        _array("calibration clicks", self.rows, np.uint8, self.times_ps.shape)
+        if not self.times_ps.size:
+            return
+        if not (self.begin_ps <= self.times_ps[0] and self.times_ps[-1] < self.end_ps):
             raise ProtocolError("calibration clicks leave their segment")
-        if bool(np.any(~np.isin(self.channels, self.detectors.channels))):
+        if int(self.rows.max()) >= self.channels.size:
             raise ProtocolError("calibration clicks come from channels that have no meaning")
 
 
 @dataclass(frozen=True, eq=False)
-class Delays:
+class Delays(_Said):
     """Alice to Bob: what to subtract from each of his channels, and the coincidences found.
 
-    ``coincidences`` counts pairs by outcome, rows Alice, columns Bob, order Z0 Z1 X0 X1.
+    Attributes:
+        channels: Bob's channels.
+        delays_ps: For each of them.
+        coincidences: Pairs by outcome, rows Alice, columns Bob, order Z0 Z1 X0 X1.
+        begin: Where the first block begins, in announced times, in steps of the time grid.
     """
+
+    SIGNED: ClassVar[bool] = True
+    SESSION: ClassVar[bool] = True
 
     channels: Channels
     delays_ps: TimesPs
     coincidences: Indices
+    begin: int
 
     def check(self) -> None:
         """Raise ProtocolError unless well-formed."""
@@ -158,33 +212,48 @@ class Delays:
         _array("calibration coincidences", self.coincidences, np.int64, (4, 4))
         if bool(np.any(self.coincidences < 0)):
             raise ProtocolError("negative coincidence counts")
+        _time("begin of the first block", self.begin)
 
 
 @dataclass(frozen=True, eq=False)
-class Announcement:
+class Announcement(_Said):
     """Bob to Alice: times of his next events; nothing earlier than the horizon follows.
 
-    ``first`` is the index of the first event.
+    Attributes:
+        first: Number of the first event, counted over the session.
+        times: In steps of the time grid.
+        horizon: Likewise.
+        final: No event of this block follows; the next one begins.
+        over: The recording has ended with this block.
     """
 
+    SENDER: ClassVar[tuple[str, ...]] = ("bob",)
+
     first: int
-    times_ps: TimesPs
-    horizon_ps: int
+    times: TimesPs
+    horizon: int
     final: bool
+    over: bool
 
     def check(self) -> None:
         """Raise ProtocolError unless well-formed."""
         _count("first event", self.first)
-        _sorted_times("event times", self.times_ps)
-        _time("horizon", self.horizon_ps)
+        _sorted_times("event times", self.times)
+        _time("horizon", self.horizon)
         _flag("final", self.final)
-        if self.times_ps.size and self.times_ps[-1] >= self.horizon_ps:
+        _flag("over", self.over)
+        if self.over and not self.final:
+            raise ProtocolError("the recording ends within a block that goes on")
+        if self.times.size and self.times[-1] >= self.horizon:
             raise ProtocolError("events do not lie before their own horizon")
 
 
 @dataclass(frozen=True, eq=False)
-class Paired:
-    """Alice to Bob: which of his events below ``upto`` coincide with hers. Never taken back."""
+class Paired(_Said):
+    """Alice to Bob: which of his events below ``upto`` coincide with hers. Never taken back.
+
+    With ``final`` all events of the block are decided.
+    """
 
     upto: int
     paired: Indices
@@ -200,20 +269,31 @@ class Paired:
 
 
 @dataclass(frozen=True, eq=False)
-class Bases:
-    """Bob to Alice: bases of the events of one :class:`Paired`, 0 for Z, 1 for X, 2 for neither."""
+class Bases(_Said):
+    """Bob to Alice: bases of the events of one :class:`Paired`.
+
+    Attributes:
+        bases: 0 for Z, 1 for X.
+        blind: Positions of the events that have no basis; theirs in ``bases`` are 0.
+    """
+
+    SENDER: ClassVar[tuple[str, ...]] = ("bob",)
 
     bases: Bits
+    blind: Indices
 
     def check(self) -> None:
         """Raise ProtocolError unless well-formed."""
-        _array("bases", self.bases, np.uint8)
-        if self.bases.size and int(self.bases.max()) > 2:
-            raise ProtocolError("bases are other than Z, X and none")
+        _bits("bases", self.bases, 2 * MAX_EVENTS)
+        _increasing("events without a basis", self.blind)
+        if self.blind.size and (
+            self.blind[-1] >= self.bases.size or bool(np.any(self.bases[self.blind]))
+        ):
+            raise ProtocolError("events without a basis are not among those told")
 
 
 @dataclass(frozen=True, eq=False)
-class Sifted:
+class Sifted(_Said):
     """Alice to Bob: which events of one :class:`Paired` are kept, and which of these she reveals.
 
     ``kept`` are positions in ``paired``, ``monitored`` positions in ``kept``; ``bits`` her outcomes
@@ -236,8 +316,10 @@ class Sifted:
 
 
 @dataclass(frozen=True, eq=False)
-class Monitored:
+class Monitored(_Said):
     """Bob to Alice: his outcomes of the monitored events of one :class:`Sifted`."""
+
+    SENDER: ClassVar[tuple[str, ...]] = ("bob",)
 
     bits: Bits
 
@@ -247,15 +329,13 @@ class Monitored:
 
 
 @dataclass(frozen=True, eq=False)
-class Sample:
-    """Alice to Bob: the random sample of the block, her bits there, and the lengths to come."""
+class Sample(_Said):
+    """Alice to Bob: the random sample of the block, her bits there, and the leak to come."""
 
     block: int
     positions: Indices
     bits: Bits
     leak_budget: int
-    key_bits: int
-    cascade_key: int
 
     def check(self) -> None:
         """Raise ProtocolError unless well-formed."""
@@ -263,9 +343,6 @@ class Sample:
         _increasing("sample positions", self.positions)
         _bits("sample bits", self.bits)
         _count("leak budget", self.leak_budget)
-        _count("key length", self.key_bits)
-        if type(self.cascade_key) is not int or not 0 <= self.cascade_key < 1 << 128:
-            raise ProtocolError("the permutation key is not one of 128 bits")
         if self.bits.shape != self.positions.shape:
             raise ProtocolError("sample positions and bits differ in number")
         if self.positions.size and self.positions[-1] >= self.block:
@@ -273,8 +350,10 @@ class Sample:
 
 
 @dataclass(frozen=True, eq=False)
-class SampleReply:
+class SampleReply(_Said):
     """Bob to Alice: his bits of the sample."""
+
+    SENDER: ClassVar[tuple[str, ...]] = ("bob",)
 
     bits: Bits
 
@@ -284,20 +363,37 @@ class SampleReply:
 
 
 @dataclass(frozen=True, eq=False)
-class ParityRequest:
-    """Bob to Alice: the parities he needs, by their numbers in :mod:`.cascade`."""
+class Reconciliation(_Said):
+    """Alice to Bob: how the block is reconciled, and the public key of the permutations."""
+
+    method: str
+    key: bytes
+
+    def check(self) -> None:
+        """Raise ProtocolError unless well-formed."""
+        if self.method not in ("cascade", "ldpc"):
+            raise ProtocolError("a method of reconciliation that is not known here")
+        if type(self.key) is not bytes or len(self.key) != 16:
+            raise ProtocolError("the permutation key is not one of 128 bits")
+
+
+@dataclass(frozen=True, eq=False)
+class ParityRequest(_Said):
+    """Bob to Alice: the parities he needs; see :mod:`.cascade` for their numbers."""
+
+    SENDER: ClassVar[tuple[str, ...]] = ("bob",)
 
     wanted: Indices
 
     def check(self) -> None:
         """Raise ProtocolError unless well-formed."""
-        _array("wanted", self.wanted, np.int64)
+        _increasing("wanted parities", self.wanted)
         if not self.wanted.size:
             raise ProtocolError("a request for no parities")
 
 
 @dataclass(frozen=True, eq=False)
-class ParityReply:
+class ParityReply(_Said):
     """Alice to Bob: the parities asked for. Each one is a bit of leak."""
 
     parities: Bits
@@ -308,8 +404,38 @@ class ParityReply:
 
 
 @dataclass(frozen=True, eq=False)
-class Reconciled:
-    """Bob to Alice: all passes done, with this many bits corrected."""
+class Syndrome(_Said):
+    """Alice to Bob: the syndrome, or more of it. Each bit is a bit of leak."""
+
+    bits: Bits
+
+    def check(self) -> None:
+        """Raise ProtocolError unless well-formed."""
+        _bits("the syndrome", self.bits)
+        if not self.bits.size:
+            raise ProtocolError("a syndrome of no bits")
+
+
+@dataclass(frozen=True, eq=False)
+class Undecoded(_Said):
+    """Bob to Alice: frames for which he needs more of the syndrome."""
+
+    SENDER: ClassVar[tuple[str, ...]] = ("bob",)
+
+    frames: Indices
+
+    def check(self) -> None:
+        """Raise ProtocolError unless well-formed."""
+        _increasing("undecoded frames", self.frames)
+        if not self.frames.size:
+            raise ProtocolError("a request for no frames")
+
+
+@dataclass(frozen=True, eq=False)
+class Reconciled(_Said):
+    """Bob to Alice: reconciliation is done, with this many bits corrected."""
+
+    SENDER: ClassVar[tuple[str, ...]] = ("bob",)
 
     errors: int
 
@@ -319,61 +445,106 @@ class Reconciled:
 
 
 @dataclass(frozen=True, eq=False)
-class Verification:
-    """Alice to Bob: seed and tag of the verification hash, and the seed of the amplification.
+class Verification(_Said):
+    """Alice to Bob: seed and tag of the verification hash, and how the key is made of the block.
 
-    Seeds are packed, eight bits a byte, most significant first.
+    Seeds are packed, eight bits a byte, most significant first, zero filled.
+
+    Attributes:
+        seed: Of the verification hash.
+        tag: The hash of her block.
+        amplification_seed: Of the hash that makes the key, drawn after the block's last click.
+        key_bytes: Length of the key.
+        reserve: So many of its first bytes go to the authentication pool.
     """
 
-    seed: Bits
+    SIGNED: ClassVar[bool] = True
+
+    seed: bytes
     tag: Bits
-    amplification_seed: Bits
+    amplification_seed: bytes
+    key_bytes: int
+    reserve: int
 
     def check(self) -> None:
         """Raise ProtocolError unless well-formed."""
-        _array("verification seed", self.seed, np.uint8)
-        _bits("verification tag", self.tag)
-        _array("amplification seed", self.amplification_seed, np.uint8)
+        for name, seed in (("verification", self.seed), ("amplification", self.amplification_seed)):
+            if type(seed) is not bytes or len(seed) > MAX_BITS // 8:
+                raise ProtocolError(f"the {name} seed is not at most {MAX_BITS:,} bits")
+        _bits("verification tag", self.tag, 256)
+        _count("key length", self.key_bytes, MAX_BITS // 8)
+        _count("reserve", self.reserve, self.key_bytes)
+        if self.reserve % 32:
+            raise ProtocolError("a reserve that is not the same for both directions")
 
 
 @dataclass(frozen=True, eq=False)
-class Verdict:
-    """Bob to Alice: whether the tags agree, and digests of all he sent and received before."""
+class Verdict(_Said):
+    """Bob to Alice: whether the tags agree; where they do, he holds the key and waits."""
+
+    SENDER: ClassVar[tuple[str, ...]] = ("bob",)
+    SIGNED: ClassVar[bool] = True
 
     equal: bool
-    sent: bytes
-    received: bytes
 
     def check(self) -> None:
         """Raise ProtocolError unless well-formed."""
         _flag("verdict", self.equal)
-        _digest("sent", self.sent)
-        _digest("received", self.received)
 
 
 @dataclass(frozen=True, eq=False)
-class Confirmation:
-    """Alice to Bob: she holds the key; digests of all she sent and received before."""
+class Confirmation(_Said):
+    """Alice to Bob: the key is hers; from now on it is his too."""
 
-    sent: bytes
-    received: bytes
-
-    def check(self) -> None:
-        """Raise ProtocolError unless well-formed."""
-        _digest("sent", self.sent)
-        _digest("received", self.received)
+    SIGNED: ClassVar[bool] = True
 
 
 @dataclass(frozen=True, eq=False)
-class Abort:
-    """Either way: no key, and why."""
+class Failed(_Said):
+    """Either way: no key from this block, and why. The session goes on."""
+
+    SENDER: ClassVar[tuple[str, ...]] = ("alice", "bob")
 
     reason: str
 
     def check(self) -> None:
         """Raise ProtocolError unless well-formed."""
-        if type(self.reason) is not str or len(self.reason) > 1000 or not self.reason.isprintable():
-            raise ProtocolError("the reason of an abort is no short line of text")
+        _line("the reason of a failure", self.reason)
+
+
+@dataclass(frozen=True, eq=False)
+class Tag(_Said):
+    """Either way: authenticates all messages of its block, or the session's, in its direction.
+
+    Attributes:
+        index: Number of the one-time pad.
+        tag: 16 bytes.
+    """
+
+    SENDER: ClassVar[tuple[str, ...]] = ("alice", "bob")
+
+    index: int
+    tag: bytes
+
+    def check(self) -> None:
+        """Raise ProtocolError unless well-formed."""
+        _count("pad", self.index)
+        if type(self.tag) is not bytes or len(self.tag) != 16:
+            raise ProtocolError("a tag that is not of 16 bytes")
+
+
+@dataclass(frozen=True, eq=False)
+class Abort(_Said):
+    """Either way: the session is over, and why."""
+
+    SENDER: ClassVar[tuple[str, ...]] = ("alice", "bob")
+    SESSION: ClassVar[bool] = True
+
+    reason: str
+
+    def check(self) -> None:
+        """Raise ProtocolError unless well-formed."""
+        _line("the reason of an abort", self.reason)
 
 
 Message = (
@@ -386,59 +557,16 @@ Message = (
     | Monitored
     | Sample
     | SampleReply
+    | Reconciliation
     | ParityRequest
     | ParityReply
+    | Syndrome
+    | Undecoded
     | Reconciled
     | Verification
     | Verdict
     | Confirmation
+    | Failed
+    | Tag
     | Abort
 )
-
-
-@dataclass(frozen=True, eq=False)
-class Envelope:
-    """A message and its number in its direction, from 0, so that losses and repeats show."""
-
-    number: int
-    message: Message
-
-    def check(self) -> None:
-        """Raise ProtocolError unless it holds a message, well-formed."""
-        message: object = self.message
-        if not isinstance(message, Message):
-            raise ProtocolError("what came is no message")
-        message.check()
-
-
-class Transcript:
-    """Running digest of the messages of one direction.
-
-    It shows accidents on the channel, not an adversary who can rewrite both directions: for that
-    the two digests must be authenticated with shared secret key.
-    """
-
-    def __init__(self) -> None:
-        self._hash = hashlib.blake2b(digest_size=32)
-
-    def add(self, envelope: Envelope) -> None:
-        """Append a message."""
-        self._text(f"{envelope.number} {type(envelope.message).__name__}")
-        for field in dataclasses.fields(envelope.message):
-            value: object = getattr(envelope.message, field.name)
-            if isinstance(value, np.ndarray):
-                little = np.ascontiguousarray(value).astype(value.dtype.newbyteorder("<"))
-                self._text(f"{field.name} {value.dtype.name} {value.shape}")
-                self._hash.update(little.tobytes())
-            else:
-                # ints, flags, text, bytes and the frozen dataclasses of parameters.py, whose
-                # repr is the same for equal values
-                self._text(f"{field.name} {value!r}")
-
-    def digest(self) -> bytes:
-        """Digest of all messages so far, 32 bytes."""
-        return self._hash.digest()
-
-    def _text(self, text: str) -> None:
-        data = text.encode()
-        self._hash.update(len(data).to_bytes(8, "little") + data)

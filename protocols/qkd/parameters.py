@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Literal
 
 from .finite_key import KeyBound, choose_sample, leak_budget, secure_key_length
 
@@ -50,13 +52,19 @@ class Detectors:
 
 @dataclass(frozen=True, slots=True)
 class Parameters:
-    """The terms of a run, fixed before the data; :meth:`plan` fills in the last two.
+    """The terms of a session, fixed before the data; :meth:`plan` fills in most of them.
+
+    Both parties compare :meth:`digest` in the handshake.
 
     Attributes:
         window_ps: Coincidence window, full width.
         calibration_ps: Length of the segment sacrificed to find the delays.
+        block_ps: Stretch of announced time that makes one block. A block ends at a time and not
+            at a number of bits, so that nothing seen decides when it ends.
         tolerance: Error rate of the sample above which there is no key (delta).
-        epsilon: Target of the total security parameter of a block.
+        epsilon: Target of the security parameter of one block.
+        total_epsilon: Bound on the sum over all blocks and tags of a session, which ends before
+            it is exceeded.
         leak_efficiency: f at which leak is reserved, ``f h(delta)`` per bit; above 1.
         monitor_fraction: Chance of a sifted bit to be revealed at once and lost to the key.
         resolution_ps: Grid that announced times are rounded to.
@@ -64,6 +72,14 @@ class Parameters:
             the longest time that one of its detectors is blind after a click.
         sample_fraction: Part of the block that is revealed to estimate its errors (k/m).
         verify_bits: Length of the verification tag (t).
+        clocks: ``"shared"`` where both taggers count on one reference, else Alice recovers Bob's
+            clock from the coincidences.
+        reconciliation: ``"cascade"``, ``"ldpc"``, or ``"auto"``: see :func:`.distill.choose`.
+        calibration_error: Error rate among the calibration's coincidences above which it is not
+            trusted.
+        calibration_width: Rms width of the calibration's coincidences, as a part of the window,
+            above which it is not trusted; 0.289 is that of a uniform background.
+        delay_spread_ps: What the delays of one party's channels may differ by.
 
     Raises:
         ValueError: for a value outside its range.
@@ -71,21 +87,32 @@ class Parameters:
 
     window_ps: int
     calibration_ps: int
+    block_ps: int
     tolerance: float
     epsilon: float
+    total_epsilon: float
     leak_efficiency: float
     monitor_fraction: float
     resolution_ps: int
     dead_time_ps: int
     sample_fraction: float
     verify_bits: int
+    clocks: Literal["recovered", "shared"] = "recovered"
+    reconciliation: Literal["auto", "cascade", "ldpc"] = "auto"
+    calibration_error: float = 0.15
+    calibration_width: float = 0.27
+    delay_spread_ps: int = 100_000
 
     def __post_init__(self) -> None:
         checks = {
             "window_ps must be 1 or more": self.window_ps >= 1,
             "calibration_ps must be 1 or more": self.calibration_ps >= 1,
+            "block_ps must be at least the window": self.block_ps >= self.window_ps,
             "tolerance must be above 0 and below 0.5": 0.0 < self.tolerance < 0.5,
             "epsilon must be above 0 and below 1": 0.0 < self.epsilon < 1.0,
+            "total_epsilon must be at least epsilon and below 1": (
+                self.epsilon <= self.total_epsilon < 1.0
+            ),
             "leak_efficiency must be above 1: no code reaches the Shannon limit": (
                 1.0 < self.leak_efficiency < math.inf
             ),
@@ -95,7 +122,14 @@ class Parameters:
             ),
             "dead_time_ps must be 0 or more": self.dead_time_ps >= 0,
             "sample_fraction must be above 0 and below 1": 0.0 < self.sample_fraction < 1.0,
-            "verify_bits must be 1 to 256": 1 <= self.verify_bits <= 256,
+            "verify_bits must be 1 to 128": 1 <= self.verify_bits <= 128,
+            "clocks must be recovered or shared": self.clocks in ("recovered", "shared"),
+            "reconciliation must be auto, cascade or ldpc": (
+                self.reconciliation in ("auto", "cascade", "ldpc")
+            ),
+            "calibration_error must be above 0, at most 0.5": 0.0 < self.calibration_error <= 0.5,
+            "calibration_width must be above 0, at most 1": 0.0 < self.calibration_width <= 1.0,
+            "delay_spread_ps must be 0 to 1 us": 0 <= self.delay_spread_ps <= 10**6,
         }
         for text, fine in checks.items():
             if not fine:
@@ -107,41 +141,63 @@ class Parameters:
         *,
         window_ps: int = 300,
         calibration_ps: int = 10**12,
+        block_ps: int = 10 * 10**12,
         tolerance: float = 0.03,
         epsilon: float = 1e-10,
+        total_epsilon: float | None = None,
         leak_efficiency: float = 1.1,
         monitor_fraction: float = 0.02,
         resolution_ps: int = 10,
         dead_time_ps: int = 50_000,
         expected_bits: int = 100_000,
+        clocks: Literal["recovered", "shared"] = "recovered",
+        reconciliation: Literal["auto", "cascade", "ldpc"] = "auto",
     ) -> Parameters:
         """Choose sample and tag length for the block expected (Tomamichel-Leverrier bound).
 
         Args:
             window_ps: See the class, as for the others.
             calibration_ps: One second by default.
+            block_ps: Ten seconds by default.
             tolerance: Above the error rate expected, with room for its fluctuation.
             epsilon: See the class.
+            total_epsilon: Ten thousand blocks by default, at most 0.5.
             leak_efficiency: See the class.
             monitor_fraction: See the class.
             resolution_ps: See the class.
             dead_time_ps: See the class; 50 ns suit SNSPDs, avalanche diodes need more.
-            expected_bits: Sifted bits of the block, roughly; only the length of the key hangs on
+            expected_bits: Sifted bits of a block, roughly; only the length of the key hangs on
                 it, not its security.
+            clocks: See the class.
+            reconciliation: See the class.
         """
         plan = choose_sample(expected_bits, tolerance, leak_efficiency, epsilon)
         return cls(
-            window_ps,
-            calibration_ps,
-            tolerance,
-            epsilon,
-            leak_efficiency,
-            monitor_fraction,
-            resolution_ps,
-            dead_time_ps,
-            plan.sample / expected_bits,
-            plan.verify,
+            window_ps=window_ps,
+            calibration_ps=calibration_ps,
+            block_ps=block_ps,
+            tolerance=tolerance,
+            epsilon=epsilon,
+            total_epsilon=total_epsilon or max(epsilon, min(0.5, 1e4 * epsilon)),
+            leak_efficiency=leak_efficiency,
+            monitor_fraction=monitor_fraction,
+            resolution_ps=resolution_ps,
+            dead_time_ps=dead_time_ps,
+            sample_fraction=plan.sample / expected_bits,
+            verify_bits=plan.verify,
+            clocks=clocks,
+            reconciliation=reconciliation,
         )
+
+    def digest(self) -> bytes:
+        """BLAKE2b of all terms, 32 bytes; what the parties compare."""
+        text = ";".join(f"{field.name}={getattr(self, field.name)!r}" for field in fields(self))
+        return hashlib.blake2b(text.encode(), digest_size=32, person=b"bellbench terms").digest()
+
+    @property
+    def block_steps(self) -> int:
+        """Length of a block in steps of the time grid."""
+        return max(1, round(self.block_ps / self.resolution_ps))
 
     def sample_bits(self, m: int) -> int:
         """Sample of a block of ``m`` bits."""
@@ -158,7 +214,7 @@ class Parameters:
         Mizutani, Sasaki, arXiv:2507.21416).
         """
         k = self.sample_bits(m)
-        if m - k < 16:
+        if m - k < 16 or k < 1:
             return None
         return secure_key_length(
             m, k, self.tolerance, self.leak_budget(m) + 1, self.verify_bits, self.epsilon

@@ -173,6 +173,11 @@ class Clicks:
             self._first = []
         self._later.append(batch)
 
+    @property
+    def waiting(self) -> int:
+        """Clicks that no event was made of yet, outside the calibration segment."""
+        return self._times.size + sum(len(batch) for batch in self._later)
+
     def forget(self) -> None:
         """Let go of all outcomes but the calibration's; nothing can be taken any more."""
         self._times = np.zeros(0, dtype=np.int64)

@@ -1,4 +1,4 @@
-"""BBM92 between two parties: keys, refusals, attacks and a channel that lies."""
+"""BBM92 between two parties: keys, refusals, attacks on the photons, and a peer that lies."""
 
 from __future__ import annotations
 
@@ -14,28 +14,31 @@ import pytest
 from bellbench.instruments import Loss, ProtocolError, TagBatch
 from bellbench.protocols import timing
 from bellbench.protocols.qkd import (
-    Alice,
-    Bob,
-    Channel,
+    BlockReport,
     Detectors,
     Parameters,
     Phase,
     SeededRandomness,
+    Session,
     SystemRandomness,
     bbm92,
-    joint_result,
+    distill,
+    estimation,
+    join,
     messages,
+    wire,
 )
-from bellbench.protocols.qkd.cascade import Corrector
+from bellbench.protocols.qkd.authentication import memory_pads
 from bellbench.protocols.qkd.dating import Dating
 from bellbench.protocols.qkd.estimation import Errors
 from bellbench.protocols.qkd.finite_key import binary_entropy
-from bellbench.protocols.qkd.messages import Envelope
+from bellbench.protocols.qkd.sink import MemorySink
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 Indices = npt.NDArray[np.int64]
-Intercept = Callable[[str, Envelope], Iterable[Envelope]]
+Intercept = Callable[[str, bytes], Iterable[bytes]]
+Alter = Callable[[str, Any], Any]
 
 DETECTORS = Detectors.of({1: ("Z", 0), 2: ("Z", 1), 3: ("X", 0), 4: ("X", 1)})
 DELAYS_A = {1: 100, 2: 1200, 3: -500, 4: 0}
@@ -44,7 +47,15 @@ SPACING = 1_000_000
 CALIBRATION = 200 * SPACING
 #: A weak security target lets a few thousand bits give a key, which keeps these tests quick.
 PARAMETERS = dataclasses.replace(
-    Parameters.plan(calibration_ps=CALIBRATION, tolerance=0.05, epsilon=0.05, expected_bits=3500),
+    Parameters.plan(
+        calibration_ps=CALIBRATION,
+        block_ps=10**12,
+        tolerance=0.05,
+        epsilon=0.05,
+        total_epsilon=0.9,
+        expected_bits=3500,
+        clocks="shared",
+    ),
     verify_bits=32,
 )
 
@@ -66,7 +77,7 @@ def match(times_a: Indices, times_b: Indices, window: int) -> tuple[Indices, Ind
     return a, to_b[a]
 
 
-def find_delays(*_: TagBatch) -> tuple[Mapping[int, int], Mapping[int, int]]:
+def find_delays(*_: object) -> tuple[Mapping[int, int], Mapping[int, int]]:
     return DELAYS_A, DELAYS_B
 
 
@@ -118,42 +129,105 @@ def cut(batch: TagBatch, parts: list[float]) -> list[TagBatch]:
     return [*pieces, batch]
 
 
-def parties(parameters: Parameters = PARAMETERS, seed: int = 1) -> tuple[Alice, Bob]:
-    alice = Alice(
-        DETECTORS,
-        parameters,
-        find_delays=find_delays,
-        match=match,
-        randomness=SeededRandomness(seed, "alice"),
-    )
-    return alice, Bob(DETECTORS, parameters, randomness=SeededRandomness(seed, "bob"))
+@dataclasses.dataclass
+class Party:
+    """One end with its store, and what it came to."""
+
+    session: Session
+    sink: MemorySink
+    reports: list[BlockReport] = dataclasses.field(default_factory=list)
+
+    @property
+    def reason(self) -> str:
+        """Why the session was aborted, or why the last block gave no key."""
+        return self.session.reason or (self.reports[-1].reason if self.reports else "")
+
+    @property
+    def key(self) -> npt.NDArray[np.uint8]:
+        """Bits of all keys committed."""
+        names = [f"{self.session.session_id}/{i}" for i in range(self.session.blocks_opened)]
+        keys = b"".join(self.sink.key(name) for name in self.sink.committed(names))
+        return np.unpackbits(np.frombuffer(keys, np.uint8))
+
+    @property
+    def block(self) -> BlockReport:
+        (report,) = self.reports
+        return report
+
+
+def end(
+    role: Any,
+    parameters: Parameters = PARAMETERS,
+    seed: int | None = 1,
+    secret: bytes = bytes(range(256)) * 8,
+    **options: Any,
+) -> Party:
+    pads = memory_pads(secret)[role == "bob"]
+    sink = MemorySink(rehearsal=seed is not None, append=pads.extend)
+    options = {"reserve_pads": 0, "pads": pads} | options
+    if role == "alice":
+        options = {"find_delays": find_delays, "match": match} | options
+    randomness = SystemRandomness() if seed is None else SeededRandomness(seed, role)
+    session = Session(role, DETECTORS, parameters, sink=sink, randomness=randomness, **options)
+    return Party(session, sink)
+
+
+def parties(parameters: Parameters = PARAMETERS, seed: int | None = 1) -> tuple[Party, Party]:
+    return end("alice", parameters, seed), end("bob", parameters, seed)
 
 
 def exchange(
-    alice: Alice,
-    bob: Bob,
+    alice: Party,
+    bob: Party,
     clicks: tuple[TagBatch, TagBatch],
     intercept: Intercept | None = None,
     parts: tuple[list[float], list[float]] = ([0.3, 0.7], [0.4]),
-) -> tuple[bbm92.Result, bbm92.Result]:
+) -> tuple[Party, Party]:
     """Run to the end; a party left waiting gives up."""
-    channel = Channel(alice, bob, intercept)
+    both = (alice.session, bob.session)
+    join(*both, intercept)
     pieces = [cut(batch, at) for batch, at in zip(clicks, parts, strict=True)]
     while any(pieces):
-        for party, left in zip((alice, bob), pieces, strict=True):
+        for party, left in zip(both, pieces, strict=True):
             if left:
                 party.feed(left.pop(0))
-        channel.run()
-    alice.finish()
-    bob.finish()
-    channel.run()
-    for party in (alice, bob):
+        join(*both, intercept)
+    for party in both:
+        party.finish()
+    join(*both, intercept)
+    for party in both:
         party.tick(0.0)
         party.tick(1000.0)
-    channel.run()
-    assert alice.result is not None
-    assert bob.result is not None
-    return alice.result, bob.result
+    join(*both, intercept)
+    for each in (alice, bob):
+        assert each.session.over
+        each.reports += each.session.take_reports()
+    return alice, bob
+
+
+def altering(alter: Alter) -> Intercept:
+    """Lets ``alter`` see each message and give another for it."""
+
+    def intercept(sender: str, data: bytes) -> Iterable[bytes]:
+        if data.startswith(b"BBHS"):
+            return (data,)
+        frame = wire.decode(data)
+        message = alter(sender, frame.message)
+        return (
+            data if message is frame.message else raw(dataclasses.replace(frame, message=message)),
+        )
+
+    return intercept
+
+
+_encode = wire.encode
+
+
+def raw(frame: wire.Frame) -> bytes:
+    """The bytes of a frame whose message may be wrong."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(frame.message), "check", lambda _: None)
+        return _encode(frame)
 
 
 class Recorder:
@@ -162,9 +236,10 @@ class Recorder:
     def __init__(self) -> None:
         self.seen: list[tuple[str, messages.Message]] = []
 
-    def __call__(self, sender: str, envelope: Envelope) -> Iterable[Envelope]:
-        self.seen.append((sender, envelope.message))
-        return (envelope,)
+    def __call__(self, sender: str, data: bytes) -> Iterable[bytes]:
+        if not data.startswith(b"BBHS"):
+            self.seen.append((sender, wire.decode(data).message))
+        return (data,)
 
     def of(self, kind: type[Any]) -> list[Any]:
         return [message for _, message in self.seen if isinstance(message, kind)]
@@ -176,42 +251,85 @@ def good() -> tuple[TagBatch, TagBatch]:
 
 
 def test_both_parties_end_with_the_same_key(good: tuple[TagBatch, TagBatch]) -> None:
-    alice, bob = parties()
     recorder = Recorder()
-    a, b = exchange(alice, bob, good, recorder)
-    assert not a.metrics["aborted"]
-    assert a.key.size == a.metrics["secret_key_bits"] > 300
-    assert np.array_equal(a.key, b.key)
-    assert abs(a.key.mean() - 0.5) < 5 * 0.5 / a.key.size**0.5
-    own = {"party", "double_clicks", "singles", "efficiency_mismatch", "basis_bias"}
-    assert {k: v for k, v in a.metrics.items() if k not in own} == {
-        k: v for k, v in b.metrics.items() if k not in own
-    }
-    m = a.metrics
+    alice, bob = exchange(*parties(), good, recorder)
+    a, b = alice.block, bob.block
+    assert not alice.reason
+    assert not bob.reason
+    assert alice.key.size == a.key_bits > 300
+    assert np.array_equal(alice.key, bob.key)
+    assert abs(alice.key.mean() - 0.5) < 5 * 0.5 / alice.key.size**0.5
+    assert a == b
+    assert alice.session.figures() == bob.session.figures()
+    # The ledger says what the messages told, no more and no less.
     leak = sum(message.parities.size for message in recorder.of(messages.ParityReply))
-    assert m["leak_bits"] == leak <= m["leak_budget_bits"]
-    n = m["block_bits"] - m["sample_bits"]
-    assert leak >= n * binary_entropy(m["qber_reconciled"])
-    assert m["f_ec"] == pytest.approx(leak / (n * binary_entropy(m["qber_reconciled"])))
-    assert m["sifted_bits"] == m["block_bits"] + m["monitor_bits"]
-    assert m["disclosed_bits"]["bob sample"] == m["sample_bits"]
-    assert m["qber"] == pytest.approx(0.02, abs=0.012)
-    assert m["epsilon"] <= PARAMETERS.epsilon
-    assert m["randomness"] == "seeded"
-    assert m["authentication"] == "assumed"
+    assert a.leak_bits == leak <= a.leak_budget_bits
+    assert a.corrected_errors is not None
+    q = a.corrected_errors / a.reconciled_bits
+    assert leak >= a.reconciled_bits * binary_entropy(q)
+    assert a.efficiency == pytest.approx(leak / (a.reconciled_bits * binary_entropy(q)))
+    assert alice.session.pairing.sifted == a.sifted_bits + sum(a.monitored_compared)
+    (verification,) = recorder.of(messages.Verification)
+    monitored = sum(message.bits.size for message in recorder.of(messages.Monitored))
+    assert a.disclosed_bits == {
+        "alice monitor": monitored,
+        "alice parity": leak,
+        "alice sample": a.sample_bits,
+        "alice verification": PARAMETERS.verify_bits,
+        "bob monitor": monitored,
+        "bob sample": a.sample_bits,
+        "bob verdict": 1,
+    }
+    assert verification.tag.size == PARAMETERS.verify_bits
+    assert a.epsilons["total"] <= PARAMETERS.epsilon
+    assert a.epsilons["total"] == pytest.approx(
+        sum(value for name, value in a.epsilons.items() if name != "total")
+    )
+    assert sum(a.traffic_bytes.values()) < 60 / 8 * (a.sifted_bits + monitored)
     assert len(recorder.seen) < 2000
+    assert alice.session.phase == Phase.DONE == bob.session.phase
     # No one speaks of the key.
-    text = json.dumps([a.metrics, b.metrics]) + repr((a, b, alice.progress, bob.progress))
+    text = json.dumps([alice.session.report(), bob.session.report()]) + repr(
+        (a, b, alice.session.progress, bob.session.progress)
+    )
     assert "array" not in text
-    assert alice.progress.phase == Phase.DONE == bob.progress.phase
-    assert alice.progress.key_bits == a.key.size
+    assert np.packbits(alice.key).tobytes().hex() not in text
+
+
+def test_the_report_counts_key_and_epsilon(good: tuple[TagBatch, TagBatch]) -> None:
+    pool = memory_pads(bytes(32 + 32 * 40))
+    recorder = Recorder()
+    alice, bob = exchange(
+        end("alice", pads=pool[0], reserve_pads=36),
+        end("bob", pads=pool[1]),
+        good,
+        recorder,
+    )
+    report = alice.session.report()
+    tags = len(recorder.of(messages.Tag))
+    # Two hash keys and two seals in the handshake.
+    assert report["key"]["consumed_bits"] == 128 * (tags + 4) == 128 * 9
+    assert report["key"]["gained_bits"] == alice.block.key_bits
+    # Of 40 pads Alice has spent 3 when she decides, and she is asked to keep 36.
+    assert report["key"]["reserved_bits"] == bob.block.reserve_bits == 0
+    assert report["epsilon"]["parts"]["a key that is not ideal"] == {"epsilon": 0.05, "times": 1}
+    assert report["epsilon"]["parts"]["a forged tag"]["times"] == tags + 2
+    assert report["epsilon"]["spent"] == pytest.approx(0.05 + (tags + 2) * 2.0**-71)
+    assert report["settings"]["tolerance"] == PARAMETERS.tolerance
+    assert report["blocks"][0]["block"] == f"{report['session']}/0"
+    assert json.loads(json.dumps(report)) == json.loads(json.dumps(report))
+    assert "own_clicks" in report
+    from bellbench.protocols.qkd.report import markdown
+
+    text = markdown(report)
+    assert f"{alice.block.key_bits:,}" in text
+    assert "Rehearsal" in text
 
 
 def test_the_key_is_the_hash_of_the_sifted_bits_that_nobody_revealed() -> None:
     batches = recordings(qber=0.0)
-    alice, bob = parties()
     recorder = Recorder()
-    a, _ = exchange(alice, bob, batches, recorder)
+    alice, _ = exchange(*parties(), batches, recorder)
     # Without errors Bob's clicks tell Alice's bits.
     later = batches[1].times_ps >= CALIBRATION
     shift = np.array([0, *DELAYS_B.values()])[batches[1].channels[later]]
@@ -230,106 +348,121 @@ def test_the_key_is_the_hash_of_the_sifted_bits_that_nobody_revealed() -> None:
     assert not np.array_equal(sample.positions, np.arange(sample.positions.size))
     kept = np.delete(sifted, sample.positions)
     (verification,) = recorder.of(messages.Verification)
-    n, length = kept.size, a.key.size
-    seed = np.unpackbits(verification.amplification_seed, count=n + length - 1)
+    n, length = kept.size, alice.key.size
+    packed = np.frombuffer(verification.amplification_seed, np.uint8)
+    seed = np.unpackbits(packed, count=n + length - 1)
     naive = [int(seed[i : i + n][::-1].astype(np.int64) @ kept) % 2 for i in range(length)]
-    assert naive == a.key.tolist()
-    assert a.metrics["f_ec"] is None  # no errors, no efficiency
+    assert naive == alice.key.tolist()
+    assert alice.block.efficiency is None  # no errors, no efficiency
 
 
 def test_the_default_matching_gives_the_same_key(good: tuple[TagBatch, TagBatch]) -> None:
-    alice = Alice(
-        DETECTORS, PARAMETERS, find_delays=find_delays, randomness=SeededRandomness(1, "alice")
-    )
-    _, bob = parties()
-    a, b = exchange(alice, bob, good)
-    assert not a.metrics["aborted"]
-    assert np.array_equal(a.key, b.key)
+    alice, bob = exchange(end("alice", match=None), end("bob"), good)
+    assert not alice.reason
+    assert np.array_equal(alice.key, bob.key)
     # Pairs lie far apart here, so that all rules of matching agree.
-    assert np.array_equal(a.key, exchange(*parties(), good)[0].key)
+    assert np.array_equal(alice.key, exchange(*parties(), good)[0].key)
 
 
 def test_bob_announces_no_fine_times(good: tuple[TagBatch, TagBatch]) -> None:
+    """Not even by accident: the message counts in steps of the grid."""
     recorder = Recorder()
     exchange(*parties(), good, recorder)
-    times = np.concatenate([x.times_ps for x in recorder.of(messages.Announcement)])
-    assert times.size > 7000
-    assert not np.any(times % PARAMETERS.resolution_ps)
+    said = recorder.of(messages.Announcement)
+    assert sum(x.times.size for x in said) > 7000
+    last = max(int(x.times[-1]) for x in said if x.times.size)
+    assert last < good[1].end_ps / PARAMETERS.resolution_ps
 
 
 @settings(max_examples=12, deadline=None)
 @given(
     parts_a=st.lists(st.floats(0, 1), max_size=12), parts_b=st.lists(st.floats(0, 1), max_size=12)
 )
-def test_key_and_metrics_do_not_depend_on_the_batches(
+def test_key_and_figures_do_not_depend_on_the_batches(
     parts_a: list[float], parts_b: list[float]
 ) -> None:
     clicks = recordings(doubles=0.01)
     whole = exchange(*parties(), clicks, parts=([], []))
     pieces = exchange(*parties(), clicks, parts=(parts_a, parts_b))
     for one, other in zip(whole, pieces, strict=True):
-        assert not one.metrics["aborted"]
+        assert not one.reason
         assert np.array_equal(one.key, other.key)
-        assert one.metrics == other.metrics
+        first, second = one.session.figures(), other.session.figures()
+        del first["traffic_per_sifted_bit"], second["traffic_per_sifted_bit"]
+        assert first == second
 
 
 def largest_bits(thing: object, seen: dict[int, object]) -> int:
-    """Size of the largest array of bytes that a party still holds, its result aside."""
-    if id(thing) in seen or isinstance(thing, bbm92.Result):
+    """Size of the largest array of bytes that a session still holds."""
+    if id(thing) in seen or isinstance(thing, MemorySink):
         return 0
     seen[id(thing)] = thing
     if isinstance(thing, np.ndarray):
         own = thing.size if thing.dtype == np.uint8 else 0
         return max(own, largest_bits(thing.base, seen))
+    if isinstance(thing, dict):
+        return largest_bits(list(thing.values()), seen)
     if isinstance(thing, (list, tuple, deque)):
         return max((largest_bits(part, seen) for part in thing), default=0)
     return largest_bits(list(getattr(thing, "__dict__", {}).values()), seen)
 
 
-def test_after_the_end_only_the_result_holds_the_key(good: tuple[TagBatch, TagBatch]) -> None:
-    alice, bob = parties()
-    a, b = exchange(alice, bob, good)
-    for party, result in ((alice, a), (bob, b)):
-        sample = result.metrics["sample_bits"]
-        assert result.metrics["block_bits"] - sample > sample
-        assert 0 < largest_bits(party, {}) <= sample, party.name
+def test_after_the_end_only_the_store_holds_the_key(good: tuple[TagBatch, TagBatch]) -> None:
+    for party in exchange(*parties(), good):
+        sample = party.block.sample_bits
+        assert party.block.sifted_bits - sample > sample
+        assert largest_bits(party.session, {}) <= sample, party.session.role
 
 
 def test_seeds_decide_the_key(good: tuple[TagBatch, TagBatch]) -> None:
-    first, again, other = (exchange(*parties(seed=s), good)[0] for s in (1, 1, 2))
-    assert np.array_equal(first.key, again.key)
-    n = min(first.key.size, other.key.size)
-    assert np.mean(first.key[:n] == other.key[:n]) == pytest.approx(0.5, abs=2.5 / n**0.5)
+    first, again, other = (exchange(*parties(seed=s), good)[0].key for s in (1, 1, 2))
+    assert np.array_equal(first, again)
+    n = min(first.size, other.size)
+    assert np.mean(first[:n] == other[:n]) == pytest.approx(0.5, abs=2.5 / n**0.5)
 
 
 def test_system_randomness_gives_fresh_seeds(good: tuple[TagBatch, TagBatch]) -> None:
     seeds = []
     for _ in range(2):
-        alice = Alice(DETECTORS, PARAMETERS, find_delays=find_delays, match=match)
-        bob = Bob(DETECTORS, PARAMETERS, randomness=SystemRandomness())
         recorder = Recorder()
-        a, b = exchange(alice, bob, good, recorder)
-        assert np.array_equal(a.key, b.key)
-        assert a.metrics["randomness"] == b.metrics["randomness"] == "system"
+        alice, bob = exchange(*parties(seed=None), good, recorder)
+        assert np.array_equal(alice.key, bob.key)
+        assert alice.session.report()["randomness"] == "system"
         (verification,) = recorder.of(messages.Verification)
         seeds.append(verification)
         # The seeds come after the last click was announced.
         kinds = [type(message) for _, message in recorder.seen]
         last = len(kinds) - kinds[::-1].index(messages.Announcement)
         assert kinds.index(messages.Verification) > last
-    assert not np.array_equal(seeds[0].amplification_seed, seeds[1].amplification_seed)
-    assert not np.array_equal(seeds[0].seed, seeds[1].seed)
+    assert seeds[0].amplification_seed != seeds[1].amplification_seed
+    assert seeds[0].seed != seeds[1].seed
+
+
+def test_seeded_keys_go_to_no_store_of_real_keys() -> None:
+    pads = memory_pads(bytes(2048))[0]
+    choices: tuple[dict[str, Any], ...] = (
+        {"randomness": SeededRandomness(1, "alice")},
+        {"twins": True},
+    )
+    for options in choices:
+        with pytest.raises(ProtocolError, match="twins or seeded"):
+            Session(
+                "alice",
+                DETECTORS,
+                PARAMETERS,
+                sink=MemorySink(rehearsal=False),
+                pads=pads,
+                **options,
+            )
 
 
 def test_monitor_and_calibration_show_the_error_rate() -> None:
-    alice, bob = parties(dataclasses.replace(PARAMETERS, monitor_fraction=0.3))
-    results = exchange(alice, bob, recordings(qber=0.04))
-    for party, result in zip((alice, bob), results, strict=True):
-        assert party.progress.qber_z == pytest.approx(0.04, abs=0.03)
-        assert result.metrics["monitor_bits"] == pytest.approx(
-            0.3 * result.metrics["sifted_bits"], rel=0.1
-        )
-        matrix = party.calibration_matrix
+    both = parties(dataclasses.replace(PARAMETERS, monitor_fraction=0.3))
+    for party in exchange(*both, recordings(qber=0.04)):
+        assert party.session.progress.qber_z == pytest.approx(0.04, abs=0.03)
+        sifted = party.block.sifted_bits + sum(party.block.monitored_compared)
+        assert sum(party.block.monitored_compared) == pytest.approx(0.3 * sifted, rel=0.1)
+        matrix = party.session.pairing.calibration_matrix
         assert matrix is not None
         assert matrix.sum() > 120
         assert matrix[0, 1] + matrix[1, 0] < 0.2 * matrix[:2, :2].sum()
@@ -339,12 +472,12 @@ def test_monitor_and_calibration_show_the_error_rate() -> None:
 def test_the_history_of_errors_holds_every_revealed_bit_at_its_time(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(bbm92, "_STRETCH", 500 * SPACING)
+    monkeypatch.setattr(estimation, "_STRETCH", 500 * SPACING)
     # Bob's detectors X0 and X1 are exchanged in the fifth stretch.
     a, b = recordings(qber=0.0)
-    stretch = (b.times_ps - 70_000) // (500 * SPACING)
-    channels = np.where((stretch == 4) & (b.channels > 2), 7 - b.channels, b.channels)
     shift = np.array([0, *DELAYS_B.values()])
+    stretch = (b.times_ps - shift[b.channels] + 5) // 10 * 10 // (500 * SPACING)
+    channels = np.where((stretch == 4) & (b.channels > 2), 7 - b.channels, b.channels)
     b = dataclasses.replace(
         b,
         channels=channels.astype(np.int16),
@@ -352,14 +485,14 @@ def test_the_history_of_errors_holds_every_revealed_bit_at_its_time(
     )
     histories = []
     for parts in (([], []), ([0.1, 0.24, 0.25, 0.8], [0.5])):
-        alice, bob = parties()
-        results = exchange(alice, bob, (a, b), parts=parts)
-        assert alice.error_history == bob.error_history
-        histories.append(alice.error_history)
-        total = sum((errors for _, errors in alice.error_history), start=Errors())
-        metrics = results[0].metrics
-        assert sum(total.compared) == metrics["monitor_bits"] + metrics["sample_bits"]
-        assert total.qber() == metrics["qber"]
+        alice, bob = exchange(*parties(), (a, b), parts=parts)
+        history = alice.session.history
+        assert history.entries() == bob.session.history.entries()
+        histories.append(history.entries())
+        total = sum((errors for _, errors in history.entries()), start=Errors())
+        figures = alice.session.figures()
+        assert sum(total.compared) == figures["monitor_bits"] + figures["sample_bits"]
+        assert total.qber() == figures["qber"]
     assert histories[0] == histories[1]
     middles = [round(at * 1e12) for at, _ in histories[0]]
     assert middles == [(2 * i + 1) * 250 * SPACING for i in range(17)]
@@ -369,25 +502,26 @@ def test_the_history_of_errors_holds_every_revealed_bit_at_its_time(
     times = [k * 500 * SPACING * 1e-12 for k in range(18)]
     for i, j in ((0, 17), (3, 5), (4, 4)):  # whole stretches only
         expected = sum((errors for _, errors in histories[0][i:j]), start=Errors())
-        assert alice.errors_between(times[i], times[j]) == expected
-        assert alice.errors_between(times[i] - 1e-6, times[j] + 1e-6) == expected
+        assert history.between(times[i], times[j]) == expected
+        assert history.between(times[i] - 1e-6, times[j] + 1e-6) == expected
 
 
-def refused(results: tuple[bbm92.Result, bbm92.Result], reason: str) -> dict[str, Any]:
-    for result in results:
-        assert result.key.size == 0
-        assert result.metrics["aborted"]
-        assert result.metrics["secret_key_bits"] == 0
-        assert result.metrics["epsilon"] is None
-        assert reason in result.metrics["reason"]
-    return results[0].metrics
+def refused(both: tuple[Party, Party], reason: str) -> dict[str, Any]:
+    for party in both:
+        assert party.key.size == 0
+        assert reason in party.reason
+        assert not any(report.key_bits for report in party.reports)
+    return both[0].session.figures()
 
 
 def test_full_intercept_resend_gives_no_key() -> None:
-    results = exchange(*parties(), recordings(intercept_resend=True))
-    metrics = refused(results, "above tolerance 5.00%")
-    assert metrics["qber_z"] == pytest.approx(0.25, abs=0.06)
-    assert metrics["qber_x"] == pytest.approx(0.25, abs=0.06)
+    refused(exchange(*parties(), recordings(intercept_resend=True)), "of the calibration, above")
+    # One who leaves the calibration alone is found by the sample.
+    blind = dataclasses.replace(PARAMETERS, calibration_error=0.5)
+    both = exchange(*parties(blind), recordings(intercept_resend=True))
+    figures = refused(both, "above tolerance 5.00%")
+    assert figures["qber_z"] == pytest.approx(0.25, abs=0.06)
+    assert figures["qber_x"] == pytest.approx(0.25, abs=0.06)
 
 
 def test_blinding_a_detector_with_a_click_shortly_before_gives_no_key() -> None:
@@ -399,11 +533,12 @@ def test_blinding_a_detector_with_a_click_shortly_before_gives_no_key() -> None:
     channels = np.concatenate([b.channels, np.full(pulses.size, 2, np.int16)])
     order = np.argsort(times, kind="stable")
     attacked = (a, TagBatch(times[order], channels[order], 0, b.end_ps))
-    refused(exchange(*parties(), attacked), "too few bits")
+    figures = refused(exchange(*parties(), attacked), "")
+    assert figures["block_bits"] < 300  # what is left has a basis, and is too little
     # It would have passed unseen.
     seen = Recorder()
     open_to_it = parties(dataclasses.replace(PARAMETERS, dead_time_ps=0))
-    assert not exchange(*open_to_it, attacked, seen)[0].metrics["aborted"]
+    assert not exchange(*open_to_it, attacked, seen)[0].reason
     known = 0
     kinds = (messages.Bases, messages.Sifted, messages.Monitored)
     for told, sifted, reply in zip(*map(seen.of, kinds), strict=True):
@@ -417,7 +552,7 @@ def test_bases_are_told_of_final_pairs_only(good: tuple[TagBatch, TagBatch]) -> 
     recorder = Recorder()
     exchange(*parties(), good, recorder, parts=([0.1, 0.2, 0.6], [0.3, 0.5, 0.9]))
     names = {field.name for field in dataclasses.fields(messages.Announcement)}
-    assert names == {"first", "times_ps", "horizon_ps", "final"}
+    assert names == {"first", "times", "horizon", "final", "over"}
     pairs, decided, told = deque[int](), 0, 0
     for sender, message in recorder.seen:
         if isinstance(message, messages.Paired):
@@ -431,7 +566,7 @@ def test_bases_are_told_of_final_pairs_only(good: tuple[TagBatch, TagBatch]) -> 
             assert message.bases.size == pairs.popleft()  # fails where nothing was committed
             told += message.bases.size
     assert not pairs
-    assert 7000 < told < sum(x.times_ps.size for x in recorder.of(messages.Announcement))
+    assert 7000 < told < sum(x.times.size for x in recorder.of(messages.Announcement))
 
 
 def test_holding_alices_photons_for_bobs_bases_gives_no_key() -> None:
@@ -453,13 +588,12 @@ def test_holding_alices_photons_for_bobs_bases_gives_no_key() -> None:
     awaited: deque[Indices] = deque()
     offset = 0
 
-    def eve(_: str, envelope: Envelope) -> Iterable[Envelope]:
+    def eve(_: str, message: Any) -> Any:
         nonlocal offset
-        message: Any = envelope.message
         if isinstance(message, messages.Delays):
             offset = round(float(np.mean(message.delays_ps) - cables[1].mean()))
         elif isinstance(message, messages.Announcement):
-            at = np.searchsorted(emitted, message.times_ps + offset - 1000)
+            at = np.searchsorted(emitted, 10 * message.times + offset - 1000)
             at = np.minimum(at, n - 1)
             announced.extend(at.tolist())
             if hasattr(message, "bases"):  # a photon's basis before Alice holds it
@@ -467,25 +601,32 @@ def test_holding_alices_photons_for_bobs_bases_gives_no_key() -> None:
         elif isinstance(message, messages.Paired):
             awaited.append(np.array(announced, np.int64)[message.paired])
         elif isinstance(message, messages.Bases):
-            known[awaited.popleft()] = message.bases
-        return (envelope,)
+            told = np.where(np.isin(np.arange(message.bases.size), message.blind), 2, message.bases)
+            known[awaited.popleft()] = told
+        return message
 
-    parameters = Parameters.plan(expected_bits=5000, epsilon=0.05)
+    parameters = Parameters.plan(
+        expected_bits=5000, epsilon=0.05, block_ps=10**14, monitor_fraction=0.1
+    )
     channels = [1, 2, 3, 4]
 
-    def find(a: TagBatch, b: TagBatch) -> tuple[Mapping[int, int], Mapping[int, int]]:
+    def find(a: TagBatch, b: TagBatch, _: object) -> tuple[Mapping[int, int], Mapping[int, int]]:
         found = timing.find_channel_delays(
             a, b, channels_a=channels, channels_b=channels, search_ps=1_000_000
         )
         return found.delays_a, found.delays_b
 
-    alice = Alice(DETECTORS, parameters, find_delays=find, shared_clock=False)
-    bob = Bob(DETECTORS, parameters)
-    channel = Channel(alice, bob, eve)
+    both = (
+        end("alice", parameters, None, find_delays=find, match=None),
+        end("bob", parameters, None),
+    )
+    alice, bob = (party.session for party in both)
+    listener = altering(eve)
+    join(alice, bob, listener)
     in_time = 0
     for begin in range(0, seconds * step, step):
-        end = begin + step
-        sent = np.flatnonzero((arrive >= begin) & (arrive < end))
+        until = begin + step
+        sent = np.flatnonzero((arrive >= begin) & (arrive < until))
         told = known[sent] >= 0
         in_time += int(np.count_nonzero(told))
         calibrating = emitted[sent] < second
@@ -496,20 +637,20 @@ def test_holding_alices_photons_for_bobs_bases_gives_no_key() -> None:
         bit = np.where(basis == alice_basis[sent], bit, other)
         clicked = 2 * alice_basis[sent] + bit
         times = arrive[sent] + rng.normal(0, 36, sent.size).astype(np.int64) + cables[0][clicked]
-        times = np.clip(times, begin, end - 1)
+        times = np.clip(times, begin, until - 1)
         order = np.argsort(times, kind="stable")
-        alice.feed(TagBatch(times[order], (clicked[order] + 1).astype(np.int16), begin, end))
-        channel.run()
-        i, j = np.searchsorted(bob_times, [begin, end])
-        bob.feed(TagBatch(bob_times[i:j], bob_channels[i:j], begin, end))
-        channel.run()
+        alice.feed(TagBatch(times[order], (clicked[order] + 1).astype(np.int16), begin, until))
+        join(alice, bob, listener)
+        i, j = np.searchsorted(bob_times, [begin, until])
+        bob.feed(TagBatch(bob_times[i:j], bob_channels[i:j], begin, until))
+        join(alice, bob, listener)
     alice.finish()
     bob.finish()
-    channel.run()
-    assert alice.result is not None
-    assert bob.result is not None
+    join(alice, bob, listener)
+    for party in both:
+        party.reports += party.session.take_reports()
     assert abs(offset + hold) < 100_000  # the attack went unseen until here
-    metrics = refused((alice.result, bob.result), "above tolerance")
+    metrics = refused(both, "above tolerance")
     assert metrics["sifted_bits"] > 1000
     assert metrics["qber"] == pytest.approx(0.25, abs=0.08)
     assert in_time == 0
@@ -517,33 +658,32 @@ def test_holding_alices_photons_for_bobs_bases_gives_no_key() -> None:
 
 
 def test_too_few_bits_give_no_key() -> None:
-    results = exchange(*parties(), recordings(pairs=1500))
-    metrics = refused(results, "too few bits for a finite key")
-    assert f"{metrics['block_bits']} sifted" in metrics["reason"]
-    assert metrics["qber"] is not None
-    assert metrics["leak_bits"] == 0
+    both = exchange(*parties(), recordings(pairs=1500))
+    figures = refused(both, "too few bits for a finite key")
+    assert f"{figures['block_bits']} sifted" in both[0].reason
+    assert figures["qber"] is not None
+    assert figures["leak_bits"] == 0
+    assert figures["failed_blocks"] == figures["blocks"] == 1
+    # The block has failed, the session has not.
+    assert [party.session.phase for party in both] == [Phase.DONE, Phase.DONE]
 
 
 def test_a_dark_run_gives_no_key() -> None:
     # Calibrated, then the source is blocked.
-    a, b = recordings(pairs=200)
-    results = exchange(*parties(), (a, b))
-    refused(results, "too few bits")
+    refused(exchange(*parties(), recordings(pairs=200)), "too few bits")
 
-    def no_peak(*_: TagBatch) -> tuple[Mapping[int, int], Mapping[int, int]]:
+    def no_peak(*_: object) -> tuple[Mapping[int, int], Mapping[int, int]]:
         raise ProtocolError("no correlation peak above 5 sigma")
 
-    alice = Alice(DETECTORS, PARAMETERS, find_delays=no_peak, match=match)
-    results = exchange(alice, Bob(DETECTORS, PARAMETERS), recordings())
-    refused(results, "no correlation peak")
+    both = (end("alice", find_delays=no_peak), end("bob"))
+    refused(exchange(*both, recordings()), "no correlation peak")
 
 
 def test_delays_must_cover_every_detector() -> None:
-    alice = Alice(
-        DETECTORS, PARAMETERS, find_delays=lambda *_: ({1: 0, 2: 0, 3: 0}, DELAYS_B), match=match
-    )
-    results = exchange(alice, Bob(DETECTORS, PARAMETERS), recordings())
-    refused(results, "no delay found for channels [4]")
+    both = (end("alice", find_delays=lambda *_: ({1: 0, 2: 0, 3: 0}, DELAYS_B)), end("bob"))
+    refused(exchange(*both, recordings()), "no delay found for channels [4]")
+    with pytest.raises(ProtocolError, match=r"known delay for channels \[4\]"):
+        end("alice", known_delays={1: 0, 2: 0, 3: 0})
 
 
 def test_a_recording_shorter_than_the_calibration_gives_no_key() -> None:
@@ -551,123 +691,126 @@ def test_a_recording_shorter_than_the_calibration_gives_no_key() -> None:
     refused(exchange(*parties(), (a, b)), "within the calibration segment")
 
 
-def test_leak_beyond_its_budget_ends_the_run() -> None:
+def test_leak_beyond_its_budget_ends_the_block() -> None:
     tight = Parameters.plan(
         calibration_ps=CALIBRATION,
+        block_ps=10**12,
         tolerance=0.03,
         epsilon=1e-2,
         leak_efficiency=1.0001,
         expected_bits=9000,
+        clocks="shared",
     )
-    alice, bob = parties(tight, seed=2)  # whose sample shows fewer errors than there are
-    metrics = refused(exchange(alice, bob, recordings(24_000, 0.031, 0)), "reserved")
-    assert metrics["leak_bits"] <= metrics["leak_budget_bits"]
-    assert metrics["qber_sample"] <= 0.03
+    # whose sample shows fewer errors than there are
+    both = exchange(*parties(tight, seed=3), recordings(24_000, 0.031, 0))
+    figures = refused(both, "reserved")
+    assert figures["leak_bits"] <= figures["leak_budget_bits"]
+    assert figures["qber_sample"] <= 0.03
 
 
 def test_parties_must_agree_on_the_terms(good: tuple[TagBatch, TagBatch]) -> None:
-    alice, _ = parties()
-    _, bob = parties(dataclasses.replace(PARAMETERS, tolerance=0.051))
-    refused(exchange(alice, bob, good), "different parameters")
+    changes: tuple[dict[str, Any], ...] = (
+        {"tolerance": 0.051},
+        {"clocks": "recovered"},
+        {"total_epsilon": 0.8},
+        {"reconciliation": "ldpc"},
+        {"calibration_error": 0.2},
+    )
+    for change in changes:
+        other = dataclasses.replace(PARAMETERS, **change)
+        refused(exchange(end("alice"), end("bob", other), good), "configured differently")
 
 
 def test_a_block_left_with_errors_fails_verification(
     good: tuple[TagBatch, TagBatch], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Careless(Corrector):
-        def request(self) -> Any:
-            request = super().request()
-            if request is None:
-                self.bits[17] ^= 1
-            return request
+    def careless(self: Any, corrector: Any) -> None:
+        corrector.bits[17] ^= 1
+        corrected(self, corrector)
 
-    monkeypatch.setattr(bbm92, "Corrector", Careless)
-    metrics = refused(exchange(*parties(), good), "verification failed")
-    assert metrics["failed_blocks"] == 1
-    assert metrics["verify_bits"] == PARAMETERS.verify_bits
+    corrected = distill.DistillBob._corrected
+    monkeypatch.setattr(distill.DistillBob, "_corrected", careless)
+    both = exchange(*parties(), good)
+    figures = refused(both, "verification failed")
+    assert figures["failed_blocks"] == 1
+    assert figures["verify_bits"] == PARAMETERS.verify_bits
+    assert both[0].block.verified is False
 
 
 def test_double_clicks_cost_errors_and_are_counted() -> None:
-    a, b = exchange(*parties(), recordings(qber=0.0, doubles=0.02))
-    assert not a.metrics["aborted"]
-    assert np.array_equal(a.key, b.key)
-    for result in (a, b):
-        assert 80 < result.metrics["double_clicks"] < 260
+    alice, bob = exchange(*parties(), recordings(qber=0.0, doubles=0.02))
+    assert not alice.reason
+    assert np.array_equal(alice.key, bob.key)
+    for party in (alice, bob):
+        assert 80 < party.session.progress.double_clicks < 260
     # A double click gives a wrong bit half of the time where bases still agree.
-    assert 0.005 < a.metrics["qber_reconciled"] < 0.04
+    assert 0.005 < alice.session.figures()["qber_reconciled"] < 0.04
 
 
 def test_a_dark_detector_shows_in_the_mismatch() -> None:
-    a, b = exchange(*parties(), recordings(blind_channel_b=2))
-    assert b.metrics["efficiency_mismatch"]["Z"] == 1.0
-    assert abs(b.metrics["efficiency_mismatch"]["X"]) < 0.1
-    assert b.metrics["basis_bias"] == pytest.approx(-1 / 3, abs=0.05)
-    assert abs(a.metrics["efficiency_mismatch"]["Z"]) < 0.1
+    alice, bob = exchange(*parties(), recordings(blind_channel_b=2))
+    mine, his = (party.session.report()["own_clicks"] for party in (alice, bob))
+    assert his["efficiency_mismatch"]["Z"] == 1.0
+    assert abs(his["efficiency_mismatch"]["X"]) < 0.1
+    assert his["basis_bias"] == pytest.approx(-1 / 3, abs=0.05)
+    assert abs(mine["efficiency_mismatch"]["Z"]) < 0.1
 
 
 def test_callers_mistakes_raise(good: tuple[TagBatch, TagBatch]) -> None:
-    alice, bob = parties()
-    exchange(alice, bob, good)
+    alice, _ = exchange(*parties(), good)
     with pytest.raises(ProtocolError, match="after the end"):
-        alice.feed(good[0])
-    alice.finish()
-    alice, _ = parties()
-    alice.feed(good[0].split(CALIBRATION)[0])
+        alice.session.feed(good[0])
+    alice.session.finish()
+    session = end("alice").session
+    session.feed(good[0].split(CALIBRATION)[0])
     with pytest.raises(ProtocolError, match="follow"):
-        alice.feed(good[0])
-
-
-@pytest.mark.parametrize(
-    "junk",
-    [
-        "text",
-        Envelope(0, None),  # type: ignore[arg-type]  # wrong on purpose
-        Envelope(0, Parameters),  # type: ignore[arg-type]
-        Envelope(10**5000, messages.Abort("too long a number to print")),
-        Envelope(0, messages.Abort("\x1b[2J cleared your terminal")),
-        Envelope(0, messages.Abort("\ud800")),
-    ],
-)
-def test_what_is_no_message_ends_the_run_without_an_exception(junk: Any) -> None:
-    alice, _ = parties()
-    alice.receive(junk)
-    assert alice.result is not None
-    reason = alice.result.metrics["reason"]
-    assert reason.isprintable()
-    assert "terminal" not in reason
+        session.feed(good[0])
+    assert not session.over
 
 
 def test_a_reason_of_several_lines_reaches_the_peer(good: tuple[TagBatch, TagBatch]) -> None:
-    def fail(*_: TagBatch) -> tuple[Mapping[int, int], Mapping[int, int]]:
+    def fail(*_: object) -> tuple[Mapping[int, int], Mapping[int, int]]:
         raise ProtocolError("no peak:\nis the source on?")
 
-    alice = Alice(DETECTORS, PARAMETERS, find_delays=fail, match=match)
-    _, b = exchange(alice, Bob(DETECTORS, PARAMETERS), good)
-    assert b.metrics["reason"].endswith("no peak: is the source on?")
+    _, bob = exchange(end("alice", find_delays=fail), end("bob"), good)
+    assert bob.reason.endswith("no peak: is the source on?")
+
+
+def lying(monkeypatch: pytest.MonkeyPatch, change: Callable[[Any], Any], who: str = "bob") -> None:
+    """A peer that says other things, and tags them: nothing is altered on the way."""
+    post = Session._post
+
+    def lie(self: Session, block: int | None, message: Any) -> None:
+        post(self, block, change(message) if self.role == who else message)
+
+    monkeypatch.setattr(Session, "_post", lie)
+    monkeypatch.setattr(wire, "encode", raw)
 
 
 def test_a_calibration_segment_of_another_length_is_refused(
-    good: tuple[TagBatch, TagBatch],
+    good: tuple[TagBatch, TagBatch], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def stretch(_: str, envelope: Envelope) -> Iterable[Envelope]:
-        if isinstance(envelope.message, messages.Calibration):
-            longer = dataclasses.replace(envelope.message, end_ps=1 << 60)
-            return (dataclasses.replace(envelope, message=longer),)
-        return (envelope,)
+    def stretch(message: Any) -> Any:
+        if isinstance(message, messages.Calibration):
+            return dataclasses.replace(message, end_ps=1 << 60)
+        return message
 
-    refused(exchange(*parties(), good, stretch), "a calibration of a length")
+    encode = wire.encode
+    lying(monkeypatch, stretch)
+    monkeypatch.setattr(wire, "encode", encode)
+    refused(exchange(*parties(), good), "a calibration of a length")
 
 
-def announced(change: Callable[[messages.Announcement], messages.Announcement]) -> Intercept:
+def announced(change: Callable[[messages.Announcement], messages.Announcement]) -> Alter:
     """Alters the first announcement that holds events."""
     done = False
 
-    def alter(_: str, envelope: Envelope) -> Iterable[Envelope]:
+    def alter(_: str, message: Any) -> Any:
         nonlocal done
-        if done or not isinstance(envelope.message, messages.Announcement):
-            return (envelope,)
-        done = bool(envelope.message.times_ps.size)
-        return (dataclasses.replace(envelope, message=change(envelope.message)),)
+        if done or not isinstance(message, messages.Announcement) or not message.times.size:
+            return message
+        done = True
+        return change(message)
 
     return alter
 
@@ -676,72 +819,147 @@ def test_events_lie_between_the_calibration_and_their_horizon(
     good: tuple[TagBatch, TagBatch],
 ) -> None:
     def late(message: messages.Announcement) -> messages.Announcement:
-        return dataclasses.replace(message, horizon_ps=int(message.times_ps[-1]))
+        return dataclasses.replace(message, horizon=int(message.times[-1]))
 
-    refused(exchange(*parties(), good, announced(late)), "before their own horizon")
+    refused(exchange(*parties(), good, altering(announced(late))), "before their own horizon")
 
     def early(message: messages.Announcement) -> messages.Announcement:
-        times = message.times_ps.copy()
-        times[0] = CALIBRATION - 80_000  # the longest delay is 70.7 ns
-        return dataclasses.replace(message, times_ps=times)
+        times = message.times.copy()
+        times[0] = (CALIBRATION - 80_000) // 10  # the longest delay is 70.7 ns
+        return dataclasses.replace(message, times=times)
 
-    refused(exchange(*parties(), good, announced(early)), "earlier horizon")
+    refused(exchange(*parties(), good, altering(announced(early))), "earlier horizon")
 
 
 @pytest.mark.parametrize("left", [1, 4, 5, 50, 300, 301])
 def test_bobs_last_event_may_lie_on_his_rounded_horizon(left: int) -> None:
-    _, bob = parties()
-    channels = np.array([1, 1], np.int16)
-    end = 300 * SPACING
-    horizon = end - max(DELAYS_B.values()) - PARAMETERS.window_ps
-    times = np.array([100 * SPACING, horizon - left + DELAYS_B[1]])
-    bob.feed(TagBatch(times, channels, 0, end))
-    delays = np.array(list(DELAYS_B.values()))
-    bob.receive(
-        Envelope(
-            0,
-            messages.Delays(np.array(list(DELAYS_B), np.int16), delays, np.zeros((4, 4), np.int64)),
-        )
+    bob = bbm92.PairingBob(
+        DETECTORS, PARAMETERS, SeededRandomness(1, "bob"), estimation.ErrorHistory()
     )
-    bob.feed(TagBatch(times[:0], channels[:0], end, end + SPACING))
+    channels = np.array([1, 1], np.int16)
+    finish = 300 * SPACING
+    horizon = finish - max(DELAYS_B.values()) - PARAMETERS.window_ps
+    times = np.array([100 * SPACING, horizon - left + DELAYS_B[1]])
+    bob.feed(TagBatch(times, channels, 0, finish))
+    bob.advance()
+    delays = np.array(list(DELAYS_B.values()))
+    begin = (CALIBRATION - max(DELAYS_B.values())) // 10
+    matrix = np.diag([1, 1, 1, 1])
+    bob.handle(None, messages.Delays(np.array(list(DELAYS_B), np.int16), delays, matrix, begin))
+    bob.feed(TagBatch(times[:0], channels[:0], finish, finish + SPACING))
     bob.finish()
-    said = [e.message for e in bob.send() if isinstance(e.message, messages.Announcement)]
-    assert sum(message.times_ps.size for message in said) == 1
+    said = [
+        item.message
+        for item in bob.out
+        if isinstance(item, bbm92.Said) and isinstance(item.message, messages.Announcement)
+    ]
+    assert sum(message.times.size for message in said) == 1
     before = -(1 << 62)
     for message in said:
         message.check()
-        assert before <= message.horizon_ps
-        assert not message.times_ps.size or before <= message.times_ps[0]
-        before = message.horizon_ps
-    said = [message for message in said if message.times_ps.size]
-    assert (said[0].horizon_ps == said[0].times_ps[-1] + 1) == (left < 6)
+        assert before <= message.horizon
+        assert not message.times.size or before <= message.times[0]
+        before = message.horizon
+    said = [message for message in said if message.times.size]
+    assert (said[0].horizon == said[0].times[-1] + 1) == (left < 6)
 
 
-def test_delays_that_no_cable_has_are_refused(good: tuple[TagBatch, TagBatch]) -> None:
+def test_delays_that_no_cable_has_are_refused(
+    good: tuple[TagBatch, TagBatch], monkeypatch: pytest.MonkeyPatch
+) -> None:
     for add, reason in (
         (np.array([0, 2_000_000, 0, 0]), "differ by more than 1 us"),
+        (np.array([0, 200_000, 0, 0]), "differ by more than the terms allow"),
         (np.full(4, 3 * 10**12), "beyond 2 s"),
         (np.array([-(1 << 61), 0, 0, 0]), "beyond 2 s"),
+        (np.full(4, 3 * 10**10), "begin of the first block"),
     ):
 
-        def alter(_: str, envelope: Envelope, add: Indices = add) -> Iterable[Envelope]:
-            message: Any = envelope.message
+        def alter(message: Any, add: Indices = add) -> Any:
             if isinstance(message, messages.Delays):
-                message = dataclasses.replace(message, delays_ps=message.delays_ps + add)
-            return (dataclasses.replace(envelope, message=message),)
+                return dataclasses.replace(message, delays_ps=message.delays_ps + add)
+            return message
 
-        refused(exchange(*parties(), good, alter), reason)
+        with monkeypatch.context() as patch:
+            lying(patch, alter, "alice")
+            refused(exchange(*parties(), good), reason)
+
+
+def test_delays_from_an_own_calibration_are_kept(good: tuple[TagBatch, TagBatch]) -> None:
+    """The light of the link moves both parties' channels against each other, and nothing else."""
+    bent = ({1: 145, 2: 1200, 3: -500, 4: 0}, {1: 70_000, 2: 70_655, 3: 70_300, 4: 69_100})
+    known_a = {channel: delay + 17 for channel, delay in DELAYS_A.items()}
+    known_b = {channel: delay - 70_000 for channel, delay in DELAYS_B.items()}
+    told: list[Any] = []
+
+    def alter(_: str, message: Any) -> Any:
+        told.extend([message] if isinstance(message, messages.Delays) else [])
+        return message
+
+    both = exchange(
+        end("alice", find_delays=lambda *_: bent, known_delays=known_a),
+        end("bob", known_delays=known_b),
+        good,
+        altering(alter),
+    )
+    assert not both[0].reason
+    assert np.ptp(told[0].delays_ps - np.array(list(DELAYS_B.values()))) == 0
+    assert "own calibration" in str(both[1].session.report()["assumptions"])
+
+
+def test_bob_takes_no_delays_that_are_not_his_own(
+    good: tuple[TagBatch, TagBatch], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def alter(message: Any) -> Any:
+        if isinstance(message, messages.Delays):
+            return dataclasses.replace(message, delays_ps=message.delays_ps + np.arange(4))
+        return message
+
+    lying(monkeypatch, alter, "alice")
+    both = (end("alice"), end("bob", known_delays=DELAYS_B))
+    refused(exchange(*both, good), "not those of bob's own calibration")
+
+
+def test_product_states_in_the_calibration_are_refused() -> None:
+    """docs/security-notes.md: Bob's copy comes earlier or later by its bit; 23 % of errors."""
+    rng = np.random.default_rng(3)
+    n = 8400
+    times = np.arange(1, n + 1, dtype=np.int64) * SPACING
+    bits = rng.integers(0, 2, n)
+    sides = []
+    for delays, shift in ((DELAYS_A, 0), (DELAYS_B, 100)):
+        basis = rng.integers(0, 2, n)
+        right = rng.random(n) < (1 + 2**-0.5) / 2  # a state between both bases' zeros
+        outcome = np.where(right, bits, 1 - bits)
+        channel = 1 + 2 * basis + outcome
+        moved = times + np.array([0, *delays.values()])[channel] + shift * (2 * bits - 1)
+        stamped = moved + rng.normal(0, 25, n).astype(np.int64)
+        order = np.argsort(stamped, kind="stable")
+        sides.append(
+            TagBatch(stamped[order], channel[order].astype(np.int16), 0, (n + 2) * SPACING)
+        )
+    refused(exchange(*parties(), (sides[0], sides[1])), "delays found in such light")
+    wide = dataclasses.replace(PARAMETERS, calibration_error=0.5)
+    refused(exchange(*parties(wide), (sides[0], sides[1])), "ps wide (rms)")
 
 
 def test_more_events_than_memory_holds_end_the_run(
     good: tuple[TagBatch, TagBatch], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with monkeypatch.context() as patch:
-        patch.setattr(messages, "MAX_EVENTS", 1000)
-        refused(exchange(*parties(), good), "feed shorter batches")
-    with monkeypatch.context() as patch:
-        patch.setattr(bbm92, "_WAITING", 1000)
-        refused(exchange(*parties(), good, parts=([0.2], [0.5])), "wait to be decided")
+    monkeypatch.setattr(bbm92, "_WAITING", 1000)
+    refused(exchange(*parties(), good, parts=([0.2], [0.5])), "wait")
+
+
+def test_events_of_a_long_batch_travel_in_several_messages(
+    good: tuple[TagBatch, TagBatch], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = exchange(*parties(), good)[0]
+    monkeypatch.setattr(messages, "MAX_EVENTS", 1000)
+    recorder = Recorder()
+    alice, bob = exchange(*parties(), good, recorder, parts=([], []))
+    assert np.array_equal(alice.key, bob.key)
+    assert np.array_equal(alice.key, whole.key)
+    assert len(recorder.of(messages.Announcement)) > 8
 
 
 def test_what_the_peer_said_raises_nothing(
@@ -755,11 +973,11 @@ def test_what_the_peer_said_raises_nothing(
 
 
 def test_clicks_inside_losses_do_not_steer_the_clock() -> None:
-    alice, _ = parties()
+    alice = end("alice").session
     clicks = recordings()[0]
     lost = Loss("overflow", 50 * SPACING, 120 * SPACING)
     alice.feed(dataclasses.replace(clicks.split(CALIBRATION + SPACING)[0], losses=(lost,)))
-    segment = alice._clicks.calibration
+    segment = alice.pairing.clicks.calibration
     assert segment is not None
     given = bbm92._as_events(segment, DETECTORS, DELAYS_A, 0)
     inside = (given.times_ps > lost.begin_ps) & (given.times_ps < lost.end_ps - 2000)
@@ -767,155 +985,26 @@ def test_clicks_inside_losses_do_not_steer_the_clock() -> None:
     assert not inside.any()
 
 
-def test_silence_counts_only_after_the_recording(good: tuple[TagBatch, TagBatch]) -> None:
-    alice, _ = parties()
-    alice.feed(good[0])
-    alice.tick(500.0)
-    alice.finish()
-    reasons = []
-    for now in (559.0, 561.0):
-        alice.tick(now)
-        reasons.append(alice.result.metrics["reason"] if alice.result else "")
-    assert reasons == ["", "no message from bob for 60 s"]
+def test_ldpc_gives_the_same_key_with_fewer_messages() -> None:
+    terms = dataclasses.replace(PARAMETERS, reconciliation="ldpc", leak_efficiency=1.5)
+    clicks = recordings(24_000, 0.025, 1)
+    recorder = Recorder()
+    alice, bob = exchange(*parties(terms), clicks, recorder)
+    assert not alice.reason
+    assert alice.key.size
+    assert np.array_equal(alice.key, bob.key)
+    assert alice.block.method == "ldpc"
+    leak = sum(message.bits.size for message in recorder.of(messages.Syndrome))
+    assert alice.block.leak_bits == leak == alice.block.disclosed_bits["alice syndrome"]
+    assert not recorder.of(messages.ParityRequest)
+    assert alice.block.efficiency is not None
+    assert alice.block.efficiency >= 1.0
 
 
-def test_a_key_counts_only_where_both_hold_the_same(good: tuple[TagBatch, TagBatch]) -> None:
-    a, b = exchange(*parties(), good)
-    assert joint_result(a, b) is a
-
-    def spoil(_: str, envelope: Envelope) -> Iterable[Envelope]:
-        if isinstance(envelope.message, messages.Confirmation):
-            message = dataclasses.replace(envelope.message, sent=bytes(32))
-            return (dataclasses.replace(envelope, message=message),)
-        return (envelope,)
-
-    a, b = exchange(*parties(), good, spoil)
-    assert a.key.size > 0
-    assert not a.metrics["aborted"]
-    joint = joint_result(a, b)
-    assert joint.key.size == 0
-    assert joint.metrics["secret_key_bits"] == 0
-    assert joint.metrics["epsilon"] is None
-    assert "transcripts differ" in joint.metrics["reason"]
-
-    with pytest.raises(ProtocolError, match="different keys"):
-        joint_result(a, dataclasses.replace(a, key=1 - a.key))
-
-
-def altered(value: Any, data: st.DataObject) -> Any:
-    """The value with one thing changed, within its type."""
-    if isinstance(value, bool):
-        return not value
-    if isinstance(value, int):
-        change = st.sampled_from([1, -1, 2**40, -(2**62), 2**127])
-        return value + data.draw(change)
-    if isinstance(value, str):
-        return value + "x"
-    if isinstance(value, bytes):
-        i = data.draw(st.integers(0, len(value) - 1))
-        return value[:i] + bytes([value[i] ^ 1]) + value[i + 1 :]
-    if isinstance(value, np.ndarray):
-        flat = value.reshape(-1)
-        action = data.draw(st.sampled_from(["flip", "flip", "high", "drop", "repeat", "type"]))
-        if action == "type":
-            return value.astype(np.float64)
-        if not flat.size:
-            return np.append(flat, np.zeros(1, value.dtype))
-        i = data.draw(st.integers(0, flat.size - 1))
-        if action == "drop":
-            return np.delete(flat, i)
-        if action == "repeat":
-            return np.insert(flat, i, flat[i])
-        changed = flat.copy()
-        bits = 8 * value.dtype.itemsize
-        changed.view(f"u{value.dtype.itemsize}")[i] ^= 1 << (0 if action == "flip" else bits - 1)
-        return changed.reshape(value.shape)
-    if isinstance(value, Parameters):
-        return dataclasses.replace(value, verify_bits=value.verify_bits + 1)
-    if isinstance(value, Detectors):
-        flipped = tuple((channel, basis, 1 - bit) for channel, basis, bit in value.meaning)
-        return Detectors(flipped)
-    raise AssertionError(f"a message holds a {type(value)}")
-
-
-KINDS = [
-    messages.Calibration,
-    messages.Delays,
-    messages.Announcement,
-    messages.Paired,
-    messages.Bases,
-    messages.Sifted,
-    messages.Monitored,
-    messages.Sample,
-    messages.SampleReply,
-    messages.ParityRequest,
-    messages.ParityReply,
-    messages.Reconciled,
-    messages.Verification,
-    messages.Verdict,
-    messages.Confirmation,
-]
-
-
-@pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=12, deadline=None)
-@given(data=st.data())
-def test_altered_messages_never_leave_two_keys(kind: type[Any], data: st.DataObject) -> None:
-    skip = data.draw(st.integers(0, 3 if kind is not messages.ParityReply else 60))
-    field = data.draw(st.sampled_from([f.name for f in dataclasses.fields(kind)]))
-    action = data.draw(st.sampled_from(["alter"] * 4 + ["drop", "repeat", "renumber"]))
-    done = False
-    count = 0
-
-    def tamper(_: str, envelope: Envelope) -> Iterable[Envelope]:
-        nonlocal done, count
-        if not isinstance(envelope.message, kind) or done:
-            return (envelope,)
-        count += 1
-        if count <= skip and kind in (
-            messages.Announcement,
-            messages.Paired,
-            messages.Bases,
-            messages.Sifted,
-            messages.Monitored,
-            messages.ParityRequest,
-            messages.ParityReply,
-        ):
-            return (envelope,)
-        done = True
-        if action == "drop":
-            return ()
-        if action == "repeat":
-            return (envelope, envelope)
-        if action == "renumber":
-            return (dataclasses.replace(envelope, number=envelope.number + 1),)
-        value = altered(getattr(envelope.message, field), data)
-        message: Any = dataclasses.replace(envelope.message, **{field: value})
-        return (dataclasses.replace(envelope, message=message),)
-
-    a, b = exchange(*parties(), CLICKS, tamper, parts=([0.2, 0.5], [0.3, 0.6]))
-    accepted = [result for result in (a, b) if not result.metrics["aborted"]]
-    assert all(result.key.size > 0 for result in accepted)
-    if not done:
-        assert np.array_equal(a.key, b.key)
-        return
-    if len(accepted) == 2:
-        # Only a repeat that came after the end goes unnoticed.
-        assert action == "repeat"
-        assert kind in (messages.Verdict, messages.Confirmation)
-        assert np.array_equal(a.key, b.key)
-    elif accepted:
-        # Whoever speaks last cannot know: Alice may then hold a key that Bob has not.
-        assert accepted[0] is a
-        assert kind in (messages.Verification, messages.Verdict, messages.Confirmation)
-        assert action == "repeat" or kind is not messages.Verification
-    assert all(result.metrics["reason"] for result in (a, b) if result.key.size == 0)
-
-
-CLICKS = recordings(5000, seed=5)
-
-
-def test_the_clicks_for_tampering_do_give_a_key() -> None:
-    a, b = exchange(*parties(), CLICKS, parts=([0.2, 0.5], [0.3, 0.6]))
-    assert not a.metrics["aborted"], a.metrics["reason"]
-    assert np.array_equal(a.key, b.key)
+def test_a_long_way_makes_the_parties_take_ldpc() -> None:
+    for round_trip, method in ((0.0, "cascade"), (0.02, "ldpc")):
+        assert distill.choose("auto", 0.03, 100_000, 40_000, round_trip) == method
+    assert distill.choose("auto", 0.005, 100_000, 40_000, 1.0) == "cascade"
+    assert distill.choose("auto", 0.03, 100_000, 20_000, 1.0) == "cascade"
+    with pytest.raises(ProtocolError, match="no LDPC code"):
+        distill.choose("ldpc", 0.005, 100_000, 40_000, 0.0)
