@@ -82,9 +82,7 @@ def preshare(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="Where to.")],
     alice: Annotated[str, typer.Option(help="Name of the party whose role is alice.")],
     bob: Annotated[str, typer.Option(help="Name of the party whose role is bob.")],
-    pads: Annotated[
-        int, typer.Option(help="Pads of 16 bytes for the messages of each.", min=1)
-    ] = 4096,
+    pads: Annotated[int, typer.Option(help="Pads of 16 bytes for the messages of each.")] = 4096,
     rehearsal: Rehearsal = False,
 ) -> None:
     """Make a first pool of authentication pads for both ends. The file is secret as a whole."""
@@ -151,7 +149,7 @@ def deliver(
     if number is not None and key_id:
         raise typer.BadParameter("say either --number or --id", param_hint="--number")
     with open_store(store, passphrase_file) as opened:
-        keys = opened.deliver_ids(key_id) if key_id else opened.deliver(number or 1)
+        keys = opened.deliver_ids(key_id) if key_id else opened.deliver(1 if number is None else number)
         if opened.rehearsal:
             typer.echo(f"bellbench: {store}: keys of a rehearsal are no secrets", err=True)
     _print_keys(keys, as_json)

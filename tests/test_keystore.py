@@ -527,6 +527,12 @@ def test_another_writer_that_never_ends_is_told(
         assert other.status().stored_own == 0  # looking needs no turn
 
 
+def test_every_step_waits_for_the_disk(alice: KeyStore) -> None:
+    db = alice._connection()
+    asked = ("journal_mode", "synchronous", "fullfsync", "checkpoint_fullfsync", "secure_delete")
+    assert [db.execute(f"PRAGMA {x}").fetchone()[0] for x in asked] == ["wal", 2, 1, 1, 1]
+
+
 def test_a_full_disk_changes_nothing(alice: KeyStore) -> None:
     alice.sink.prepare("first", bytes(100), 0)
     db = alice._connection()
