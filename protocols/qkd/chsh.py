@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from .finite_key import binary_entropy
+from .finite_key import binary_entropy, check_efficiency
 
 __all__ = [
     "KEY_SHARE",
@@ -136,6 +136,5 @@ def chsh_rate(qber: float, s: float, f_ec: float) -> float:
     Raises:
         ValueError: for ``f_ec`` below 1, or others outside their range.
     """
-    if not f_ec >= 1.0:
-        raise ValueError(f"no reconciliation beats the Shannon limit: f_ec = {f_ec}")
+    check_efficiency(f_ec)
     return 1.0 - f_ec * binary_entropy(qber) - holevo_information(s)

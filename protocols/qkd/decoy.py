@@ -33,7 +33,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from .finite_key import binary_entropy
+from .finite_key import binary_entropy, check_efficiency
 
 __all__ = [
     "DecoyBound",
@@ -324,7 +324,11 @@ def asymptotic_rate(
 
     Returns:
         0 where there is no key.
+
+    Raises:
+        ValueError: for ``f_ec`` below 1.
     """
+    check_efficiency(f_ec)
     single = single_gain * (1.0 - binary_entropy(min(phase_error, 0.5)))
     return max(0.0, sifting * (single - f_ec * gain * binary_entropy(qber)))
 
@@ -632,8 +636,7 @@ def _plan(
 
     if not block >= 1.0:
         raise ValueError(f"a block of {block} detections is empty")
-    if not f_ec >= 1.0:
-        raise ValueError(f"no reconciliation beats the Shannon limit: f_ec = {f_ec}")
+    check_efficiency(f_ec)
 
     def evaluate(x: Sequence[float], size: float, final: bool) -> DecoyPlan | None:
         try:

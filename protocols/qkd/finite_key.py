@@ -32,6 +32,7 @@ __all__ = [
     "SamplePlan",
     "asymptotic_key_fraction",
     "binary_entropy",
+    "check_efficiency",
     "choose_sample",
     "counted_key_length",
     "estimation_epsilon",
@@ -60,17 +61,36 @@ def binary_entropy(x: float) -> float:
     return -x * math.log2(x) - (1.0 - x) * math.log2(1.0 - x)
 
 
+def check_efficiency(f_ec: float) -> None:
+    """Refuse an efficiency of reconciliation below 1, the Shannon limit.
+
+    Raises:
+        ValueError: for ``f_ec`` below 1, infinite or nan.
+    """
+    if not 1.0 <= f_ec < math.inf:
+        raise ValueError(f"no reconciliation beats the Shannon limit: f_ec = {f_ec}")
+
+
 def asymptotic_key_fraction(e_bit: float, e_phase: float, f_ec: float) -> float:
     """Key bits per sifted bit for infinitely long keys, ``1 - f h(e_bit) - h(e_phase)``.
 
     Shor-Preskill and Koashi-Preskill; Ma, Fung, Lo, PRA 76, 012307 (2007), eq. (5). Negative
     where there is no key.
+
+    Raises:
+        ValueError: for ``f_ec`` below 1, or error rates outside [0, 1].
     """
+    check_efficiency(f_ec)
     return 1.0 - f_ec * binary_entropy(e_bit) - binary_entropy(e_phase)
 
 
 def leak_budget(n: int, delta: float, f_ec: float) -> int:
-    """Bits reserved for reconciling ``n`` bits at error rate ``delta``: ``ceil(f h(delta) n)``."""
+    """Bits reserved for reconciling ``n`` bits at error rate ``delta``: ``ceil(f h(delta) n)``.
+
+    Raises:
+        ValueError: for ``f_ec`` below 1, or an error rate outside [0, 1].
+    """
+    check_efficiency(f_ec)
     return math.ceil(f_ec * binary_entropy(delta) * n)
 
 
@@ -468,6 +488,7 @@ def choose_sample(
     """
     if m < 4:
         raise ValueError(f"cannot plan a block of {m} bits")
+    check_efficiency(f_ec)
     rate = f_ec * binary_entropy(delta)
     first = math.floor(-math.log2(epsilon)) + 1
 

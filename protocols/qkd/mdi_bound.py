@@ -23,7 +23,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from .finite_key import binary_entropy
+from .finite_key import binary_entropy, check_efficiency
 
 __all__ = [
     "MdiBound",
@@ -295,7 +295,11 @@ def asymptotic_mdi_rate(
 
     Returns:
         0 where there is no key. Sifting is not included.
+
+    Raises:
+        ValueError: for ``f_ec`` below 1.
     """
+    check_efficiency(f_ec)
     secret = single_gain * (1.0 - binary_entropy(min(phase_error, 0.5)))
     return max(0.0, secret - f_ec * gain * binary_entropy(qber))
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from .finite_key import binary_entropy
+from .finite_key import binary_entropy, check_efficiency
 
 __all__ = [
     "SixStateBound",
@@ -50,7 +50,11 @@ def six_state_fraction(e_key: float, f_ec: float, e_test: float | None = None) -
 
     Negative where there is no key; zero at 12.619 % for ``f = 1``. Arguments as in
     :func:`six_state_information`.
+
+    Raises:
+        ValueError: for ``f_ec`` below 1, or error rates that no state has.
     """
+    check_efficiency(f_ec)
     return 1.0 - f_ec * binary_entropy(e_key) - six_state_information(e_key, e_test)
 
 

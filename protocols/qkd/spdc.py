@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .finite_key import check_efficiency
 from .link_model import PulsedArm, PulsedLink
 
 __all__ = ["PulsedOptimum", "best_brightness"]
@@ -56,8 +57,7 @@ def best_brightness(
     Raises:
         ValueError: for ``f_ec`` below 1.
     """
-    if not f_ec >= 1.0:
-        raise ValueError(f"no reconciliation beats the Shannon limit: f_ec = {f_ec}")
+    check_efficiency(f_ec)
     low, high = math.log(1e-7 * brightest), math.log(brightest)
     for _ in range(6):
         mu = np.exp(np.linspace(low, high, 129))

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 import qkd.pairs
 from bellbench.protocols.qkd import Parameters
+from bellbench.protocols.qkd.chsh import chsh_rate
+from bellbench.protocols.qkd.decoy import asymptotic_rate
 from bellbench.protocols.qkd.finite_key import (
     Bound,
     asymptotic_key_fraction,
@@ -21,6 +24,8 @@ from bellbench.protocols.qkd.finite_key import (
     sharp_estimation_epsilon,
     tlgr_key_length,
 )
+from bellbench.protocols.qkd.mdi_bound import asymptotic_mdi_rate
+from bellbench.protocols.qkd.six_state import six_state_fraction
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import gammaln
@@ -267,6 +272,23 @@ def test_tails_hold_for_every_number_of_errors(m: int, k: int, delta: float) -> 
         assert worst(passed) <= min(estimation_epsilon(nu, m, k), sharp)
         # counting: the rest has nu more than what the sample shows, whatever that is
         assert worst(errors - seen >= n * (seen / k + nu)) <= estimation_epsilon(nu, m, k)
+
+
+@pytest.mark.parametrize("f_ec", [0.99, 0.0, -1.0, math.inf, math.nan])
+def test_nothing_beats_the_shannon_limit(f_ec: float) -> None:
+    efficient: list[Callable[[float], object]] = [
+        lambda f: asymptotic_key_fraction(0.02, 0.02, f),
+        lambda f: leak_budget(1000, 0.02, f),
+        lambda f: choose_sample(1000, 0.02, f, 1e-9),
+        lambda f: six_state_fraction(0.02, f),
+        lambda f: chsh_rate(0.02, 2.7, f),
+        lambda f: asymptotic_rate(0.1, 0.02, 0.05, 0.02, f, 0.5),
+        lambda f: asymptotic_mdi_rate(0.1, 0.02, 0.2, 0.02, f),
+    ]
+    for function in efficient:
+        function(1.0)
+        with pytest.raises(ValueError, match="Shannon"):
+            function(f_ec)
 
 
 def test_counted_errors_give_the_length_of_the_theorem() -> None:
