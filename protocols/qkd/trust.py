@@ -15,7 +15,7 @@ Seal     of the same: a Wegman-Carter tag with a pad of the pool
 first 32 bytes. Its security is computational, and all it does is to keep strangers from using up
 pads: none is touched before the peer's filter is right. Trust comes from the Seal alone, whose
 security is that of :mod:`.authentication`: no computing power forges it. Whoever can cut the line
-between the two can waste four pads of each party per attempt and must be kept from doing so often.
+between the two can waste two pads of each direction per attempt: do not try again too often.
 
 **First trust** makes a pool out of ML-KEM-768 (FIPS 203, a fresh key for each handshake), expanded
 with HKDF-SHA512, and bound to both parties by ML-DSA-65 signatures (FIPS 204) of identity keys that
@@ -30,7 +30,7 @@ makes another by first trust, whatever the peer says.
 parameters must equal what is configured. They, and all else that was said, are in what is proved
 and sealed: an attacker who changes any bit of any frame ends the handshake. Nonces of both parties
 make the session id, so nothing of an earlier session fits, and everything proved names its role, so
-a party's own frames do not fit, either.
+a party's own frames do not fit, either. Nothing of it is secret: whoever connects gets a Hello.
 
 **After a crash** the parties tell where their pools stand. Both go on above everything that either
 has used or seen; what lies between is burnt. So a key store that was put back from a copy reuses no
@@ -387,8 +387,14 @@ class Handshake:
         self._expected = -1  # index of the peer's next kind; none before the start
         self._failed = False
 
+        pool, provisional, total = "", 0, 0
+        own = peer = 0
+        if pads is not None:
+            pool, provisional = pads.pool_id, pads.provisional
+            own, peer = pads.position
+            total = own + pads.remaining[0]
         kem = b""
-        proven = pads is not None and not _unproven(pads.provisional, pads.position[1])
+        proven = pads is not None and not _unproven(provisional, peer)
         if first_trust is not None and terms.role == "alice" and not proven:
             from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PrivateKey
 
@@ -404,11 +410,11 @@ class Handshake:
             parameters=terms.parameters,
             identity=first_trust.identity.public.digest if first_trust else b"",
             wanted=first_trust.peer.digest if first_trust else b"",
-            pool=pads.pool_id if pads else "",
-            provisional=pads.provisional if pads else 0,
-            next_own=pads.position[0] if pads else 0,
-            next_peer=pads.position[1] if pads else 0,
-            pads=pads.position[0] + pads.remaining[0] if pads else 0,
+            pool=pool,
+            provisional=provisional,
+            next_own=own,
+            next_peer=peer,
+            pads=total,
             kem=kem,
             pending=list(pending),
         )
