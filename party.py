@@ -9,15 +9,16 @@ tagger's stream (opened anew, a new session), a session that gives up (a new one
 from __future__ import annotations
 
 import contextlib
+import datetime
 import json
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
+from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar, cast
 
 from .bench import BenchConfig, load_bench, open_bench
 from .configs import ConfigErrors, Loc, Report, bundled, find_config, read_config
@@ -30,8 +31,9 @@ from .twins import StepClock
 
 if TYPE_CHECKING:
     from .keystore import KeyStore
-    from .lab import Party
     from .net import Conversation
+    from .protocols import qkd
+    from .protocols.qkd.report import BlockReport
     from .protocols.qkd.trust import FirstTrust
 
 __all__ = [
@@ -51,6 +53,7 @@ _WAIT_S = 0.1  # wall time that the loop waits for frames or clicks
 _SHOWN_S = 0.2  # wall time between two looks at the progress
 _DEPTH = 64  # batches that may wait for the session
 _TRIES = 10  # to open a tagger whose stream was lost
+_RESERVE_PADS = 64  # of each direction that the pool is kept filled to
 _LONGEST_PAUSE_S = 30.0  # between sessions that come to nothing
 
 
@@ -145,6 +148,8 @@ def load_party(name: str | Path, *, role: str | None = None) -> PartyConfig:
             else:
                 experiment = terms.validate(BBM92File)
                 others += terms.errors
+                if experiment is not None and experiment.block is None:
+                    experiment = experiment.model_copy(update={"block": experiment.duration})
     if bench is not None and experiment is not None:
         for loc, message in lacks(experiment, bench, file.role, labels=_LABELS):
             report.add(loc, message)
@@ -401,11 +406,13 @@ class Session(Protocol):
     def receive(self, frame: bytes) -> None: ...
     def send(self) -> list[bytes]: ...
     def tick(self, now_s: float) -> None: ...
+    def abort(self, reason: str) -> None: ...
 
     @property
-    def established(self) -> bool:
-        """Whether both parties know who they are, and clicks are wanted."""
-        ...
+    def session_id(self) -> str | None: ...
+
+    @property
+    def ready(self) -> bool: ...
 
     @property
     def phase(self) -> str: ...
@@ -416,7 +423,7 @@ class Session(Protocol):
     @property
     def reason(self) -> str: ...
 
-    def take_reports(self) -> list[Any]: ...
+    def take_reports(self) -> Sequence[Any]: ...
 
 
 @dataclass
@@ -440,7 +447,10 @@ class Summary:
     recorded_s: float = 0.0
 
 
-class PartyLoop:
+S = TypeVar("S", bound=Session)
+
+
+class PartyLoop(Generic[S]):
     """Moves clicks, frames and time until the duration is over.
 
     Args:
@@ -448,7 +458,10 @@ class PartyLoop:
         recorder: Of this party's tagger.
         session: Makes a session.
         report: Takes each block's report when it is there.
+        ended: Takes each session when it is over.
+        retire: Says why a session is to be replaced by a new one; nothing while it is not.
         show: Called with the progress.
+        figures: What it shows of a session.
         outage_s: How long a session waits for a broken connection, wall time.
         now: Wall time, s.
     """
@@ -457,11 +470,13 @@ class PartyLoop:
         self,
         link: Link,
         recorder: Recorder,
-        session: Callable[[], Session],
+        session: Callable[[], S],
         *,
         report: Callable[[Any], None],
+        ended: Callable[[S], None] = lambda session: None,
+        retire: Callable[[S], str] = lambda session: "",
         show: Callable[[Progress], None] = lambda progress: None,
-        figures: Callable[[Session], dict[str, str]] = lambda session: {},
+        figures: Callable[[S], dict[str, str]] = lambda session: {},
         outage_s: float = 30.0,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -469,6 +484,8 @@ class PartyLoop:
         self._recorder = recorder
         self._make = session
         self._report = report
+        self._ended = ended
+        self._retire = retire
         self._show = show
         self._figures = figures
         self._outage_s = outage_s
@@ -512,7 +529,7 @@ class PartyLoop:
         keys = self.summary.keys
         why = ""
         while not (why or session.over):
-            wait = not (recording and self._recorder.waiting and not out)
+            wait = bool(out) or not (recording and self._recorder.waiting and session.ready)
             frames = conversation.receive(_WAIT_S if wait else 0.0)
             if frames and not heard:
                 heard = True
@@ -520,7 +537,7 @@ class PartyLoop:
             for frame in frames:
                 session.receive(frame)
             try:
-                batch = None if out else self._recorder.take()
+                batch = self._recorder.take() if session.ready and not out else None
             except InstrumentError as error:
                 why = f"the tagger's stream was lost: {error}"
                 break
@@ -533,7 +550,8 @@ class PartyLoop:
             while out and conversation.send(out[0]):
                 out.popleft()
             self._take_reports(session)
-            if session.established and not recording:
+            why = self._retire(session)
+            if session.session_id is not None and not recording:
                 recording = True
                 self.summary.sessions += 1
                 self._recorder.record()
@@ -554,11 +572,17 @@ class PartyLoop:
         out += session.send()
         while out and conversation.send(out[0]):
             out.popleft()
+        if why:
+            session.abort(why)
         self._take_reports(session)
-        self.summary.reason = why or session.reason
-        if not (why or session.reason) and self._nearly:
+        self._ended(session)
+        self.summary.reason = session.reason
+        if not session.reason and self._nearly:
             self.summary.recorded_s = self._duration_s  # the other party was done a moment before
         if self._due or conversation.over:
+            return
+        if why:
+            self._link.begin()
             return
         if self.summary.keys > keys:
             self._pause_s = 0.0
@@ -575,11 +599,14 @@ class PartyLoop:
         if not conversation.over:
             self._link.begin()
 
-    def _take_reports(self, session: Session) -> None:
+    def _take_reports(self, session: S) -> None:
         for report in session.take_reports():
+            self.summary.blocks += 1
+            self.summary.keys += not report.reason
+            self.summary.key_bits += report.key_bits
             self._report(report)
 
-    def _tell(self, stage: str, session: Session | None = None) -> None:
+    def _tell(self, stage: str, session: S | None = None) -> None:
         told, at_s = self._told
         if stage == told and self._now() - at_s < _SHOWN_S:
             return
@@ -593,9 +620,10 @@ class PartyLoop:
 
 
 class Reports:
-    """Where a party's reports go: ``blocks.jsonl``, one line each, and ``blocks.txt`` for people.
+    """Where a party's reports go; all of them are public but what one says of its own clicks.
 
-    Both are appended to; what was written is on the disk before the next block ends.
+    ``blocks.jsonl`` has a line for each block, appended when it ends; ``blocks.txt`` the same for
+    people. ``SESSION.json`` and ``SESSION.md`` are the security report of each session.
 
     Args:
         folder: Made if it is not there.
@@ -611,16 +639,41 @@ class Reports:
         except OSError as error:
             raise BellbenchError(f"cannot make the folder {folder}: {error.strerror}") from error
 
-    def add(self, content: dict[str, Any], text: str) -> None:
-        """Append one block's report."""
-        line = json.dumps(content, ensure_ascii=False, allow_nan=False)
-        for name, added in (("blocks.jsonl", line), ("blocks.txt", text)):
-            path = self._folder / name
-            try:
-                with path.open("a", encoding="utf-8") as file:
-                    file.write(added + "\n")
-            except OSError as error:
-                raise BellbenchError(f"cannot write {path}: {error.strerror}") from error
+    def block(self, report: BlockReport) -> None:
+        """Append a block."""
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        line = json.dumps({"at": now, **report.as_dict()}, allow_nan=False)
+        self._write("blocks.jsonl", line + "\n", append=True)
+        self._write("blocks.txt", f"{now}  {_words(report)}\n", append=True)
+
+    def session(self, report: dict[str, Any]) -> None:
+        """Write what a session came to."""
+        from .protocols.qkd.report import markdown
+
+        if report["session"] is not None:
+            text = json.dumps(report, indent=2, allow_nan=False)
+            self._write(f"{report['session']}.json", text + "\n")
+            self._write(f"{report['session']}.md", markdown(report))
+
+    def _write(self, name: str, text: str, *, append: bool = False) -> None:
+        path = self._folder / name
+        try:
+            with path.open("a" if append else "w", encoding="utf-8") as file:
+                file.write(text)
+        except OSError as error:
+            raise BellbenchError(f"cannot write {path}: {error.strerror}") from error
+
+
+def _words(report: BlockReport) -> str:
+    if report.reason:
+        return f"{report.block}: no key, {report.reason}"
+    errors, n = report.corrected_errors or 0, report.reconciled_bits
+    f = "-" if report.efficiency is None else f"{report.efficiency:.3f}"
+    return (
+        f"{report.block}: {report.key_bits:,} bits of key ({report.reserve_bits:,} for"
+        f" authentication) from {report.sifted_bits:,} sifted, {errors / n:.2%} errors,"
+        f" f {f} by {report.method}, epsilon {report.epsilons['total']:.1e}"
+    )
 
 
 def run_party(
@@ -643,16 +696,52 @@ def run_party(
     Raises:
         BellbenchError: where bench, store or link fail.
     """
+    from .experiments.bbm92 import _OUTCOME, _parameters
+    from .protocols import qkd
+    from .protocols.qkd.trust import FIRST_POOL_PADS
+
     file = config.file
     if store.role != file.role:
-        raise ConfigError(f"is {store.role}'s store", place=str(store.path))
+        message = f"is {store.role}'s store, this party is {file.role}"
+        raise ConfigError(message, place=str(store.path))
     single = [c for c in config.bench.instruments.values() if not c.is_composite]
-    rehearsal = any(c.is_twin or c.is_remote_twin or c.is_replay for c in single)
-    check_kind(store.sink, rehearsal=rehearsal)
+    twins = any(c.is_twin or c.is_remote_twin or c.is_replay for c in single)
+    check_kind(store.sink, rehearsal=twins)
     reports = Reports(config.reports)
     show(Progress("opening the bench, waiting for its set points"))
     with open_bench(config.bench) as lab:
         party = lab.parties[file.role]
+        parameters = _parameters(config.experiment)
+        detectors = qkd.Detectors.of(
+            {channel: _OUTCOME[label] for label, channel in party.inputs(_LABELS).items()}
+        )
+
+        def begin() -> qkd.Session:
+            pads = store.pads(store.role)
+            provisional = FIRST_POOL_PADS if pads is None else pads.provisional
+            return qkd.Session(
+                store.role,
+                detectors,
+                parameters,
+                sink=store.sink,
+                pads=pads,
+                first_trust=trust,
+                names=(store.name, store.peer),
+                twins=twins,
+                reserve_pads=_RESERVE_PADS + provisional,
+            )
+
+        def retire(session: qkd.Session) -> str:
+            # by Bob, who is the last to hear of a key
+            if not session.provisional or store.role == "alice":
+                return ""
+            pads = store.pads("bob")
+            assert pads is not None
+            enough = sum(pads.position) + sum(pads.remaining) >= 2 * (
+                pads.provisional + _RESERVE_PADS
+            )
+            return "the pool holds enough of the keys: going on without the first trust" * enough
+
         with (
             Link(listen=file.listen, connect=file.connect) as link,
             Recorder(cast(Tagger, party.tagger), lab.clock, link.wake) as recorder,
@@ -660,14 +749,29 @@ def run_party(
             loop = PartyLoop(
                 link,
                 recorder,
-                lambda: make_session(config, store, party, trust),
-                report=lambda report: reports.add(*report),
+                begin,
+                report=reports.block,
+                ended=lambda session: reports.session(session.report()),
+                retire=retire,
                 show=show,
+                figures=_figures,
                 outage_s=file.outage,
             )
             return loop.run(duration_s)
 
 
-def make_session(config: PartyConfig, store: KeyStore, party: Party, trust: Any) -> Session:
-    """Make the session of one conversation."""
-    raise NotImplementedError
+def _figures(session: qkd.Session) -> dict[str, str]:
+    seen = session.progress
+
+    def percent(rate: float | None) -> str:
+        return "-" if rate is None else f"{100 * rate:.2f} %"
+
+    return {
+        "coincidences": f"{seen.coincidences:,}",
+        "sifted bits": f"{seen.sifted_bits:,}",
+        "QBER Z": percent(seen.qber_z),
+        "QBER X": percent(seen.qber_x),
+        "blocks": f"{seen.blocks} gave a key, {seen.failed_blocks} none, {seen.open_blocks} open",
+        "secret key": f"{seen.key_bits:,} bits",
+        "pads left": "-" if seen.pads is None else f"{seen.pads[0]:,}, {seen.pads[1]:,}",
+    }

@@ -12,7 +12,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .instruments import BellbenchError, ConfigError, parse_quantity
-from .keys_cli import VARIABLE, ask_passphrase, given_passphrase, new_passphrase, open_store
+from .keys_cli import (
+    VARIABLE,
+    ask_passphrase,
+    given_passphrase,
+    new_passphrase,
+    open_store,
+)
 
 if TYPE_CHECKING:
     from .keystore import KeyStore

@@ -32,8 +32,8 @@ class PartyFile(_Entry):
     bench: str
     """Bundled name or path of this party's own bench, which has a party of the role's name."""
     experiment: str
-    """Bundled name or path of the terms: protocol bbm92, the same content at both ends. Its bench
-    and its duration are not used."""
+    """Bundled name or path of the terms: protocol bbm92, the same content at both ends. Its bench is
+    not used, and its duration only where it says no ``block``: a block is then as long."""
     listen: str | None = None
     """``host:port`` to wait at for the other party, or:"""
     connect: str | None = None
@@ -42,8 +42,6 @@ class PartyFile(_Entry):
     """Key store of this party (``bellbench keys create``)."""
     trust: TrustEntry | None = None
     """Identities; not needed where a pool was carried to both ends (``bellbench keys import``)."""
-    block: Annotated[float, Unit("s"), Field(ge=0.1, le=3600)] = 10.0
-    """Recording time that makes one key; the same at both ends."""
     reports: str = "reports"
     """Folder of the reports, made if it is not there."""
     outage: Annotated[float, Unit("s"), Field(ge=1, le=600)] = 30.0

@@ -81,7 +81,9 @@ class Talk:
     def __init__(self, log: list[str]) -> None:
         self.log = log
         self.phase = "greeting"
-        self.established = False
+        self.session_id: str | None = None
+        self.ready = True
+        self.provisional = False
         self.over = False
         self.reason = ""
         self.end_ps = 0
@@ -90,7 +92,7 @@ class Talk:
         self._out = [b"hello"]
 
     def feed(self, batch: TagBatch) -> None:
-        assert self.established
+        assert self.session_id is not None
         assert batch.begin_ps == self.end_ps
         self.end_ps = batch.end_ps
         self._out.append(b"tick")
@@ -104,7 +106,7 @@ class Talk:
 
     def receive(self, frame: bytes) -> None:
         if frame == b"hello":
-            self.established, self.phase = True, "talking"
+            self.session_id, self.phase = "1", "talking"
             self.log.append("established")
         if frame == b"abort":
             self.over, self.reason = True, "the other party has enough"
@@ -119,6 +121,9 @@ class Talk:
         return out
 
     def tick(self, now_s: float) -> None: ...
+
+    def abort(self, reason: str) -> None:
+        self.over, self.reason = True, reason
 
     def take_reports(self) -> list[Any]:
         return []
@@ -282,7 +287,7 @@ def write(folder: Path, **changes: str | None) -> Path:
         ({"bench": "metro_at_alcie"}, "did you mean 'metro_at_alice'?"),
         ({"bench": "metro_at_bob"}, "bench: bbm92 needs a party 'alice'"),
         ({"experiment": "link_metro"}, "is not of the protocol bbm92"),
-        ({"block": "10"}, "block"),
+        ({"outage": "10"}, "outage"),
         ({"store": None}, "key 'store' is missing"),
     ],
 )
