@@ -334,6 +334,7 @@ def asymptotic_rate(
 
 
 # --------------------------------------------------------------------------------- estimates
+# No more than was counted: counts may be such that they occur with less than epsilon.
 
 
 def _two_decoys(
@@ -343,10 +344,11 @@ def _two_decoys(
     mu1, mu2, mu3 = source.intensities
     low, high = _scaled(source, counts, deviation)
     tau0, tau1 = source.photons(0), source.photons(1)
-    vacuum = max(0.0, tau0 * (mu2 * low[2] - mu3 * high[1]) / (mu2 - mu3))
+    total = math.fsum(counts)
+    vacuum = min(total, max(0.0, tau0 * (mu2 * low[2] - mu3 * high[1]) / (mu2 - mu3)))
     rest = (mu2**2 - mu3**2) / mu1**2 * (high[0] - vacuum / tau0)
     single = tau1 * mu1 * (low[1] - high[2] - rest) / (mu1 * (mu2 - mu3) - mu2**2 + mu3**2)
-    return vacuum, max(0.0, single)
+    return vacuum, min(total - vacuum, max(0.0, single))
 
 
 def _one_decoy(
@@ -361,10 +363,12 @@ def _one_decoy(
     low, high = _scaled(source, counts, deviation)
     _, wrong = _scaled(source, errors, deviation)
     tau0, tau1 = source.photons(0), source.photons(1)
-    most_vacuum = 2.0 * (tau0 * wrong[k] + deviation(math.fsum(counts)))
-    least = max(0.0, tau0 / (mu1 - mu2) * (mu1 * low[1] - mu2 * high[0]))
+    total = math.fsum(counts)
+    most_vacuum = 2.0 * (tau0 * wrong[k] + deviation(total))
+    least = min(total, max(0.0, tau0 / (mu1 - mu2) * (mu1 * low[1] - mu2 * high[0])))
     inner = low[1] - mu2**2 / mu1**2 * high[0] - (mu1**2 - mu2**2) / mu1**2 * most_vacuum / tau0
-    return least, max(0.0, tau1 * mu1 / (mu2 * (mu1 - mu2)) * inner)
+    single = tau1 * mu1 / (mu2 * (mu1 - mu2)) * inner
+    return least, min(total - least, max(0.0, single))
 
 
 def _single_errors(
@@ -438,8 +442,8 @@ def _check(
     for total, errors in pairs:
         if any(wrong > n for n, wrong in zip(total, errors, strict=True)):
             raise ValueError(f"more errors {tuple(errors)} than detections {tuple(total)}")
-    if not leak >= 0.0:
-        raise ValueError(f"leak {leak} must not be negative")
+    if not 0.0 <= leak < math.inf:
+        raise ValueError(f"leak {leak} must not be negative or infinite")
     if not (0.0 < eps_sec < 1.0 and 0.0 < eps_cor < 1.0):
         raise ValueError(f"epsilons {eps_sec} and {eps_cor} are not in (0, 1)")
 

@@ -209,8 +209,8 @@ def mdi_key_length(
         raise ValueError("more errors than announcements")
     if not 0.0 <= key_bits <= key[0, 0]:
         raise ValueError(f"{key_bits} key bits of {key[0, 0]} announcements of both signals")
-    if not leak >= 0.0:
-        raise ValueError(f"leak {leak} must not be negative")
+    if not 0.0 <= leak < math.inf:
+        raise ValueError(f"leak {leak} must not be negative or infinite")
     if not (0.0 < eps_sec < 1.0 and 0.0 < eps_cor < 1.0):
         raise ValueError(f"epsilons {eps_sec} and {eps_cor} are not in (0, 1)")
     each = eps_sec / _TERMS
@@ -227,10 +227,12 @@ def mdi_key_length(
 
     a0, b0 = key_sources.alice[0], key_sources.bob[0]
     share = key_sources.probabilities[0][0] * math.exp(-a0 - b0)
-    vacuum = drawn(share * _empty_alice(key_sources, key, each))
+    # no more than was counted: counts may be such that they occur with less than epsilon
+    vacuum = min(key_bits, drawn(share * _empty_alice(key_sources, key, each)))
     single = drawn(share * a0 * b0 * _single_pairs(key_sources, key, each))
+    single = min(key_bits - vacuum, single)
     tau = test_sources.single_pairs()
-    test_single = tau * _single_pairs(test_sources, test, each)
+    test_single = min(float(test.sum()), tau * _single_pairs(test_sources, test, each))
     errors = tau * _single_pair_errors(test_sources, wrong, each)
     phase = 0.5
     if single > 0.0 and test_single > 0.0:

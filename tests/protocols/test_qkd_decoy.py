@@ -277,6 +277,31 @@ def test_nothing_that_is_worse_lengthens_a_key(
     assert 0.0 <= base.phase_error <= 0.5
 
 
+COUNTS = st.lists(st.integers(0, 10**9), min_size=3, max_size=3)
+
+
+@settings(max_examples=80, deadline=None)
+@given(key=COUNTS, test=COUNTS, share=st.lists(st.floats(0, 1), min_size=3, max_size=3))
+def test_no_counts_give_more_key_than_bits(
+    key: list[int], test: list[int], share: list[float]
+) -> None:
+    # such as all detections of the weakest decoy, which no honest deal of intensities gives
+    wrong = [int(n * part) for n, part in zip(test, share, strict=True)]
+    bounds = [
+        lim_key_length(TWO, key, test, wrong, 0, 1e-6, 1e-9),
+        lim_key_length(TWO, key, test, wrong, 0, 1e-6, 1e-9, sampling="serfling"),
+        variable_key_length(TWO, key, test, wrong, 0, 1e-6, 1e-9),
+        rusca_key_length(ONE, key[1:], [0, 0], test[1:], wrong[1:], 0, 1e-6, 1e-9),
+    ]
+    for bound in bounds:
+        assert 0 <= bound.length <= sum(key)
+        assert min(bound.vacuum, bound.single, bound.test_single, bound.test_errors) >= 0
+        assert bound.vacuum + bound.single <= sum(key) * (1 + 1e-12)
+        assert 0 <= bound.phase_error <= 0.5
+    weakest = lim_key_length(TWO, (0, 0, 10**6), (10**6,) * 3, (0, 0, 0), 0, 1e-6, 1e-9)
+    assert weakest.vacuum == 10**6
+
+
 def test_serfling_costs_what_the_approximation_hides() -> None:
     key, key_wrong = expected(TWO, FibreLink(50), 1e11)
     leak = 1.16 * math.fsum(key) * binary_entropy(math.fsum(key_wrong) / math.fsum(key))
@@ -325,6 +350,7 @@ def test_nonsense_is_refused() -> None:
         (1, (math.nan, 2, 3)),
         (3, (1e6, 1, 1)),
         (4, -1),
+        (4, math.inf),
         (5, 0.0),
         (6, 1.0),
     ]:

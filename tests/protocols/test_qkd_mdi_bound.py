@@ -19,6 +19,8 @@ from bellbench.protocols.qkd.mdi_bound import (
     mdi_key_length,
     single_pair_yield,
 )
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from qkd import _core as _qkd
 from scipy.stats import binom
 
@@ -294,6 +296,27 @@ def test_nothing_that_is_worse_lengthens_a_key() -> None:
     assert length(used=0.0) == 0
 
 
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 2**32), size=st.floats(0, 14), kind=st.sampled_from(["any", "one", "zero"])
+)
+def test_no_counts_give_more_key_than_bits(seed: int, size: float, kind: str) -> None:
+    rng = np.random.default_rng(seed)
+    settings_: Any = (0.4, 0.1, 1e-3)
+    sources = MdiSources.independent(settings_, settings_, (0.9, 0.06, 0.04), (0.8, 0.1, 0.1), 0.5)
+    test, key = (np.floor(10**size * rng.random((3, 3))) for _ in range(2))
+    if kind == "one":
+        key *= rng.random((3, 3)) < 0.2
+    elif kind == "zero":
+        test *= 0
+    wrong = np.floor(test * rng.random((3, 3)))
+    bound = mdi_key_length(sources, key, sources, test, wrong, key[0, 0], 0, 1e-6, 1e-9)
+    assert 0 <= bound.length <= key[0, 0]
+    assert bound.vacuum + bound.single <= key[0, 0]
+    assert 0 <= bound.test_single <= test.sum()
+    assert 0 <= bound.phase_error <= 0.5
+
+
 def test_nonsense_is_refused() -> None:
     ok: Any = (0.3, 0.1, 0.0)
     sources = MdiSources.independent(ok, ok, (0.5, 0.3, 0.2), (0.5, 0.3, 0.2), 0.5)
@@ -308,6 +331,7 @@ def test_nonsense_is_refused() -> None:
         (4, grid * 2),
         (5, 101),
         (6, -1),
+        (6, math.inf),
         (7, 0.0),
         (8, 1.0),
     ]:
