@@ -238,7 +238,8 @@ class Identity:
             nonce, self._key.private_bytes_raw(), public
         )
         file = _IdentityFile("bellbench identity 1", cost, salt, nonce, sealed, public)
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        binary = getattr(os, "O_BINARY", 0)  # Windows
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | binary, 0o600)
         with os.fdopen(descriptor, "wb") as handle:
             handle.write(msgspec.json.format(msgspec.json.encode(file)) + b"\n")
 
