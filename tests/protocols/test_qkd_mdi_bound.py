@@ -115,7 +115,7 @@ def test_estimates_stay_on_the_safe_side_of_the_truth() -> None:
     photons = np.arange(9)
     factorial = np.array([math.factorial(n) for n in photons], float)
     found = 0
-    for trial in range(60):
+    for trial in range(40):
         a, b = rng.uniform((0.2, 0.02, 0.0), (0.7, 0.15, 1e-3), (2, 3)).tolist()
         shares = rng.dirichlet((3, 3, 3), 2).tolist()
         sources = MdiSources.independent(
@@ -163,7 +163,7 @@ def test_estimates_stay_on_the_safe_side_of_the_truth() -> None:
         if bound.length:
             assert bound.phase_error >= errors[1, 1]
             assert bound.length <= vacuum_signal + single_signal
-    assert found > 15
+    assert found > 10
 
 
 @pytest.mark.parametrize("epsilon", [1e-2, 1e-4])
@@ -198,7 +198,7 @@ def test_many_counts_deviate_less_than_hoeffding_says() -> None:
 def test_every_step_agrees_with_an_independent_program() -> None:
     rng = np.random.default_rng(9)
     keys = 0
-    for trial in range(150):
+    for trial in range(100):
         a = (rng.uniform(0.2, 0.6), rng.uniform(0.02, 0.15), 10 ** rng.uniform(-5, -3))
         b = a if trial % 2 else (rng.uniform(0.2, 0.6), rng.uniform(0.02, 0.15), 1e-4)
         shares = rng.dirichlet((4, 3, 2), 2)
@@ -236,7 +236,7 @@ def test_every_step_agrees_with_an_independent_program() -> None:
             theirs = ORACLE.mdi_length(n0, n1, phase, bits, qber, F_EC, eps, 1e-13)
             assert abs(bound.length - theirs) <= 3 + 1e-9 * theirs
         keys += bound.length > 0
-    assert keys > 20
+    assert keys > 12
 
 
 def test_relay_and_infinite_bounds_agree_with_an_independent_program() -> None:
@@ -296,7 +296,7 @@ def test_nothing_that_is_worse_lengthens_a_key() -> None:
     assert length(used=0.0) == 0
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     seed=st.integers(0, 2**32), size=st.floats(0, 14), kind=st.sampled_from(["any", "one", "zero"])
 )
