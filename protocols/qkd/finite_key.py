@@ -241,7 +241,9 @@ def counted_key_length(
     Chau, PRA 81, 012318 (2010), count errors in this way, with an approximate tail.
 
     The margin may not depend on what was seen: it follows from ``n``, ``k`` and ``expected``. A
-    test basis that fails its verification has no count, and both keys are given up.
+    test basis that fails its verification has no count, and both keys are given up; that it passes
+    with a wrong count, ``2^-t``, is in the total of the other key, and must be spent apart where
+    only one key is made.
 
     Args:
         n: Bits of the basis that this key is made of.
