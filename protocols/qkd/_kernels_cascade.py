@@ -150,63 +150,63 @@ def answer(wanted: Int64, length: int, table: Int64, begun: Int64, parities: Byt
 
 
 @_compiled
-def _before(state: Int64, f: int, p: int, m: int) -> int:
+def _before(state: Int64, of_p: int, m: int) -> int:
     """Return the last known boundary up to m; 0 is one."""
     w = m >> 6
-    x = state[f, p, w, _KNOWN] & ~(I64(-2) << (m & 63))
+    x = state[of_p + 5 * w + _KNOWN] & ~(I64(-2) << (m & 63))
     while x == 0:
         w -= 1
-        x = state[f, p, w, _KNOWN]
+        x = state[of_p + 5 * w + _KNOWN]
     return (w << 6) + 63 - _leading(x)
 
 
 @_compiled
-def _after(state: Int64, f: int, p: int, m: int) -> int:
+def _after(state: Int64, of_p: int, m: int) -> int:
     """Return the first known boundary from m on; the length is one."""
     w = m >> 6
-    x = state[f, p, w, _KNOWN] & (I64(-1) << (m & 63))
+    x = state[of_p + 5 * w + _KNOWN] & (I64(-1) << (m & 63))
     while x == 0:
         w += 1
-        x = state[f, p, w, _KNOWN]
+        x = state[of_p + 5 * w + _KNOWN]
     place: int = (w << 6) + _trailing(x)
     return place
 
 
 @_compiled
-def _parity(state: Int64, f: int, p: int, s: int, e: int) -> int:
+def _parity(state: Int64, of_p: int, s: int, e: int) -> int:
     """Parity of the own bits s .. e, where s < e."""
     a, b = s >> 6, (e - 1) >> 6
     low, high = I64(-1) << (s & 63), ~(I64(-2) << ((e - 1) & 63))
-    x = state[f, p, a, _OWN] & low
+    x = state[of_p + 5 * a + _OWN] & low
     if a == b:
         x &= high
     else:
         for w in range(a + 1, b):
-            x ^= state[f, p, w, _OWN]
-        x ^= state[f, p, b, _OWN] & high
+            x ^= state[of_p + 5 * w + _OWN]
+        x ^= state[of_p + 5 * b + _OWN] & high
     return _ones(x) & 1
 
 
 @_compiled
-def _toggle(state: Int64, index: Int64, f: int, p: int, s: int) -> None:
+def _toggle(state: Int64, index: Int64, of_p: int, mark: int, s: int) -> None:
     """The block that starts at s turns odd, or even."""
     w = s >> 6
-    x = state[f, p, w, _ODD] ^ (I64(1) << (s & 63))
-    state[f, p, w, _ODD] = x
+    x = state[of_p + 5 * w + _ODD] ^ (I64(1) << (s & 63))
+    state[of_p + 5 * w + _ODD] = x
     bit = I64(1) << (w & 63)
     if x:
-        index[f, p, w >> 6] |= bit
+        index[mark + (w >> 6)] |= bit
     else:
-        index[f, p, w >> 6] &= ~bit
+        index[mark + (w >> 6)] &= ~bit
 
 
 @_compiled
-def _unsure(state: Int64, f: int, p: int, s: int, e: int) -> int:
+def _unsure(state: Int64, of_p: int, s: int, e: int) -> int:
     """Which of the at most 64 places from s to e are not sure: bit k for place s + k."""
     w, b = s >> 6, s & 63
-    x = (~state[f, p, w, _SURE] >> b) & ~(I64(-1) << (64 - b) if b else I64(0))
+    x = (~state[of_p + 5 * w + _SURE] >> b) & ~(I64(-1) << (64 - b) if b else I64(0))
     if b + e - s > 64:
-        x |= ~state[f, p, w + 1, _SURE] << (64 - b)
+        x |= ~state[of_p + 5 * (w + 1) + _SURE] << (64 - b)
     unsure: int = x & ~(I64(-1) << (e - s))
     return unsure
 
@@ -229,11 +229,14 @@ def accept(
         Whether the answers contradict each other.
     """
     passes, length = orders.shape
+    size = 5 * found.shape[1]
+    marks = (found.shape[1] + 63) >> 6
     i = 0
     while i < wanted.size:
         row = wanted[i] // (length + 1)
         base = row * (length + 1)
         f, p = row // passes, row % passes
+        of_p = row * size
         j = i
         while j < wanted.size and wanted[j] <= base + length:
             j += 1
@@ -244,51 +247,54 @@ def accept(
                 j -= 1  # the parity of the frame, for all passes
                 total = I64(parities[j])
                 for q in range(passes):
-                    state[f, q, 0, _KNOWN] |= I64(1)
-                    state[f, q, length >> 6, _KNOWN] |= I64(1) << (length & 63)
-                    state[f, q, length >> 6, _RIGHT] |= total << (length & 63)
-                if _parity(state, f, p, 0, length) != total:
-                    _toggle(state, index, f, 0, 0)
+                    of_q = (row + q) * size
+                    state[of_q + _KNOWN] |= I64(1)
+                    state[of_q + 5 * (length >> 6) + _KNOWN] |= I64(1) << (length & 63)
+                    state[of_q + 5 * (length >> 6) + _RIGHT] |= total << (length & 63)
             for w in range(found.shape[1]):
                 x = found[f, w, 0]
                 while x:
                     b = _trailing(x)
                     x &= x - 1
                     m = I64(places[p, (w << 6) + b])
-                    state[f, p, m >> 6, _SURE] |= I64(1) << (m & 63)
-                    state[f, p, m >> 6, _OWN] ^= ((found[f, w, 1] >> b) & 1) << (m & 63)
+                    state[of_p + 5 * (m >> 6) + _SURE] |= I64(1) << (m & 63)
+                    state[of_p + 5 * (m >> 6) + _OWN] ^= ((found[f, w, 1] >> b) & 1) << (m & 63)
+            right = (state[of_p + 5 * (length >> 6) + _RIGHT] >> (length & 63)) & 1
+            if _parity(state, of_p, 0, length) != right:
+                _toggle(state, index, of_p, row * marks, 0)
         for k in range(i, j):
             m = wanted[k] - base
             bit = I64(1) << (m & 63)
-            s = _before(state, f, p, m - 1)
-            was = (state[f, p, s >> 6, _ODD] >> (s & 63)) & 1
-            left = (state[f, p, s >> 6, _RIGHT] >> (s & 63)) & 1
-            left ^= I64(parities[k]) ^ _parity(state, f, p, s, m)
-            state[f, p, m >> 6, _KNOWN] |= bit
+            s = _before(state, of_p, m - 1)
+            was = (state[of_p + 5 * (s >> 6) + _ODD] >> (s & 63)) & 1
+            left = (state[of_p + 5 * (s >> 6) + _RIGHT] >> (s & 63)) & 1
+            left ^= I64(parities[k]) ^ _parity(state, of_p, s, m)
+            state[of_p + 5 * (m >> 6) + _KNOWN] |= bit
             if parities[k]:
-                state[f, p, m >> 6, _RIGHT] |= bit
+                state[of_p + 5 * (m >> 6) + _RIGHT] |= bit
             if left != was:
-                _toggle(state, index, f, p, s)
-                _toggle(state, index, f, p, m)
+                _toggle(state, index, of_p, row * marks, s)
+                _toggle(state, index, of_p, row * marks, m)
             # What is alone in a block with bits that are sure is sure, which may go on.
             stack[0], stack[1], n = (p << 16) + s, (p << 16) + m, 2
             while n:
                 n -= 1
                 q, begin = stack[n] >> 16, stack[n] & 0xFFFF
+                of_q = (f * passes + q) * size
                 w = begin >> 6
-                x = state[f, q, w, _KNOWN] & (I64(-2) << (begin & 63))
+                x = state[of_q + 5 * w + _KNOWN] & (I64(-2) << (begin & 63))
                 if x == 0:
                     w += 1
-                    x = state[f, q, w, _KNOWN]
+                    x = state[of_q + 5 * w + _KNOWN]
                     if x == 0:
                         continue
                 end = (w << 6) + _trailing(x)
                 if end - begin > _SMALL:
                     continue
-                x = _unsure(state, f, q, begin, end)
+                x = _unsure(state, of_q, begin, end)
                 if x & (x - 1):
                     continue
-                odd = (state[f, q, begin >> 6, _ODD] >> (begin & 63)) & 1
+                odd = (state[of_q + 5 * (begin >> 6) + _ODD] >> (begin & 63)) & 1
                 if x == 0:
                     if odd:
                         return True
@@ -298,13 +304,14 @@ def accept(
                 found[f, w, 0] |= I64(1) << b
                 found[f, w, 1] |= odd << b
                 for q in range(started[f]):
+                    of_q = (f * passes + q) * size
                     place = I64(places[q, position])
                     w, b = place >> 6, place & 63
-                    state[f, q, w, _SURE] |= I64(1) << b
-                    state[f, q, w, _OWN] ^= odd << b
-                    begin = _before(state, f, q, place)
+                    state[of_q + 5 * w + _SURE] |= I64(1) << b
+                    state[of_q + 5 * w + _OWN] ^= odd << b
+                    begin = _before(state, of_q, place)
                     if odd:
-                        _toggle(state, index, f, q, begin)
+                        _toggle(state, index, of_q, (f * passes + q) * marks, begin)
                     stack[n] = (q << 16) + begin
                     n += 1
         i = after
@@ -312,22 +319,23 @@ def accept(
 
 
 @_compiled
-def _weight(state: Int64, f: int, p: int, m: int, weights: Float64) -> float:
+def _weight(state: Int64, of_p: int, m: int, weights: Float64) -> float:
     """How much likelier an error at m is for the parity of its block of another pass."""
     w, b = m >> 6, m & 63
-    x = state[f, p, w, _KNOWN] & ~(I64(-2) << b)
+    x = state[of_p + 5 * w + _KNOWN] & ~(I64(-2) << b)
     if x == 0:
         return 1.0
     begin = 63 - _leading(x)
-    x = state[f, p, w, _KNOWN] & (I64(-2) << b)
+    x = state[of_p + 5 * w + _KNOWN] & (I64(-2) << b)
     end = _trailing(x) if x else I64(64)
-    weight: float = weights[(state[f, p, w, _ODD] >> begin) & 1, end - begin]
+    weight: float = weights[(state[of_p + 5 * w + _ODD] >> begin) & 1, end - begin]
     return weight
 
 
 @_compiled
 def _split(
-    f: int,
+    of_f: int,
+    size: int,
     p: int,
     s: int,
     unsure: int,
@@ -350,7 +358,8 @@ def _split(
         u = 1.0
         for q in range(2):
             if q != p:
-                u *= _weight(state, f, q, I64(places[q, position]), weights)
+                of_q = of_f + q * size
+                u *= _weight(state, of_q, I64(places[q, position]), weights)
         chance[k] = u
         total += u
     left, x = 0.0, unsure
@@ -397,8 +406,11 @@ def ask(
         How many questions, and the frame to go on with: the number of frames where all fitted,
         -1 where the answers contradict each other.
     """
-    frames = state.shape[0]
+    frames = found.shape[0]
     passes, length = orders.shape
+    size = 5 * found.shape[1]
+    marks = (found.shape[1] + 63) >> 6
+    few = length >> 15  # searches that leave room for more; each costs f, small frames most
     chance = np.zeros(_SMALL)
     n = 0
     for f in range(first, frames):
@@ -406,33 +418,46 @@ def ask(
             return n, f
         start = n
         for p in range(started[f]):
-            # All odd blocks of the first two passes are searched at the same time. Of the
-            # later ones, which are large, one: the errors left come in pairs that share a
-            # small block, so that the second is found there for less.
-            if p > 1 and n > start:
+            # All odd blocks of the first two passes are searched at the same time. The later ones
+            # are large, and the errors left come in pairs that share a small block, where the
+            # second is found for less: so only where there is little else to do, to save rounds.
+            if p > 1 and n > start + few:
                 break
-            base = (f * passes + p) * (length + 1)
-            for v in range(index.shape[2]):
-                x = index[f, p, v]
+            row = f * passes + p
+            base = row * (length + 1)
+            of_p = row * size
+            for v in range(marks):
+                x = index[row * marks + v]
                 while x:
                     w = (v << 6) + _trailing(x)
                     x &= x - 1
-                    y = state[f, p, w, _ODD]
-                    while y and (p < 2 or n == start):
+                    y = state[of_p + 5 * w + _ODD]
+                    while y and (p < 2 or n <= start + few):
                         s = (w << 6) + _trailing(y)
                         y &= y - 1
-                        e = _after(state, f, p, s + 1)
+                        e = _after(state, of_p, s + 1)
                         m = (s + e) >> 1
                         if e - s <= _SMALL:
-                            left = _unsure(state, f, p, s, e)
+                            left = _unsure(state, of_p, s, e)
                             if left & (left - 1) == 0:
                                 return n, -1
                             if started[f] > 1:
-                                m = _split(f, p, s, left, weights, orders, places, state, chance)
+                                m = _split(
+                                    f * passes * size,
+                                    size,
+                                    p,
+                                    s,
+                                    left,
+                                    weights,
+                                    orders,
+                                    places,
+                                    state,
+                                    chance,
+                                )
                         wanted[n] = base + m
                         n += 1
-        if n == start:
-            # No known block is odd. The late passes ask for little: all begin at once.
+        if n <= start + few and started[f] < passes:
+            # The late passes ask for little: all begin at once.
             end = started[f] + 1 if started[f] < 3 else passes
             for p in range(started[f], end):
                 base = (f * passes + p) * (length + 1)

@@ -181,8 +181,8 @@ class Corrector:
             orders,
             places,
             np.zeros(frames, np.int64),
-            state,
-            np.zeros((frames, PASSES, -(-words // 64)), np.int64),
+            state.reshape(-1),
+            np.zeros(frames * PASSES * -(-words // 64), np.int64),
             self._found,
         )
         self._plan = _sizes(bits.size, error_rate), _weights(error_rate)
