@@ -69,38 +69,35 @@ def shuffle(words: Words, order: Places) -> None:
 
 
 @_compiled
-def spread(rows: Bytes, orders: Places, out: Bytes) -> None:
+def spread(rows: Words, orders: Places, out: Words) -> None:
     """Lay each frame's bits out in the order of each pass.
 
     Args:
-        rows: Bit i of byte j of row g is place j of frame 8 g + i.
+        rows: Bit i of word j of row g is place j of frame 64 g + i.
         orders: Shape (passes, length): the place that comes k-th.
-        out: Zeros, shape (frames, passes, words, 8); byte b of word w holds places from 64 w + 8 b.
+        out: Shape (frames, passes, words); bit k % 64 of word k // 64.
     """
-    length = orders.shape[1]
-    whole = length & ~7
+    passes, length = orders.shape
+    tile = np.zeros(64, np.uint64)
     for g in range(rows.shape[0]):
-        row = rows[g]
-        count = min(8, out.shape[0] - 8 * g)
-        for p in range(orders.shape[0]):
-            order = orders[p]
-            for first in range(0, length, 8):
-                x = U64(0)
-                if first < whole:
-                    for i in range(8):
-                        x |= U64(row[order[first + i]]) << U64(8 * i)
-                else:
-                    for i in range(length - whole):
-                        x |= U64(row[order[first + i]]) << U64(8 * i)
-                # Transpose 8 x 8 bits.
-                t = (x ^ (x >> U64(7))) & U64(0x00AA00AA00AA00AA)
-                x ^= t ^ (t << U64(7))
-                t = (x ^ (x >> U64(14))) & U64(0x0000CCCC0000CCCC)
-                x ^= t ^ (t << U64(14))
-                t = (x ^ (x >> U64(28))) & U64(0x00000000F0F0F0F0)
-                x ^= t ^ (t << U64(28))
+        for p in range(passes):
+            for first in range(0, length, 64):
+                count = min(64, length - first)
                 for i in range(count):
-                    out[8 * g + i, p, first >> 6, (first >> 3) & 7] = np.uint8(x >> U64(8 * i))
+                    tile[i] = rows[g, orders[p, first + i]]
+                tile[count:] = U64(0)
+                # Transpose 64 x 64 bits by halves.
+                half, mask = 32, U64(0x00000000FFFFFFFF)
+                while half:
+                    for k in range(0, 64, 2 * half):
+                        for i in range(k, k + half):
+                            t = ((tile[i] >> U64(half)) ^ tile[i + half]) & mask
+                            tile[i] ^= t << U64(half)
+                            tile[i + half] ^= t
+                    half >>= 1
+                    mask ^= mask << U64(half)
+                for i in range(min(64, out.shape[0] - 64 * g)):
+                    out[64 * g + i, p, first >> 6] = tile[i]
 
 
 @_compiled

@@ -104,11 +104,13 @@ def _weights(error_rate: float) -> npt.NDArray[np.float64]:
 def _laid_out(bits: Bits, orders: Places, depth: int) -> Indices:
     """Words of each frame and pass, ``depth`` of a kind, the first filled with the bits."""
     frames, length = _frames(bits.size)
-    block = np.zeros(frames * length, np.uint8)
-    block[: bits.size] = bits
-    rows = np.packbits(block.reshape(length, frames), axis=1, bitorder="little")
-    words = np.zeros((frames, PASSES, length // 64 + 1, depth), "<i8")
-    _kernels().spread(np.ascontiguousarray(rows.T), orders, words.view(np.uint8)[..., :8])
+    block = np.zeros((length, -(-frames // 64) * 64), np.uint8)
+    whole = bits.size // frames
+    block[:whole, :frames] = bits[: whole * frames].reshape(whole, frames)
+    block[whole:, : bits.size - whole * frames] = bits[whole * frames :]
+    rows = np.packbits(block, axis=1, bitorder="little").view("<u8").astype(np.uint64)
+    words = np.zeros((frames, PASSES, length // 64 + 1, depth), np.int64)
+    _kernels().spread(np.ascontiguousarray(rows.T), orders, words.view(np.uint64)[..., 0])
     return words
 
 
@@ -194,7 +196,13 @@ class Corrector:
     @property
     def errors(self) -> int:
         """Number of bits found to be wrong."""
-        return int(np.bitwise_count(self._found.view(np.uint64)[:, :, 1]).sum())
+        return int(np.count_nonzero(self._flips()))
+
+    def _flips(self) -> Bits:
+        """Whether each bit was wrong, shape (frames, length)."""
+        corrected = np.ascontiguousarray(self._found[:, :, 1]).astype("<i8").view(np.uint8)
+        length = self._state[0].shape[1]
+        return np.unpackbits(corrected, axis=1, bitorder="little", count=length)
 
     def request(self) -> Indices | None:
         """Numbers of the parities to ask for next, increasing; None when all passes are done.
@@ -218,10 +226,7 @@ class Corrector:
             self._asked = wanted
             return wanted
         self._over = True
-        length = self._state[0].shape[1]
-        flips = np.ascontiguousarray(self._found[:, :, 1]).astype("<i8").view(np.uint8)
-        flipped = np.unpackbits(flips, axis=1, bitorder="little", count=length)
-        self.bits ^= flipped.T.reshape(-1)[: self.bits.size]
+        self.bits ^= self._flips().T.reshape(-1)[: self.bits.size]
         return None
 
     def accept(self, parities: Bits) -> None:
