@@ -51,7 +51,9 @@ _LABELS = ("H", "V", "D", "A")
 _STEP_S = 0.1  # bench time between two reads of the tagger
 _WAIT_S = 0.1  # wall time that the loop waits for frames or clicks
 _SHOWN_S = 0.2  # wall time between two looks at the progress
-_DEPTH = 64  # batches that may wait for the session
+_QUIET_S = 0.005  # without a message, after which clicks have their turn
+_PRESSING = 10  # batches that wait: they have it at once
+_TAGS = 1 << 24  # in the batches that may wait
 _TRIES = 10  # to open a tagger whose stream was lost
 _RESERVE_PADS = 64  # of each direction that the pool is kept filled to
 _LONGEST_PAUSE_S = 30.0  # between sessions that come to nothing
@@ -218,6 +220,7 @@ class Recorder:
         self._wanted: Literal["rest", "hold", "pause", "record"] = "rest"
         self._recording = 0  # number of the one wanted
         self._batches: deque[TagBatch] = deque()
+        self._tags = 0  # in these
         self._released = False
         self._lost: BellbenchError | None = None  # why the stream is, until somebody has taken it
         self._broken = False
@@ -258,17 +261,19 @@ class Recorder:
         with self._news:
             if self._batches:
                 self._news.notify_all()
-                return self._batches.popleft()
+                batch = self._batches.popleft()
+                self._tags -= len(batch)
+                return batch
             error, self._lost = self._lost, None
         if error is not None:
             raise error
         return None
 
     @property
-    def waiting(self) -> bool:
-        """Whether there is something to take."""
+    def waiting(self) -> int:
+        """How many batches there are to take; 1 where the stream was lost."""
         with self._news:
-            return bool(self._batches) or self._lost is not None
+            return len(self._batches) or self._lost is not None
 
     @property
     def usable(self) -> bool:
@@ -305,6 +310,7 @@ class Recorder:
             self._wanted = what
             self._recording += what == "record"
             self._batches.clear()
+            self._tags = 0
             self._lost = None
             self._news.notify_all()
 
@@ -361,9 +367,9 @@ class Recorder:
             return "wait" if self._released else "release"
         if self._released:
             return "hold"
-        if wanted == "record" and len(self._batches) < _DEPTH:
-            return "read"
-        return "wait"
+        # a stepped world waits for the session; elsewhere time does not
+        full = bool(self._batches) if isinstance(self._clock, StepClock) else self._tags > _TAGS
+        return "read" if wanted == "record" and not full else "wait"
 
     def _stand(self, task: str) -> None:
         if isinstance(self._clock, StepClock):
@@ -392,6 +398,7 @@ class Recorder:
         with self._news:
             if self._wanted in ("record", "pause") and self._recording == running:
                 self._batches.append(batch)
+                self._tags += len(batch)
         self._tell()
 
 
@@ -529,15 +536,17 @@ class PartyLoop(Generic[S]):
         keys = self.summary.keys
         why = ""
         while not (why or session.over):
-            wait = bool(out) or not (recording and self._recorder.waiting and session.ready)
-            frames = conversation.receive(_WAIT_S if wait else 0.0)
+            # Messages go first: each of some hundreds in a row waits for the other party.
+            waiting = self._recorder.waiting if recording and session.ready and not out else 0
+            pressing = waiting > _PRESSING
+            frames = conversation.receive(0.0 if pressing else _QUIET_S if waiting else _WAIT_S)
             if frames and not heard:
                 heard = True
                 self._recorder.hold()  # both taggers are to start at about the same time
             for frame in frames:
                 session.receive(frame)
             try:
-                batch = self._recorder.take() if session.ready and not out else None
+                batch = self._recorder.take() if waiting and (pressing or not frames) else None
             except InstrumentError as error:
                 why = f"the tagger's stream was lost: {error}"
                 break
