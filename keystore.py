@@ -24,9 +24,11 @@ position as the nonce, and store, block and position as associated data. Sizes, 
 states are not encrypted. This protects a stolen file, not a running process. It is computational:
 who keeps a copy of the file and finds the passphrase, or breaks AES, has the keys in the copy.
 
-**A copy of the file is dangerous.** One that is put back hands out keys a second time and spends
-pads twice, which lets an eavesdropper forge messages. Do not back it up: keys can be made anew.
-Parties compare their pad indices in each handshake and refuse to go on where one went back.
+**A copy of the file is dangerous.** One that is put back hands out keys a second time. Do not back
+it up: keys can be made anew. Pads survive one copy put back, as the next handshake goes on above
+all that either party has used; where both ends are put back, pads are spent twice, which lets an
+eavesdropper forge messages. :attr:`StoreSink.commits` of both ends tells a copy from the original as
+soon as a block was committed in between.
 """
 
 from __future__ import annotations
@@ -744,6 +746,13 @@ class StoreSink:
         """See :meth:`~bellbench.protocols.qkd.sink.KeySink.state`."""
         with self._store._read() as db:
             return _state(db, block)
+
+    @property
+    def commits(self) -> int:
+        """See :attr:`~bellbench.protocols.qkd.sink.KeySink.commits`."""
+        with self._store._read() as db:
+            number: int = db.execute("SELECT ifnull(max(committed), 0) FROM blocks").fetchone()[0]
+        return number
 
     def prepared(self) -> list[str]:
         """See :meth:`~bellbench.protocols.qkd.sink.KeySink.prepared`."""

@@ -92,6 +92,8 @@ _DAMAGE = {
     "the states of blocks contradict each other": """
         SELECT count(*) FROM blocks WHERE state NOT IN ('prepared', 'committed', 'discarded')
         OR (state = 'committed') != (committed IS NOT NULL)""",
+    "a committed block is missing": """
+        SELECT ifnull(max(committed), 0) != count(committed) FROM blocks""",
     "authentication pads are missing": """
         SELECT count(*) FROM pools WHERE head IS NOT NULL AND (
         length - next0 != (SELECT count(*) FROM pads JOIN segments ON number = segment

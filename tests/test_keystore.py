@@ -42,6 +42,7 @@ from bellbench.protocols.qkd.sink import (
     key_id,
     split_key_id,
 )
+from bellbench.protocols.qkd.trust import Established, Handshake, Terms
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -272,6 +273,7 @@ class StoreMachine(RuleBasedStateMachine):
         states: list[str] = [self.memory.state(block) for block in self.keys]
         assert [sink.state(block) for block in self.keys] == states
         assert sink.prepared() == self.memory.prepared()
+        assert sink.commits == self.memory.commits
         assert sink.committed(self.keys) == self.memory.committed(self.keys)
         assert self.ours.position == self.pads.position
         assert self.ours.remaining == self.pads.remaining
@@ -777,6 +779,7 @@ def test_a_changed_byte_gives_no_other_key(filled: Path, place: int, change: int
         ("DELETE FROM keys WHERE position = 3 AND block = 1", "damaged: keys are missing"),
         ("DELETE FROM blocks WHERE number = 2", "damaged: keys belong to no block"),
         ("UPDATE blocks SET state = 'prepared'", "damaged: the states of blocks contradict"),
+        ("UPDATE blocks SET committed = 9 WHERE number = 2", "a committed block is missing"),
         ("UPDATE blocks SET id = 'other' WHERE number = 1", "the id of a block was changed"),
         ("UPDATE keys SET secret = 'text'", "a field is not of its type"),
         ("UPDATE pools SET next1 = 'x'", "a field is not of its type"),
@@ -1045,3 +1048,92 @@ def test_files_are_for_their_owner_only(alice: KeyStore, tmp_path: Path) -> None
     alice.sink.prepare("block", bytes(32), 0)
     for path in tmp_path.iterdir():
         assert path.stat().st_mode & 0o077 == 0, path
+
+
+# Two stores and the handshake of their parties.
+
+
+def meet(alice: KeyStore, bob: KeyStore) -> Established:
+    """A handshake; settles Bob's pending blocks and returns his end."""
+    ours = Handshake(
+        Terms("alice", "Athens", "Berlin", 1, bytes(32)),
+        pads=alice.pads("alice"),
+        committed=alice.sink.committed,
+    )
+    theirs = Handshake(
+        Terms("bob", "Berlin", "Athens", 1, bytes(32)),
+        pads=bob.pads("bob"),
+        pending=bob.sink.prepared(),
+    )
+    to_bob, to_alice = ours.start(), theirs.start()
+    while to_bob or to_alice:
+        to_bob, to_alice = (
+            [answer for frame in to_alice for answer in ours.receive(frame)],
+            [answer for frame in to_bob for answer in theirs.receive(frame)],
+        )
+    assert ours.established is not None
+    assert theirs.established is not None
+    for block in bob.sink.prepared():
+        if block not in theirs.established.settled:
+            bob.sink.discard(block)
+    for block in theirs.established.settled:
+        bob.sink.commit(block)
+    return theirs.established
+
+
+def test_after_a_crash_the_stores_agree(tmp_path: Path) -> None:
+    """Alice died after some commits, in another order than Bob prepared; her word decides."""
+    with make(tmp_path / "a") as alice, make(tmp_path / "b", "bob") as bob:
+        for store in (alice, bob):
+            store.import_pool("pool", pool_bytes(30))
+            for n in range(4):
+                store.sink.prepare(block_id(n), random.Random(n).randbytes(32 * 4), 32)
+        for n in (2, 0):
+            alice.sink.commit(block_id(n))
+        for block in alice.sink.prepared():
+            alice.sink.discard(block)
+        assert meet(alice, bob).settled == (block_id(2), block_id(0))
+        for store in (alice, bob):
+            assert store.sink.prepared() == []
+            assert store.status().blocks == {"prepared": 0, "committed": 2, "discarded": 2}
+        assert pads_of(alice).position == pads_of(bob).position[::-1]
+        pads_of(alice).skip(30, 30)
+        pads_of(bob).skip(30, 30)
+        for _ in range(2):  # the reserves stand in the same order
+            index, pad = pads_of(alice).draw()
+            assert pads_of(bob).peer(index) == pad
+        taken = alice.deliver(4)
+        assert bob.deliver_ids([key.id for key in taken]) == taken
+
+
+def test_a_copy_put_back_spends_no_pad_twice_and_has_fewer_commits(tmp_path: Path) -> None:
+    with make(tmp_path / "a") as alice, make(tmp_path / "b", "bob") as bob:
+        for store in (alice, bob):
+            store.import_pool("pool", pool_bytes(60))
+        meet(alice, bob)
+        snapshot(bob.path, tmp_path / "copy")
+        for store in (alice, bob):
+            store.sink.prepare("block", bytes(32), 0)
+            store.sink.commit("block")
+        meet(alice, bob)
+        assert alice.sink.commits == bob.sink.commits == 1
+        spent = pads_of(bob).position
+        with KeyStore.open(tmp_path / "copy", PASSPHRASE) as copy:
+            assert pads_of(copy).position < spent
+            meet(alice, copy)
+            assert min(pads_of(copy).position) > max(spent)
+            assert copy.sink.commits == 0
+
+
+def test_pads_are_skipped_to_the_end_and_no_further(alice: KeyStore) -> None:
+    alice.import_pool("pool", pool_bytes(3))
+    pads = pads_of(alice)
+    for own, peer in ((4, 0), (0, 4)):
+        with pytest.raises(OutOfPads, match="pad 3 of 3"):
+            pads.skip(own, peer)
+    assert pads.position == (0, 0)
+    pads.skip(3, 2)
+    pads.skip(1, 1)
+    assert pads.position == (3, 2)
+    assert pads.remaining == (0, 1)
+    KeyStore.open(alice.path, PASSPHRASE).close()

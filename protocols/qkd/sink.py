@@ -71,6 +71,15 @@ class KeySink(Protocol):
         """What became of a block."""
         ...
 
+    @property
+    def commits(self) -> int:
+        """Number of blocks committed so far.
+
+        Once Bob's pending blocks are settled it is the same at both ends, unless a store was put
+        back from a copy or made anew.
+        """
+        ...
+
     def prepared(self) -> list[str]:
         """Blocks that wait for a decision, in the order in which they were prepared."""
         ...
@@ -133,6 +142,11 @@ class MemorySink:
         if block in self._keys:
             return "committed"
         return "discarded" if block in self._discarded else "unknown"
+
+    @property
+    def commits(self) -> int:
+        """See :attr:`KeySink.commits`."""
+        return len(self._keys)
 
     def prepared(self) -> list[str]:
         """See :meth:`KeySink.prepared`."""
