@@ -149,7 +149,10 @@ def deliver(
     if number is not None and key_id:
         raise typer.BadParameter("say either --number or --id", param_hint="--number")
     with open_store(store, passphrase_file) as opened:
-        keys = opened.deliver_ids(key_id) if key_id else opened.deliver(1 if number is None else number)
+        if key_id:
+            keys = opened.deliver_ids(key_id)
+        else:
+            keys = opened.deliver(1 if number is None else number)
         if opened.rehearsal:
             typer.echo(f"bellbench: {store}: keys of a rehearsal are no secrets", err=True)
     _print_keys(keys, as_json)

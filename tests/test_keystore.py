@@ -291,7 +291,7 @@ class StoreMachine(RuleBasedStateMachine):
 
 
 TestStore = StoreMachine.TestCase
-TestStore.settings = settings(max_examples=30, stateful_step_count=30, deadline=None)
+TestStore.settings = settings(max_examples=25, stateful_step_count=25, deadline=None)
 
 
 def snapshot(source: Path, to: Path) -> None:
