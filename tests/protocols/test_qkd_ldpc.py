@@ -367,7 +367,7 @@ def test_hopeless_frames_end_the_protocol(rate: float) -> None:
 @pytest.mark.parametrize("rate", [0.0125, 0.0185, 0.03, 0.05, 0.07, 0.09, 0.11])
 @pytest.mark.parametrize(("n", "frames"), [(16_384, 20_000), (262_144, 1_000)])
 def test_frames_that_fail(n: int, frames: int, rate: float) -> None:
-    """Less than 5 % of the frames want a second round, all decode, and all rightly.
+    """Less than 10 % of the frames want a second round, all decode, and all rightly.
 
     Takes minutes: ``pytest --rootdir=tests -m slow tests/protocols/test_qkd_ldpc.py``.
     """
@@ -377,4 +377,4 @@ def test_frames_that_fail(n: int, frames: int, rate: float) -> None:
         corrector, _, rounds = reconcile(alice, bob, rate, seed)
         assert np.array_equal(corrector.bits, alice), seed
         again += rounds > 0
-    assert again < 0.05 * frames
+    assert again < 0.1 * frames
