@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 F = TypeVar("F", bound=Callable[..., Any])
+_BLIND = 255
 Int16 = npt.NDArray[np.int16]
 Int64 = npt.NDArray[np.int64]
 UInt8 = npt.NDArray[np.uint8]
@@ -46,7 +47,7 @@ def group(
         last: The click before the first one.
         until: In ps.
         out: Times of the events, as long as ``times``; likewise the others.
-        bases: 0 or 1; 2 where the event begins within the dead time after the click before it.
+        bases: 0 or 1; 255 where the event begins within the dead time after the click before it.
         bits: Outcomes; of several clicks that of the least row.
         doubles: Indices of events of several outcomes, complemented where these are of two bases.
 
@@ -68,7 +69,7 @@ def group(
             i += 1
         out[n] = begin
         unseen = begin < before + dead_time
-        bases[n] = 2 if unseen else least >> 1
+        bases[n] = _BLIND if unseen else least >> 1
         bits[n] = least & 1
         blind += unseen
         if least != most:

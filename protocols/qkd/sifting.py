@@ -14,6 +14,7 @@ from ...instruments import ProtocolError, TagBatch, TimesPs, concatenate
 from ..timing._streams import live
 from .parameters import Detectors
 from .randomness import Randomness
+from .schemes import SCHEMES, Scheme
 
 if TYPE_CHECKING:
     from .dating import Dated
@@ -36,7 +37,7 @@ Indices = npt.NDArray[np.int64]
 Piece = TypeVar("Piece", "Events", "Dated")
 
 #: Basis of an event that gives no key bit, since one of the party's detectors may have been blind.
-BLIND = 2
+BLIND = 255
 
 #: One-to-one matching within a full window: (times a, times b, window) to indices into a and b.
 Match = Callable[[TimesPs, TimesPs, int], tuple[Indices, Indices]]
@@ -48,7 +49,7 @@ class Events:
 
     Attributes:
         times_ps: int64, corrected for the delays.
-        bases: uint8, 0 for Z, 1 for X, 2 (``BLIND``) for none.
+        bases: uint8, number of the basis (0 for Z, 1 for X), 255 (``BLIND``) for none.
         bits: uint8, the outcomes. Secret, and not shown.
         horizon_ps: No later event is earlier than this.
     """
@@ -90,18 +91,24 @@ class Clicks:
     nor channels can be trusted, and what else clicked is not known. For the same reason an event
     within the dead time after a loss has no basis.
 
+    Where an analyzer turns (:attr:`.Scheme.turns`), each batch comes with its setting. An event
+    that may lie outside the batches of one setting has no basis, and events are given out only
+    when their setting has ended: what is said of them cannot tell it before.
+
     Args:
-        detectors: Meaning of the channels; clicks on other channels are ignored.
+        detectors: Meaning of the channels at the first setting; clicks on others are ignored.
         calibration_ps: Length of the calibration segment.
         window_ps: Coincidence window, full width.
         randomness: Source of the bits of double clicks.
         dead_time_ps: Longest time that a detector is blind after a click.
+        scheme: What its outputs stand for at each setting.
 
     Attributes:
         calibration: The calibration segment, once it is complete.
         singles: Clicks by channel, of the whole recording, outside losses.
         double_clicks: Number of them so far.
-        blind_events: Number of events without a basis so far.
+        blind_events: Number of events so far whose detectors may have been blind.
+        unset_events: Number of others without a basis, between two settings.
         losses: Intervals with lost clicks reported by the tagger.
     """
 
@@ -112,8 +119,12 @@ class Clicks:
         window_ps: int,
         randomness: Randomness,
         dead_time_ps: int = 0,
+        scheme: Scheme = SCHEMES["bbm92"],
     ) -> None:
         self._detectors = detectors
+        self._scheme = scheme
+        # Where a setting began, by the tagger's clock, and which one; the last one goes on.
+        self._settings: list[tuple[int, int | None]] = []
         self._calibration_ps = calibration_ps
         self._window = window_ps
         self._randomness = randomness
@@ -131,12 +142,17 @@ class Clicks:
         self.singles: Counter[int] = Counter(dict.fromkeys(detectors.channels, 0))
         self.double_clicks = 0
         self.blind_events = 0
+        self.unset_events = 0
         self.losses = 0
         self._last_loss = -(1 << 62)
         self._loss_ends: set[int] = set()
 
-    def add(self, batch: TagBatch) -> None:
+    def add(self, batch: TagBatch, setting: int | None = 0) -> None:
         """Take the next batch of the recording.
+
+        Args:
+            batch: Clicks.
+            setting: The analyzer's; None where it was being turned.
 
         Raises:
             ProtocolError: where it does not follow on the last, or is not sorted.
@@ -152,6 +168,12 @@ class Clicks:
                 f"batch from {batch.begin_ps} ps does not follow the last, up to {self._end} ps"
             )
         self._end = batch.end_ps
+        if not self._settings or self._settings[-1][1] != setting:
+            if setting is not None and not 0 <= setting < len(self._scheme.settings):
+                raise ProtocolError(f"an analyzer has no setting {setting} in this protocol")
+            if self.calibration is None and setting != 0:
+                raise ProtocolError("the analyzer was turned within the calibration segment")
+            self._settings.append((batch.begin_ps, setting))
         for loss in batch.losses:
             if loss.begin_ps > self._last_loss:
                 self.losses += 1
@@ -201,7 +223,8 @@ class Clicks:
         self._line_up(self._delays)
         times, which = self._times, self._which
         # Clicks from here on may still come; an event is closed a window after its first click.
-        release = self._end - max(self._delays.values()) - self._window
+        end = self._settings[-1][0] if self._scheme.turns else self._end
+        release = end - max(self._delays.values()) - self._window
         if final:
             release = max(release, int(times[-1]) + 1) if times.size else release
         self._released = max(self._released, release)
@@ -232,10 +255,31 @@ class Clicks:
                 self.blind_events += int(np.count_nonzero(unseen & (bases != BLIND)))
                 bases[unseen] = BLIND
             self._last = max(self._last, int(times[used - 1]))
+        if self._scheme.turns:
+            self._turn(heads, bases)
         self._times, self._which = times[used:], which[used:]
         latest = min(self._delays.values()) - self._dead_time + self._released
         self._loss_ends = {at for at in self._loss_ends if at > latest}
         return Events(heads, bases, bits, self._released)
+
+    def _turn(self, times: TimesPs, bases: Bits) -> None:
+        """Give events the bases of their setting, and none where it is not known."""
+        assert self._delays is not None
+        early, late = min(self._delays.values()), max(self._delays.values()) + self._window
+        begins = np.array([begin for begin, _ in self._settings], np.int64)
+        first = np.searchsorted(begins, times + early, side="right") - 1
+        last = np.searchsorted(begins, times + late, side="right") - 1
+        seen = bases != BLIND
+        # As many rows as settings, and one for none.
+        none = len(self._scheme.settings)
+        table = np.array([*self._scheme.settings, (BLIND, BLIND)], np.uint8)
+        rows = np.array([none if s is None else s for _, s in self._settings], np.int64)
+        rows = np.where(first == last, rows[last], none)[seen]
+        bases[seen] = table[rows, bases[seen]]
+        self.unset_events += int(np.count_nonzero(rows == none))
+        # Later events lie behind what was given out.
+        done = int(np.searchsorted(begins, self._released + early, side="right")) - 1
+        del self._settings[: max(0, done)]
 
     def _after_loss(self, times: TimesPs) -> npt.NDArray[np.bool_]:
         """Which events may lie within the dead time after a loss."""
