@@ -27,8 +27,10 @@ Indices = npt.NDArray[np.int64]
 #: Offsets and frequencies looked for, on the line that the calibration has told.
 _SEARCH_PS = 10**10
 _SEARCH_FREQUENCY = 20e-6
-#: To date times costs by the length of the recording: done each time it has grown by this part.
+#: To date times costs by what is known of the clock: done each time the recording has grown by this
+#: part, and no more seldom than once in this time.
 _GROWTH = 2.5e-4
+_SELDOM_PS = 10**12
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,7 +140,7 @@ class Dating:
             self._over = True
             self._count(*recovery.add(None, None))
         grown = self._watermark - self._horizon
-        if not final and grown <= _GROWTH * (self._watermark - self._begin):
+        if not final and grown <= min(_SELDOM_PS, _GROWTH * (self._watermark - self._begin)):
             return self._decide(0, np.zeros(0, np.int64), times[:0], self._horizon)
         times = self._line.straighten(times)
         known = np.flatnonzero(recovery.dated(times))
