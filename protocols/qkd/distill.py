@@ -30,7 +30,7 @@ from .cascade import Corrector, Reference
 from .estimation import ErrorHistory, Errors, random_sample, split_sample
 from .finite_key import KeyBound, binary_entropy
 from .ledger import BlockFailed, LeakLedger
-from .parameters import Parameters
+from .parameters import Parameters, SessionTerms
 from .randomness import Randomness, random_bits
 from .verify import collision_probability, tag_seed_bits, verification_tag
 
@@ -84,6 +84,7 @@ class Terms:
         tolerance: Error rate of the sample above which there is no key.
         length: Secure key for the bits that were disclosed in reconciliation. A proof for fixed
             lengths ignores them and charges the budget.
+        refusal: Why the block gives no key whatever it holds; empty else.
     """
 
     sample_bits: int
@@ -92,6 +93,7 @@ class Terms:
     error_rate: float
     tolerance: float
     length: Callable[[int], KeyBound | None]
+    refusal: str = ""
 
 
 def sampled_terms(parameters: Parameters, m: int) -> Terms:
@@ -167,7 +169,7 @@ class Distiller:
         self,
         block: RawBlock,
         terms: Terms,
-        parameters: Parameters,
+        parameters: SessionTerms,
         randomness: Randomness,
         history: ErrorHistory,
         ledger: LeakLedger,
@@ -225,6 +227,10 @@ class Distiller:
 
     def _purpose(self, name: str) -> str:
         return f"{name} of block {self.number}"
+
+    def _judge_terms(self) -> None:
+        if self.terms.refusal:
+            raise BlockFailed(self.terms.refusal)
 
     def _judge(self) -> None:
         """Raise BlockFailed where the sample or the bound allows no key."""
@@ -285,6 +291,7 @@ class DistillAlice(Distiller):
 
     def begin(self) -> None:
         """Say the first message."""
+        self._judge_terms()
         k = self.terms.sample_bits
         if self.n < 16 or (not k and not self.key_bytes):
             self._judge_length()
@@ -383,6 +390,7 @@ class DistillBob(Distiller):
 
     def begin(self) -> None:
         """Wait for Alice."""
+        self._judge_terms()
         self._awaits = msg.Sample if self.terms.sample_bits else msg.Reconciliation
 
     def handle(self, message: msg.Message) -> bytes | None:

@@ -15,6 +15,8 @@ __all__ = ["BlockFailed", "LeakLedger"]
 _TOLD: dict[type[Any], tuple[str, Callable[[Any], int]]] = {
     msg.Sifted: ("monitor", lambda message: message.bits.size),
     msg.Monitored: ("monitor", lambda message: message.bits.size),
+    msg.Prepared: ("test", lambda message: message.bits.size),
+    msg.Tested: ("test", lambda message: message.bits.size),
     msg.Sample: ("sample", lambda message: message.bits.size),
     msg.SampleReply: ("sample", lambda message: message.bits.size),
     msg.ParityReply: ("parity", lambda message: message.parities.size),

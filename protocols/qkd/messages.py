@@ -26,19 +26,24 @@ __all__ = [
     "Calibration",
     "Confirmation",
     "Delays",
+    "Detected",
     "Failed",
     "Message",
     "Monitored",
     "Paired",
     "ParityReply",
     "ParityRequest",
+    "Prepared",
+    "Received",
     "Reconciled",
     "Reconciliation",
     "Sample",
     "SampleReply",
+    "Sent",
     "Sifted",
     "Syndrome",
     "Tag",
+    "Tested",
     "Undecoded",
     "Verdict",
     "Verification",
@@ -329,6 +334,97 @@ class Monitored(_Said):
 
 
 @dataclass(frozen=True, eq=False)
+class Sent(_Said):
+    """Alice to Bob: all pulses of a shot have left. The first one opens the block."""
+
+    shot: int
+
+    def check(self) -> None:
+        """Raise ProtocolError unless well-formed."""
+        _count("shot", self.shot)
+
+
+@dataclass(frozen=True, eq=False)
+class Received(_Said):
+    """Bob to Alice: no later click belongs to this shot; whether he found it at all."""
+
+    SENDER: ClassVar[tuple[str, ...]] = ("bob",)
+
+    shot: int
+    found: bool
+
+    def check(self) -> None:
+        """Raise ProtocolError unless well-formed."""
+        _count("shot", self.shot)
+        _flag("found", self.found)
+
+
+@dataclass(frozen=True, eq=False)
+class Detected(_Said):
+    """Bob to Alice: slots of a shot, behind its preamble, in which he detected something.
+
+    ``bases``: 0 for Z, 1 for X.
+    """
+
+    SENDER: ClassVar[tuple[str, ...]] = ("bob",)
+
+    shot: int
+    slots: Indices
+    bases: Bits
+
+    def check(self) -> None:
+        """Raise ProtocolError unless well-formed."""
+        _count("shot", self.shot)
+        _increasing("detected slots", self.slots)
+        _bits("bases", self.bases)
+        if self.bases.shape != self.slots.shape:
+            raise ProtocolError("detected slots and bases differ in number")
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared(_Said):
+    """Alice to Bob: what she prepared in the slots of one :class:`Detected`.
+
+    Attributes:
+        shot: Of which shot.
+        kept: For each slot 1 where the bases are equal.
+        intensities: Of those kept, 0 the strongest.
+        bits: Of those kept in the test basis.
+    """
+
+    shot: int
+    kept: Bits
+    intensities: Bits
+    bits: Bits
+
+    def check(self) -> None:
+        """Raise ProtocolError unless well-formed."""
+        _count("shot", self.shot)
+        _bits("kept slots", self.kept)
+        _array("intensities", self.intensities, np.uint8)
+        _bits("test bits", self.bits)
+        if self.intensities.size != int(np.count_nonzero(self.kept)):
+            raise ProtocolError("kept slots and intensities differ in number")
+        if self.bits.size > self.intensities.size:
+            raise ProtocolError("more test bits than kept slots")
+
+
+@dataclass(frozen=True, eq=False)
+class Tested(_Said):
+    """Bob to Alice: his bits in the test basis of one :class:`Prepared`."""
+
+    SENDER: ClassVar[tuple[str, ...]] = ("bob",)
+
+    shot: int
+    bits: Bits
+
+    def check(self) -> None:
+        """Raise ProtocolError unless well-formed."""
+        _count("shot", self.shot)
+        _bits("test bits", self.bits)
+
+
+@dataclass(frozen=True, eq=False)
 class Sample(_Said):
     """Alice to Bob: the random sample of the block, her bits there, and the leak to come."""
 
@@ -555,6 +651,11 @@ Message = (
     | Bases
     | Sifted
     | Monitored
+    | Sent
+    | Received
+    | Detected
+    | Prepared
+    | Tested
     | Sample
     | SampleReply
     | Reconciliation

@@ -5,13 +5,43 @@ from __future__ import annotations
 import hashlib
 import math
 from dataclasses import dataclass, fields
-from typing import Literal
+from typing import Any, ClassVar, Literal, Protocol
 
 from .finite_key import KeyBound, choose_sample, leak_budget, secure_key_length
 
-__all__ = ["BASES", "Detectors", "Parameters"]
+__all__ = ["BASES", "Detectors", "Parameters", "SessionTerms"]
 
 BASES = ("Z", "X")
+
+
+class SessionTerms(Protocol):
+    """What every protocol's terms say to a session: a frozen dataclass."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def epsilon(self) -> float:
+        """Security parameter of one block."""
+        ...
+
+    @property
+    def total_epsilon(self) -> float:
+        """Bound on the sum over all blocks and tags of a session."""
+        ...
+
+    @property
+    def tolerance(self) -> float:
+        """Error rate above which there is no key."""
+        ...
+
+    @property
+    def reconciliation(self) -> Literal["auto", "cascade", "ldpc"]:
+        """See :func:`.distill.choose`."""
+        ...
+
+    def digest(self) -> bytes:
+        """What the parties compare, 32 bytes."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

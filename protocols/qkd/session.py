@@ -63,15 +63,16 @@ from .authentication import (
     Tag,
     Transcript,
 )
-from .bbm92 import FindDelays, Pairing, PairingAlice, PairingBob, Said
-from .distill import DistillAlice, DistillBob, RawBlock, sampled_terms
+from .bbm92 import FindDelays, Pairing, PairingAlice, PairingBob
+from .distill import DistillAlice, DistillBob, RawBlock
 from .epsilon import EpsilonBudget
 from .estimation import ErrorHistory
 from .ledger import BlockFailed, LeakLedger
-from .parameters import Detectors, Parameters
+from .parameters import Detectors, Parameters, SessionTerms
 from .randomness import Randomness, SystemRandomness
-from .report import ASSUMPTIONS, BlockReport, SecurityReport
+from .report import BlockReport, SecurityReport
 from .sifting import Match
+from .sifting_party import Said, SiftingParty
 from .sink import KeySink, check_kind
 from .trust import Established, FirstTrust, Handshake
 from .trust import Terms as HandshakeTerms
@@ -83,7 +84,20 @@ _IN_FLIGHT = 8
 #: Blocks that may be open in all.
 _OPEN = 256
 
-_SIFTING = (msg.Announcement, msg.Paired, msg.Bases, msg.Sifted, msg.Monitored)
+#: Messages of sifting parties, and those of them that open a block.
+_SIFTING = (
+    msg.Announcement,
+    msg.Paired,
+    msg.Bases,
+    msg.Sifted,
+    msg.Monitored,
+    msg.Sent,
+    msg.Received,
+    msg.Detected,
+    msg.Prepared,
+    msg.Tested,
+)
+_OPENING = (msg.Announcement, msg.Sent)
 
 
 class Phase(StrEnum):
@@ -182,7 +196,7 @@ class Session:
 
     Args:
         role: Which party this is.
-        detectors: What its channels mean.
+        detectors: What its channels mean; None with ``sifting``.
         parameters: The terms, equal to the peer's: compared in the handshake.
         sink: Its key store.
         pads: Its end of the common pool; None where ``first_trust`` makes the first one.
@@ -198,6 +212,8 @@ class Session:
         randomness: The operating system's by default.
         timeout_s: Silence of the peer after which the session is given up, where an answer is due.
         reserve_pads: Alice's: pads of each direction that the pool is kept filled to.
+        sifting: Makes the sifting party of another protocol than BBM92, from the session's
+            randomness and history; detectors, delays and ``match`` are then that party's.
 
     Attributes:
         over: Nothing more comes: all blocks have ended, or the session was aborted.
@@ -211,8 +227,8 @@ class Session:
     def __init__(
         self,
         role: Role,
-        detectors: Detectors,
-        parameters: Parameters,
+        detectors: Detectors | None,
+        parameters: SessionTerms,
         *,
         sink: KeySink,
         pads: PadSource | None,
@@ -225,6 +241,7 @@ class Session:
         randomness: Randomness | None = None,
         timeout_s: float = 60.0,
         reserve_pads: int = 64,
+        sifting: Callable[[Randomness, ErrorHistory], SiftingParty] | None = None,
     ) -> None:
         self.role: Role = role
         self.peer: Role = "bob" if role == "alice" else "alice"
@@ -241,19 +258,21 @@ class Session:
         self._now: float | None = None
         self._heard: float | None = None
         self._round_trip = 0.0
-        common: dict[str, Any] = {"known_delays": known_delays}
-        self._pairing: PairingAlice | PairingBob
-        if role == "alice":
-            common |= {"find_delays": find_delays, "match": match}
-            self._pairing = PairingAlice(
+        self._pairing: SiftingParty
+        if sifting is not None:
+            self._pairing = sifting(self._randomness, self.history)
+        else:
+            if detectors is None or not isinstance(parameters, Parameters):
+                raise ValueError("BBM92 needs detectors and Parameters")
+            common: dict[str, Any] = {"known_delays": known_delays}
+            if role == "alice":
+                common |= {"find_delays": find_delays, "match": match}
+            self._pairing = (PairingAlice if role == "alice" else PairingBob)(
                 detectors, parameters, self._randomness, self.history, **common
             )
+        if role == "alice":
             for block in sink.prepared():
                 sink.discard(block)  # she had not decided for them, and Bob may have been told so
-        else:
-            self._pairing = PairingBob(
-                detectors, parameters, self._randomness, self.history, **common
-            )
         self._finished = False
         self._outbox: list[bytes] = []
         self._sent = 0
@@ -269,12 +288,7 @@ class Session:
         self._report = SecurityReport(
             role,
             dataclasses.asdict(parameters),
-            [
-                *ASSUMPTIONS,
-                "detector delays from an own calibration"
-                if known_delays is not None
-                else "detector delays found in the light of the link, which an attacker can bend",
-            ],
+            list(self._pairing.assumptions),
             "none yet",
             self._randomness.kind,
             rehearsal,
@@ -301,6 +315,11 @@ class Session:
             raise ProtocolError(f"{self.role} was fed clicks after the end of the recording")
         if not self.over:
             self._pairing.feed(batch)
+            self._guard(self._pairing.advance)
+
+    def advance(self) -> None:
+        """Say what the sifting party has to say: after something was done to it, not by clicks."""
+        if not self.over:
             self._guard(self._pairing.advance)
 
     def finish(self) -> None:
@@ -359,7 +378,8 @@ class Session:
 
     @property
     def pairing(self) -> Pairing:
-        """The sifting party: calibration matrix, clicks, Bob's clock at Alice."""
+        """BBM92's sifting party: calibration matrix, clicks, Bob's clock at Alice."""
+        assert isinstance(self._pairing, Pairing)
         return self._pairing
 
     @property
@@ -377,20 +397,19 @@ class Session:
     def progress(self) -> Progress:
         """Where the session stands; public figures only."""
         pairing, totals = self._pairing, self._report.totals
-        expected = None if self.over else self.parameters.key_bound(pairing.kept)
         pads = None if self._established is None else self._established.pads
         return Progress(
             self.phase,
             pairing.coincidences,
             pairing.sifted,
             totals["key_bits"] - totals["reserve_bits"],
-            expected.length if expected else 0,
+            0 if self.over else pairing.expected_bits,
             totals["blocks"] - totals["blocks_without_key"],
             totals["blocks_without_key"],
             len(self._blocks),
             pairing.monitor.qber(0),
             pairing.monitor.qber(1),
-            pairing.clicks.double_clicks,
+            pairing.double_clicks,
             pads.remaining if pads else None,
         )
 
@@ -507,7 +526,7 @@ class Session:
         if block is None:
             assert self._session_scope is not None
             return self._session_scope
-        if isinstance(message, msg.Announcement) and block == self._opened:
+        if isinstance(message, _OPENING) and block == self._opened:
             if len(self._blocks) >= _OPEN:
                 raise ProtocolError(f"more than {_OPEN} blocks are open")
             self._blocks[block] = _Block(self, block)
@@ -581,7 +600,7 @@ class Session:
                 else:
                     self._begin(item)
             self._verify_in_order()
-            if not isinstance(pairing, PairingBob):
+            if self.role == "alice":
                 break
             held, pairing.hold = pairing.hold, not self.ready
             if not held or pairing.hold:
@@ -616,7 +635,7 @@ class Session:
         self.budget.spend("a key that is not ideal", self.parameters.epsilon)
         distiller = (DistillAlice if self.role == "alice" else DistillBob)(
             raw,
-            sampled_terms(self.parameters, raw.bits.size),
+            self._pairing.terms(raw),
             self.parameters,
             self._randomness,
             self.history,

@@ -58,11 +58,16 @@ _KINDS: dict[int, type[Any]] = {
     19: msg.Failed,
     20: msg.Tag,
     21: msg.Abort,
+    22: msg.Sent,
+    23: msg.Received,
+    24: msg.Detected,
+    25: msg.Prepared,
+    26: msg.Tested,
 }
 _NUMBERS = {kind: number for number, kind in _KINDS.items()}
 _GOLDEN = -math.log((math.sqrt(5.0) - 1.0) / 2.0)  # ln of the golden ratio
 #: Arrays that hold neither bits nor increasing numbers: values a byte, or of no order.
-_SMALL = {"outcomes": 4, "rows": 256}
+_SMALL = {"outcomes": 4, "rows": 256, "intensities": 4}
 _ANY_ORDER = {"known_ps", "delays_ps", "coincidences"}
 #: Increasing, but two may be equal; of the others, indices, no two are.
 _TIMES = {"times", "times_ps"}

@@ -70,6 +70,13 @@ def said(draw: st.DrawFn, kind: type[Any]) -> Any:
         monitored = increasing(draw, kept.size + 1)
         monitored = monitored[monitored < kept.size]
         return kind(kept, monitored, draw(arrays(np.uint8, monitored.size, elements=st.just(1))))
+    if kind is msg.Detected:
+        slots = increasing(draw)
+        return kind(3, slots, draw(arrays(np.uint8, slots.size, elements=st.integers(0, 1))))
+    if kind is msg.Prepared:
+        kept = int(bits.sum())
+        levels = draw(arrays(np.uint8, kept, elements=st.integers(0, 3)))
+        return kind(3, bits, levels, bits[: draw(st.integers(0, kept))])
     if kind is msg.Sample:
         positions = increasing(draw, 2**40)
         told = draw(arrays(np.uint8, positions.size, elements=st.integers(0, 1)))
