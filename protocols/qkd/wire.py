@@ -199,16 +199,15 @@ class _Reader:
         first, k, length = self.whole(), self.count(), self.count()
         if k > 62 or not count - 1 <= length <= 8 * len(self._data):
             raise ProtocolError("gaps between numbers are not written as they should be")
-        ends = np.flatnonzero(self._unpack(length))
-        if ends.size != count - 1 or (ends.size and ends[-1] != length - 1):
+        from . import _kernels_wire
+
+        gaps = np.empty(count - 1, np.int64)
+        most = _kernels_wire.get_quotients(self._packed(length), length, gaps)
+        if most < 0:
             raise ProtocolError("gaps between numbers are not written as they should be")
-        gaps = np.diff(ends, prepend=-1) - 1
-        if gaps.size and int(gaps.max()) >> (62 - k):
+        if most >> (62 - k):
             raise ProtocolError("a gap between numbers is too large")
-        gaps <<= k
-        planes = self._unpack(k * gaps.size).reshape(k, gaps.size)
-        for plane in range(k):
-            gaps |= planes[plane].astype(np.int64) << (k - 1 - plane)
+        _kernels_wire.add_remainders(self._packed(k * gaps.size), k, gaps)
         if float(gaps.sum(dtype=np.float64)) + abs(first) >= 2.0**62:
             raise ProtocolError("numbers grow too large")
         gaps += step
@@ -235,11 +234,14 @@ class _Reader:
             raise ProtocolError(f"a field of {size:,} entries; {most:,} is the most")
         return size
 
-    def _unpack(self, count: int) -> UInt8:
+    def _packed(self, count: int) -> UInt8:
         packed = np.frombuffer(self.take(-(-count // 8)), np.uint8)
         if count % 8 and packed[-1] & (0xFF >> count % 8):
             raise ProtocolError("bits are set in the padding")
-        return np.unpackbits(packed, count=count)
+        return packed
+
+    def _unpack(self, count: int) -> UInt8:
+        return np.unpackbits(self._packed(count), count=count)
 
 
 def _put_count(out: bytearray, value: int) -> None:
@@ -281,18 +283,17 @@ def _put_increasing(out: bytearray, value: Int64, step: int) -> None:
     # make it costly, since the quotients add up to at most 2.1 for each gap.
     mean = float(gaps.mean()) if gaps.size else 0.0
     k = max(0, 1 + math.floor(math.log2(_GOLDEN * mean + 1e-9)))
-    ends = np.cumsum((gaps >> k) + 1) - 1
-    length = int(ends[-1]) + 1 if ends.size else 0
-    unary = np.zeros(length, np.uint8)
-    unary[ends] = 1
+    length = int((gaps >> k).sum()) + gaps.size
+    unary = np.zeros(-(-length // 8), np.uint8)
+    planes = np.zeros(-(-k * gaps.size // 8), np.uint8)
+    from . import _kernels_wire
+
+    _kernels_wire.put_gaps(gaps, k, unary, planes)
     _put_whole(out, int(value[0]))
     _put_count(out, k)
     _put_count(out, length)
-    out += np.packbits(unary).tobytes()
-    planes = np.empty((k, gaps.size), np.uint8)
-    for plane in range(k):
-        planes[plane] = (gaps >> (k - 1 - plane)) & 1
-    out += np.packbits(planes.reshape(-1)).tobytes()
+    out += unary.tobytes()
+    out += planes.tobytes()
 
 
 def _put_numbers(out: bytearray, value: npt.NDArray[Any]) -> None:
