@@ -108,6 +108,7 @@ _BASE_GRAPH = """
 """
 _HIDDEN = 2  # punctured columns of the base graph, the first ones
 _CORE = 4  # its rows without a bit of their own
+_COPIES = 8  # of the base graph, joined at random before it is lifted
 
 
 class _Shape(NamedTuple):
@@ -178,8 +179,10 @@ def _plan(n: int, error_rate: float) -> _Plan:
         return _Plan(frames, size, _Shape(False, -(-size // lifting), lifting, rows * lifting))
     first = _LANES * math.ceil(leak * size / _LANES)
     # 24 columns of the core, and one bit for each further check, of which two lifts are not sent.
-    lifting = 64 * math.ceil((size - first) / 22 / 64)
-    return _Plan(frames, size, _Shape(True, 26, lifting, first))
+    lifts = (size - first) / 22
+    copies = min(max(int(lifts / 128), 1), _COPIES)
+    lifting = max(64, _LANES * math.ceil(lifts / copies / _LANES))
+    return _Plan(frames, size, _Shape(True, 26 * copies, lifting, first))
 
 
 def _efficiency(size: int, error_rate: float) -> float:
@@ -224,7 +227,8 @@ def _code(shape: _Shape, rounds: int) -> _Code:
     """The code of the first syndrome and of ``rounds`` rounds after it."""
     from . import _kernels_ldpc as kernels
 
-    lifting, hidden = shape.lifting, _HIDDEN if shape.protograph else 0
+    lifting, copies = shape.lifting, shape.columns // 26
+    hidden = _HIDDEN * copies if shape.protograph else 0
     sent = [_bits_of_round(shape, index) for index in range(rounds + 1)]
     checks = [sent[0] + hidden * lifting, *sent[1:]]
     first_row = np.cumsum([0] + [-(-count // lifting) for count in checks]).tolist()
@@ -234,7 +238,7 @@ def _code(shape: _Shape, rounds: int) -> _Code:
         length[last - 1] -= -count % lifting
 
     if shape.protograph:
-        rows, columns = _protograph_edges(base)
+        rows, columns = _protograph_edges(base, copies)
     else:
         rows, columns = _irregular_edges(shape.columns, base)
     digest = hashlib.blake2b(f"bellbench ldpc/1/{tuple(shape)}".encode(), digest_size=16)
@@ -250,7 +254,7 @@ def _code(shape: _Shape, rounds: int) -> _Code:
     )
     own = np.zeros(end, dtype=np.bool_)
     if shape.protograph:
-        own[_CORE:base] = True
+        own[_CORE * copies : base] = True
         more = np.repeat(np.arange(base, end), _EXTRA_DEGREE)
         load = np.zeros(shape.columns, dtype=np.int64)
         load[:hidden] = 1 << 30
@@ -282,14 +286,24 @@ def _code(shape: _Shape, rounds: int) -> _Code:
 _Edges = tuple[list[int], list[int]]  # rows, columns
 
 
-def _protograph_edges(rows: int) -> _Edges:
+def _protograph_edges(rows: int, copies: int) -> _Edges:
+    # Circulants alone commute, so that a few columns of the base graph with few edges would hold
+    # light codewords at any lifting (Smarandache, Vontobel, IEEE Trans. IT 58, 585 (2012)).
+    # Copies joined by permutations that do not commute have none.
     # Hidden columns stay first; the accumulator comes next, so that the last columns, whose last
     # bits a short frame lacks, are ordinary ones.
     order = {0: 0, 1: 1} | {old: old - 20 for old in range(22, 26)}
     order |= {old: old + 4 for old in range(2, 22)}
     table = [[order[int(word)] for word in row.split()] for row in _BASE_GRAPH.split("/")]
-    edges = [(row, column) for row in range(rows) for column in table[row]]
-    return [row for row, _ in edges], [column for _, column in edges]
+    index = [row for row in range(rows) for _ in table[row // copies]]
+    words = philox_words(0, 0, 46 * 26 * copies).reshape(46, 26, copies)
+    orders = np.argsort(words, axis=2, kind="stable")
+    column = [
+        copies * c + int(orders[row // copies, c, row % copies])
+        for row in range(rows)
+        for c in table[row // copies]
+    ]
+    return index, column
 
 
 def _irregular_edges(columns: int, rows: int) -> _Edges:
@@ -368,14 +382,16 @@ class _Party:
         graph = (code.row_start, code.column, code.shift, code.length)
         if code.hidden:
             # Row 1 has the hidden column 0 and not 1; row 0 has both.
-            for row, column in ((1, 0), (0, 1)):
+            copies = code.hidden // _HIDDEN
+            for row in (*range(copies, 2 * copies), *range(copies)):
                 kernels.parities(columns, *graph, row, row + 1, out)
-                edge = code.row_start[row] + column
-                columns[column] = np.roll(out[row], int(code.shift[edge]))
+                edge = code.row_start[row] + (0 if row >= copies else 1)
+                columns[code.column[edge]] = np.roll(out[row], int(code.shift[edge]))
         first = code.first_row[index]
         kernels.parities(columns, *graph, first, code.rows, out)
         if index == 0 and own:
-            out[_CORE:].reshape(-1)[:own] ^= bits[count - own :]
+            core = _CORE // _HIDDEN * code.hidden
+            out[core:].reshape(-1)[:own] ^= bits[count - own :]
         first += code.hidden if index == 0 else 0
         return out[first:].reshape(-1)[: _bits_of_round(shape, index)]
 
@@ -565,6 +581,7 @@ class _Work:
         if own:
             rest = (self._syndrome & 1).astype(np.uint8)
             graph = (code.row_start, code.column, code.shift, code.length)
-            kernels.parities(columns, *graph, _CORE, code.first_row[1], rest)
-            pattern[count - own :] = rest[_CORE:].reshape(-1)[:own]
+            core = _CORE // _HIDDEN * hidden
+            kernels.parities(columns, *graph, core, code.first_row[1], rest)
+            pattern[count - own :] = rest[core:].reshape(-1)[:own]
         return pattern, iterations
