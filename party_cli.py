@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 __all__ = ["identity", "party"]
 
+COST = 17  # of scrypt, as a power of two
+
 
 def _seconds(text: str) -> float:
     try:
@@ -143,7 +145,7 @@ def identity(
         if path.exists():
             raise ConfigError("exists already", place=str(path))
     made = Identity.generate()
-    made.save(file, new_passphrase(passphrase_file, VARIABLE, str(file)))
+    made.save(file, new_passphrase(passphrase_file, VARIABLE, str(file)), cost=COST)
     made.public.save(public)
     typer.echo(f"{file}: secret, keep it here")
     typer.echo(f"{public}: {made.public.fingerprint}")

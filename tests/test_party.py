@@ -215,7 +215,7 @@ class Two:
                     pytest.fail(f"a process ended by itself: {self.said()}")
 
     def until_blocks(self, role: str, number: int) -> None:
-        deadline = time.monotonic() + PATIENCE_S
+        deadline = time.monotonic() + 2 * PATIENCE_S  # kernels may have to be compiled
         while len(committed(self.store(role))) < number:
             assert time.monotonic() < deadline, self.said()
             self.wait(0.1)
@@ -225,7 +225,7 @@ class Two:
         for role in ROLES:
             self.start(role, "--duration", "3 s")
         for process in self.processes.values():
-            assert process.wait(PATIENCE_S) == 0, self.said()
+            assert process.wait(2 * PATIENCE_S) == 0, self.said()
 
     def compare(self) -> None:
         """Both stores hold the same: blocks, keys to the last bit, pads."""

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from bellbench.instruments import InstrumentError, TagBatch
+from bellbench.instruments import ConfigError, InstrumentError, ProtocolError, TagBatch
 from bellbench.net import Link
 from bellbench.party import PartyLoop, Recorder, check_party
 
@@ -301,3 +301,48 @@ def test_mistakes_are_told_with_their_place(
 def test_a_good_party_file_has_no_mistakes(tmp_path: Path) -> None:
     assert check_party(write(tmp_path)) == []
     assert check_party("metro_alice") == check_party("metro_bob") == []
+
+
+# -- the command line
+
+
+def test_an_identity_is_two_files_and_a_fingerprint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from bellbench.cli import app
+    from bellbench.protocols.qkd.trust import Identity, PublicIdentity
+    from typer.testing import CliRunner
+
+    monkeypatch.setenv("BELLBENCH_PASSPHRASE", "secret")
+    monkeypatch.setattr("bellbench.party_cli.COST", 4)
+    file = tmp_path / "alice.id"
+    result = CliRunner().invoke(app, ["identity", str(file)])
+    assert result.exit_code == 0
+    own, public = Identity.load(file, "secret"), PublicIdentity.load(tmp_path / "alice.id.pub")
+    assert own.public.fingerprint == public.fingerprint
+    assert public.fingerprint in result.output
+    again = CliRunner().invoke(app, ["identity", str(file)])
+    assert again.exit_code != 0
+    assert "exists already" in str(again.exception)
+
+
+def test_a_party_with_the_store_of_the_other_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from bellbench.keystore import KeyStore
+    from bellbench.party import load_party, run_party
+
+    with (
+        KeyStore.create(
+            tmp_path / "alice.store", "x", role="bob", name="B", peer="A", rehearsal=True, cost=4
+        ) as store,
+        pytest.raises(ConfigError, match="is bob's store, this party is alice"),
+    ):
+        run_party(load_party(write(tmp_path)), store)
+    with (
+        KeyStore.create(
+            tmp_path / "real.store", "x", role="alice", name="A", peer="B", cost=4
+        ) as store,
+        pytest.raises(ProtocolError, match="runs on twins"),
+    ):
+        run_party(load_party(write(tmp_path)), store)
