@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from .keystore import KeyStore
     from .net import Conversation
     from .protocols import qkd
+    from .protocols.qkd.authentication import PadSource
     from .protocols.qkd.report import BlockReport
     from .protocols.qkd.trust import FirstTrust
 
@@ -55,7 +56,8 @@ _QUIET_S = 0.005  # without a message, after which clicks have their turn
 _PRESSING = 10  # batches that wait: they have it at once
 _TAGS = 1 << 24  # in the batches that may wait
 _TRIES = 10  # to open a tagger whose stream was lost
-_RESERVE_PADS = 64  # of each direction that the pool is kept filled to
+_RESERVE_PADS = 256  # of each direction that the pool is kept filled to
+_LEAST_PADS = 64  # of QKD, to go on without those of a first trust
 _LONGEST_PAUSE_S = 30.0  # between sessions that come to nothing
 
 
@@ -726,8 +728,9 @@ def run_party(
         )
 
         def begin() -> qkd.Session:
+            # A first trust is left behind when the keys alone have filled the pool.
             pads = store.pads(store.role)
-            provisional = FIRST_POOL_PADS if pads is None else pads.provisional
+            left_behind = 0 if pads is not None and filled(pads) else FIRST_POOL_PADS
             return qkd.Session(
                 store.role,
                 detectors,
@@ -737,19 +740,20 @@ def run_party(
                 first_trust=trust,
                 names=(store.name, store.peer),
                 twins=twins,
-                reserve_pads=_RESERVE_PADS + provisional,
+                reserve_pads=_RESERVE_PADS + left_behind,
             )
 
         def retire(session: qkd.Session) -> str:
             # by Bob, who is the last to hear of a key
             if not session.provisional or store.role == "alice":
                 return ""
-            pads = store.pads("bob")
-            assert pads is not None
-            enough = sum(pads.position) + sum(pads.remaining) >= 2 * (
-                pads.provisional + _RESERVE_PADS
-            )
-            return "the pool holds enough of the keys: going on without the first trust" * enough
+            pads = store.pads(store.role)
+            done = pads is not None and filled(pads)
+            return "the keys have filled the pool: going on without the first trust" * done
+
+        def filled(pads: PadSource) -> bool:
+            total = pads.position[0] + pads.remaining[0]
+            return not pads.provisional or total >= pads.provisional + _LEAST_PADS
 
         with (
             Link(listen=file.listen, connect=file.connect) as link,

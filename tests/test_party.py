@@ -142,7 +142,7 @@ class Two:
         self._lines = self._clock.makefile("rb")
         with socket.create_server(("127.0.0.1", 0)) as free:
             link = "{}:{}".format(*free.getsockname())
-        write_preshared(folder / "pool", alice="Alice", bob="Bob", pads=4000, rehearsal=True)
+        write_preshared(folder / "pool", alice="Alice", bob="Bob", pads=260, rehearsal=True)
         for role in ROLES:
             name, peer = ("Alice", "Bob") if role == "alice" else ("Bob", "Alice")
             with KeyStore.create(
