@@ -12,6 +12,11 @@ equal, no detector blind), and reveals a few at random to monitor the error rate
 What is left of a block when all its events are decided are its raw bits. The next block is
 announced meanwhile.
 
+Protocols whose analyzers turn (:mod:`.schemes`: E91, six-state) go the same way. Clicks come with
+the setting that they were measured at, and events are announced, and paired, only when it has
+ended. A basis then stands for the setting, too; pairs of bases that the protocol tests are revealed
+like monitored bits, with Alice's bases, and counted in :attr:`Pairing.tests`.
+
 **Traffic.** An announced event takes ``log2(gap / grid) + 1.5`` bits, a paired one about
 ``h(p) / p`` for a fraction p of pairs among the events, and 2 bits for its basis and whether it is
 kept. Measured on the metropolitan bench (500 000 events a second at Bob, a tenth of them paired,
@@ -25,6 +30,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -38,6 +44,7 @@ from .estimation import ErrorHistory, Errors
 from .parameters import BASES, Detectors, Parameters
 from .randomness import Randomness
 from .report import ASSUMPTIONS
+from .schemes import SCHEMES, e91_chsh, six_state_errors
 from .sifting import (
     BLIND,
     Clicks,
@@ -82,6 +89,7 @@ class _Raw:
         self.kept = 0
         self.coincidences = 0
         self.monitored = Errors()
+        self.tests: Indices | None = None
 
     def add(self, bits: Bits, bases: Bits, times: Indices) -> None:
         self.bits.append(bits)
@@ -97,6 +105,7 @@ class _Raw:
             np.concatenate([*self.times, np.zeros(0, np.int64)]),
             self.coincidences,
             self.monitored,
+            self.tests,
         )
 
 
@@ -122,6 +131,9 @@ class Pairing(ABC):
         coincidences: Matched pairs so far, whatever their bases.
         sifted: Bits sifted so far, with those revealed to monitor.
         monitor: Errors among the monitored bits so far.
+        setting: Of the own analyzer, for the batches fed next; None while it is turned.
+        tests: Revealed outcomes of the pairs of bases that the protocol tests, so far: int64, by
+            Alice's basis, Bob's, her outcome, his. Public.
     """
 
     peer = ""
@@ -145,7 +157,9 @@ class Pairing(ABC):
             parameters.window_ps,
             randomness,
             parameters.dead_time_ps,
+            SCHEMES[parameters.scheme].settings,
         )
+        self.setting: int | None = 0
         self.out: deque[Said | RawBlock] = deque()
         self.calibrating = True
         self.over = False
@@ -153,6 +167,8 @@ class Pairing(ABC):
         self.coincidences = 0
         self.sifted = 0
         self.monitor = Errors()
+        self._scheme = SCHEMES[parameters.scheme]
+        self.tests: Indices = self._scheme.no_counts()
         self._parameters = parameters
         self._randomness = randomness
         self._history = history
@@ -167,7 +183,7 @@ class Pairing(ABC):
         Raises:
             ProtocolError: where the batch does not follow the last one.
         """
-        self.clicks.add(batch)
+        self.clicks.add(batch, self.setting)
 
     def finish(self) -> None:
         """End the recording: no more clicks come."""
@@ -199,11 +215,30 @@ class Pairing(ABC):
             if self._known is None
             else "detector delays from an own calibration"
         )
-        return (*ASSUMPTIONS, delays)
+        turns = ["which setting an analyzer has is known to its party alone until it has ended"]
+        return (*ASSUMPTIONS, *(turns if self._scheme.tests else ()), delays)
 
     def terms(self, raw: RawBlock) -> Terms:
         """What the proof says of a finished block."""
-        return sampled_terms(self._parameters, raw.bits.size)
+        terms = sampled_terms(self._parameters, raw.bits.size)
+        return replace(terms, refusal=self._refusal(raw.tests))
+
+    def _refusal(self, tests: Indices | None) -> str:
+        """Why a block is refused by its tests; empty where it is not."""
+        terms = self._parameters
+        if tests is None:
+            tests = self._scheme.no_counts()
+        if terms.scheme == "six_state":
+            for name, (wrong, n) in six_state_errors(tests).items():
+                if not n or wrong > terms.tolerance * n:
+                    shown = f"{wrong / n:.2%}" if n else "unknown"
+                    return f"error rate {shown} in {name} at different settings"
+        if terms.scheme == "e91" and terms.least_chsh is not None:
+            chsh = e91_chsh(tests)
+            if chsh is None or chsh.value < terms.least_chsh:
+                shown = f"{chsh.value:.3f} +- {chsh.standard_error:.3f}" if chsh else "unknown"
+                return f"S {shown}, below {terms.least_chsh:g}"
+        return ""
 
     @property
     def expected_bits(self) -> int:
@@ -245,6 +280,7 @@ class Pairing(ABC):
             "basis_bias": _contrast(sum(by_outcome[:2]), sum(by_outcome[2:])),
             "double_clicks": self.clicks.double_clicks,
             "blind_events": self.clicks.blind_events,
+            "unset_events": self.clicks.unset_events,
             "losses": self.clicks.losses,
         }
 
@@ -260,6 +296,22 @@ class Pairing(ABC):
     def _expect(self, fine: bool, what: str) -> None:
         if not fine:
             raise ProtocolError(f"{self.peer} sent {what} that does not belong here")
+
+    def _compare(
+        self, number: int, bases: tuple[Bits, Bits], bits: tuple[Bits, Bits], times: Indices
+    ) -> None:
+        """Note revealed outcomes of both parties, hers first: errors in equal bases, and tests."""
+        (alice, bob), (hers, his) = bases, bits
+        raw = self._raw[number]
+        if self._scheme.tests:
+            test = alice != bob
+            tests = self._scheme.count(alice[test], hers[test], bob[test], his[test])
+            self.tests += tests
+            raw.tests = tests if raw.tests is None else raw.tests + tests
+            alice, hers, his, times = alice[~test], hers[~test], his[~test], times[~test]
+        errors = self._history.add(hers, his, alice & np.uint8(1), times)
+        self.monitor += errors
+        raw.monitored += errors
 
     def _complete(self, number: int) -> None:
         self.out.append(self._raw.pop(number, _Raw()).block(number))
@@ -333,9 +385,10 @@ class PairingAlice(Pairing):
         # Pairs told to Bob whose bases he has not told yet, and whether they end their block.
         self._paired: deque[tuple[int, Pairs, bool]] = deque()
         self._all_paired = False
-        # Monitored bits, bases, times that Bob has not answered yet.
-        self._awaited: deque[tuple[int, Bits, Bits, Indices, bool]] = deque()
+        # Monitored bits, bases of both, times that Bob has not answered yet.
+        self._awaited: deque[tuple[int, Bits, tuple[Bits, Bits], Indices, bool]] = deque()
         self._waiting = 0
+        self._kept = 0
 
     @property
     def clock(self) -> dict[str, Any] | None:
@@ -389,15 +442,16 @@ class PairingAlice(Pairing):
                 self._expect(bool(self._paired) and self._paired[0][0] == block, "bases")
                 number, pairs, last = self._paired.popleft()
                 self._waiting -= pairs.index.size
-                self._expect(message.bases.shape == pairs.bases.shape, "a number of bases")
-                self._sift(number, pairs, message, last)
+                theirs = self._scheme.numbers(message.bases, pairs.bases.size)
+                if theirs is None:
+                    raise ProtocolError(f"{self.peer} sent bases that do not belong here")
+                theirs[message.blind] = BLIND
+                self._sift(number, pairs, theirs, last)
             case msg.Monitored():
                 self._expect(bool(self._awaited) and self._awaited[0][0] == block, "monitor bits")
                 number, mine, bases, times, last = self._awaited.popleft()
                 self._expect(message.bits.shape == mine.shape, "a number of monitor bits")
-                errors = self._history.add(mine, message.bits, bases, times)
-                self.monitor += errors
-                self._raw[number].monitored += errors
+                self._compare(number, bases, (mine, message.bits), times)
                 if last:
                     self._complete(number)
                     self.over = self._all_paired and not self._paired and not self._awaited
@@ -549,19 +603,31 @@ class PairingAlice(Pairing):
             raise ProtocolError("bob does not tell the bases of what was paired")
         self._say(number, msg.Paired(pairs.upto, pairs.index, last))
 
-    def _sift(self, number: int, pairs: Pairs, told: msg.Bases, last: bool) -> None:
-        theirs = told.bases.copy()
-        theirs[told.blind] = BLIND
-        kept = np.flatnonzero((pairs.bases == theirs) & (theirs != BLIND))
+    def _sift(self, number: int, pairs: Pairs, theirs: Bits, last: bool) -> None:
+        good = (pairs.bases == theirs) & (theirs != BLIND)
+        if self._scheme.tests:
+            good |= self._scheme.tested(pairs.bases, theirs)
+        kept = np.flatnonzero(good)
         bits, bases, times = pairs.bits[kept], pairs.bases[kept], pairs.times_ps[kept]
         fraction = np.uint64(int(self._parameters.monitor_fraction * 2**64))
-        reveal = self._randomness.words("monitor", self.sifted, kept.size) < fraction
-        self.sifted += kept.size
-        self._raw[number].add(bits[~reveal], bases[~reveal], times[~reveal])
-        self._awaited.append((number, bits[reveal], bases[reveal], times[reveal], last))
+        reveal = self._randomness.words("monitor", self._kept, kept.size) < fraction
+        self._kept += kept.size
+        if self._scheme.tests:
+            equal = bases == theirs[kept]
+            reveal |= ~equal
+            self.sifted += int(np.count_nonzero(equal))
+        else:
+            self.sifted += kept.size
+        self._raw[number].add(bits[~reveal], bases[~reveal] & np.uint8(1), times[~reveal])
+        both = bases[reveal], theirs[kept][reveal]
+        self._awaited.append((number, bits[reveal], both, times[reveal], last))
         if len(self._awaited) > _UNANSWERED:
             raise ProtocolError("bob does not answer to what is monitored")
-        self._say(number, msg.Sifted(kept, np.flatnonzero(reveal), bits[reveal]))
+        told = kept, np.flatnonzero(reveal), bits[reveal]
+        if self._scheme.tests:
+            self._say(number, msg.SiftedTests(*told, self._scheme.planes(both[0])))
+        else:
+            self._say(number, msg.Sifted(*told))
 
     def forget(self) -> None:
         """See :class:`Pairing`."""
@@ -736,7 +802,10 @@ class PairingBob(Pairing):
         blind = paired.bases == BLIND
         self._say(
             number,
-            msg.Bases(np.where(blind, 0, paired.bases).astype(np.uint8), np.flatnonzero(blind)),
+            msg.Bases(
+                self._scheme.planes(np.where(blind, 0, paired.bases).astype(np.uint8)),
+                np.flatnonzero(blind),
+            ),
         )
 
     def _keep(self, message: msg.Sifted) -> None:
@@ -744,17 +813,31 @@ class PairingBob(Pairing):
         self._expect(not kept.size or int(kept[-1]) < paired.bases.size, "an event not paired")
         times, bases, bits = paired.times_ps[kept], paired.bases[kept], paired.bits[kept]
         self._expect(not np.any(bases == BLIND), "an event without a basis")
-        self.sifted += kept.size
+        bits = self._scheme.flip(bases, bits)
         reveal = message.monitored
-        errors = self._history.add(bits[reveal], message.bits, bases[reveal], times[reveal])
-        self.monitor += errors
-        raw = self._raw[number]
-        raw.monitored += errors
+        mine = bases[reveal]
+        theirs = self._bases_of(message, mine)
+        self.sifted += kept.size - int(np.count_nonzero(mine != theirs))
+        self._compare(number, (theirs, mine), (message.bits, bits[reveal]), times[reveal])
         self._say(number, msg.Monitored(bits[reveal]))
-        raw.add(np.delete(bits, reveal), np.delete(bases, reveal), np.delete(times, reveal))
+        bases &= np.uint8(1)
+        self._raw[number].add(
+            np.delete(bits, reveal), np.delete(bases, reveal), np.delete(times, reveal)
+        )
         if last:
             self._complete(number)
             self.over = self._final_sent and self._pairing == self._open and not self._paired
+
+    def _bases_of(self, message: msg.Sifted, mine: Bits) -> Bits:
+        """Alice's bases of what she reveals: equal to his, or of a test."""
+        told = isinstance(message, msg.SiftedTests)
+        self._expect(told == bool(self._scheme.tests), "a choice of events")
+        if not isinstance(message, msg.SiftedTests):
+            return mine
+        theirs = self._scheme.numbers(message.bases, mine.size)
+        if theirs is None or not np.all((theirs == mine) | self._scheme.tested(theirs, mine)):
+            raise ProtocolError("alice sent bases that do not belong here")
+        return theirs
 
     def forget(self) -> None:
         """See :class:`Pairing`."""

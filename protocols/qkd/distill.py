@@ -60,6 +60,7 @@ class RawBlock:
         times_ps: int64, the announced times.
         coincidences: Matched pairs of the block, whatever their bases.
         monitored: Revealed bits that have left the block, and the errors among them.
+        tests: Outcomes both revealed for the tests of a protocol; see :mod:`.schemes`.
     """
 
     number: int
@@ -68,6 +69,7 @@ class RawBlock:
     times_ps: Indices
     coincidences: int
     monitored: Errors
+    tests: Indices | None = None
 
 
 @dataclass(frozen=True)

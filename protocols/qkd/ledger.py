@@ -14,6 +14,7 @@ __all__ = ["BlockFailed", "LeakLedger"]
 #: Bits of a message that tell of the bits of the block, by its class: kind, and how many.
 _TOLD: dict[type[Any], tuple[str, Callable[[Any], int]]] = {
     msg.Sifted: ("monitor", lambda message: message.bits.size),
+    msg.SiftedTests: ("monitor", lambda message: message.bits.size),
     msg.Monitored: ("monitor", lambda message: message.bits.size),
     msg.Prepared: ("test", lambda message: message.bits.size),
     msg.Tested: ("test", lambda message: message.bits.size),

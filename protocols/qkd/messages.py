@@ -41,6 +41,7 @@ __all__ = [
     "SampleReply",
     "Sent",
     "Sifted",
+    "SiftedTests",
     "Syndrome",
     "Tag",
     "Tested",
@@ -278,7 +279,7 @@ class Bases(_Said):
     """Bob to Alice: bases of the events of one :class:`Paired`.
 
     Attributes:
-        bases: 0 for Z, 1 for X.
+        bases: 0 for Z, 1 for X; of more bases the highest bit of each number, then the next ones.
         blind: Positions of the events that have no basis; theirs in ``bases`` are 0.
     """
 
@@ -318,6 +319,21 @@ class Sifted(_Said):
             raise ProtocolError("monitored events and bits differ in number")
         if self.monitored.size and self.monitored[-1] >= self.kept.size:
             raise ProtocolError("monitored events are not among those kept")
+
+
+@dataclass(frozen=True, eq=False)
+class SiftedTests(Sifted):
+    """:class:`Sifted` where there are more bases than two, or tests: with her bases of ``bits``.
+
+    Of a test the bases differ, and both bits are revealed. ``bases``: see :class:`Bases`.
+    """
+
+    bases: Bits
+
+    def check(self) -> None:
+        """Raise ProtocolError unless well-formed."""
+        super().check()
+        _bits("bases", self.bases)
 
 
 @dataclass(frozen=True, eq=False)
@@ -650,6 +666,7 @@ Message = (
     | Paired
     | Bases
     | Sifted
+    | SiftedTests
     | Monitored
     | Sent
     | Received

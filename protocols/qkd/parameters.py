@@ -7,7 +7,9 @@ import math
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Literal, Protocol
 
+from .chsh import TSIRELSON
 from .finite_key import KeyBound, choose_sample, leak_budget, secure_key_length
+from .schemes import SCHEMES, SchemeName
 
 __all__ = ["BASES", "Detectors", "Parameters", "SessionTerms"]
 
@@ -110,6 +112,8 @@ class Parameters:
         calibration_width: Rms width of the calibration's coincidences, as a part of the window,
             above which it is not trusted; 0.289 is that of a uniform background.
         delay_spread_ps: What the delays of one party's channels may differ by.
+        scheme: What the bases are for; see :mod:`.schemes`.
+        least_chsh: S below which a block of E91 gives no key; None where only errors count.
 
     Raises:
         ValueError: for a value outside its range.
@@ -132,6 +136,8 @@ class Parameters:
     calibration_error: float = 0.15
     calibration_width: float = 0.27
     delay_spread_ps: int = 100_000
+    scheme: SchemeName = "bbm92"
+    least_chsh: float | None = None
 
     def __post_init__(self) -> None:
         checks = {
@@ -160,6 +166,10 @@ class Parameters:
             "calibration_error must be above 0, at most 0.5": 0.0 < self.calibration_error <= 0.5,
             "calibration_width must be above 0, at most 1": 0.0 < self.calibration_width <= 1.0,
             "delay_spread_ps must be 0 to 1 us": 0 <= self.delay_spread_ps <= 10**6,
+            f"scheme must be {', '.join(SCHEMES)}": self.scheme in SCHEMES,
+            "least_chsh must be 0 or more, below 2 sqrt 2": (
+                self.least_chsh is None or 0.0 <= self.least_chsh < TSIRELSON
+            ),
         }
         for text, fine in checks.items():
             if not fine:

@@ -14,7 +14,6 @@ from ...instruments import ProtocolError, TagBatch, TimesPs, concatenate
 from ..timing._streams import live
 from .parameters import Detectors
 from .randomness import Randomness
-from .schemes import SCHEMES, Scheme
 
 if TYPE_CHECKING:
     from .dating import Dated
@@ -91,9 +90,9 @@ class Clicks:
     nor channels can be trusted, and what else clicked is not known. For the same reason an event
     within the dead time after a loss has no basis.
 
-    Where an analyzer turns (:attr:`.Scheme.turns`), each batch comes with its setting. An event
-    that may lie outside the batches of one setting has no basis, and events are given out only
-    when their setting has ended: what is said of them cannot tell it before.
+    Where an analyzer has several settings (:mod:`.schemes`), each batch comes with its own. An
+    event that may lie outside the batches of one setting has no basis, and events are given out
+    only when their setting has ended: what is said of them cannot tell it before.
 
     Args:
         detectors: Meaning of the channels at the first setting; clicks on others are ignored.
@@ -101,7 +100,7 @@ class Clicks:
         window_ps: Coincidence window, full width.
         randomness: Source of the bits of double clicks.
         dead_time_ps: Longest time that a detector is blind after a click.
-        scheme: What its outputs stand for at each setting.
+        settings: Of the analyzer.
 
     Attributes:
         calibration: The calibration segment, once it is complete.
@@ -119,12 +118,12 @@ class Clicks:
         window_ps: int,
         randomness: Randomness,
         dead_time_ps: int = 0,
-        scheme: Scheme = SCHEMES["bbm92"],
+        settings: int = 1,
     ) -> None:
         self._detectors = detectors
-        self._scheme = scheme
+        self._settings = settings
         # Where a setting began, by the tagger's clock, and which one; the last one goes on.
-        self._settings: list[tuple[int, int | None]] = []
+        self._turns: list[tuple[int, int | None]] = []
         self._calibration_ps = calibration_ps
         self._window = window_ps
         self._randomness = randomness
@@ -168,12 +167,12 @@ class Clicks:
                 f"batch from {batch.begin_ps} ps does not follow the last, up to {self._end} ps"
             )
         self._end = batch.end_ps
-        if not self._settings or self._settings[-1][1] != setting:
-            if setting is not None and not 0 <= setting < len(self._scheme.settings):
+        if not self._turns or self._turns[-1][1] != setting:
+            if setting is not None and not 0 <= setting < self._settings:
                 raise ProtocolError(f"an analyzer has no setting {setting} in this protocol")
             if self.calibration is None and setting != 0:
                 raise ProtocolError("the analyzer was turned within the calibration segment")
-            self._settings.append((batch.begin_ps, setting))
+            self._turns.append((batch.begin_ps, setting))
         for loss in batch.losses:
             if loss.begin_ps > self._last_loss:
                 self.losses += 1
@@ -223,7 +222,7 @@ class Clicks:
         self._line_up(self._delays)
         times, which = self._times, self._which
         # Clicks from here on may still come; an event is closed a window after its first click.
-        end = self._settings[-1][0] if self._scheme.turns else self._end
+        end = self._turns[-1][0] if self._settings > 1 else self._end
         release = end - max(self._delays.values()) - self._window
         if final:
             release = max(release, int(times[-1]) + 1) if times.size else release
@@ -255,7 +254,7 @@ class Clicks:
                 self.blind_events += int(np.count_nonzero(unseen & (bases != BLIND)))
                 bases[unseen] = BLIND
             self._last = max(self._last, int(times[used - 1]))
-        if self._scheme.turns:
+        if self._settings > 1:
             self._turn(heads, bases)
         self._times, self._which = times[used:], which[used:]
         latest = min(self._delays.values()) - self._dead_time + self._released
@@ -266,20 +265,18 @@ class Clicks:
         """Give events the bases of their setting, and none where it is not known."""
         assert self._delays is not None
         early, late = min(self._delays.values()), max(self._delays.values()) + self._window
-        begins = np.array([begin for begin, _ in self._settings], np.int64)
+        begins = np.array([begin for begin, _ in self._turns], np.int64)
         first = np.searchsorted(begins, times + early, side="right") - 1
         last = np.searchsorted(begins, times + late, side="right") - 1
+        known = np.array([-1 if s is None else s for _, s in self._turns], np.int64)
+        settings = np.where(first == last, known[last], -1)
         seen = bases != BLIND
-        # As many rows as settings, and one for none.
-        none = len(self._scheme.settings)
-        table = np.array([*self._scheme.settings, (BLIND, BLIND)], np.uint8)
-        rows = np.array([none if s is None else s for _, s in self._settings], np.int64)
-        rows = np.where(first == last, rows[last], none)[seen]
-        bases[seen] = table[rows, bases[seen]]
-        self.unset_events += int(np.count_nonzero(rows == none))
+        self.unset_events += int(np.count_nonzero(seen & (settings < 0)))
+        bases[seen] += (2 * settings[seen]).astype(np.uint8)
+        bases[settings < 0] = BLIND
         # Later events lie behind what was given out.
         done = int(np.searchsorted(begins, self._released + early, side="right")) - 1
-        del self._settings[: max(0, done)]
+        del self._turns[: max(0, done)]
 
     def _after_loss(self, times: TimesPs) -> npt.NDArray[np.bool_]:
         """Which events may lie within the dead time after a loss."""

@@ -63,6 +63,7 @@ _KINDS: dict[int, type[Any]] = {
     24: msg.Detected,
     25: msg.Prepared,
     26: msg.Tested,
+    31: msg.SiftedTests,
 }
 _NUMBERS = {kind: number for number, kind in _KINDS.items()}
 _GOLDEN = -math.log((math.sqrt(5.0) - 1.0) / 2.0)  # ln of the golden ratio

@@ -65,11 +65,12 @@ def said(draw: st.DrawFn, kind: type[Any]) -> Any:
         blind = np.flatnonzero(draw(arrays(np.bool_, bits.size)))
         bits[blind] = 0
         return kind(bits, blind)
-    if kind is msg.Sifted:
+    if kind in (msg.Sifted, msg.SiftedTests):
         kept = increasing(draw)
         monitored = increasing(draw, kept.size + 1)
         monitored = monitored[monitored < kept.size]
-        return kind(kept, monitored, draw(arrays(np.uint8, monitored.size, elements=st.just(1))))
+        ones = draw(arrays(np.uint8, monitored.size, elements=st.just(1)))
+        return kind(kept, monitored, ones, *([bits] if kind is msg.SiftedTests else []))
     if kind is msg.Detected:
         slots = increasing(draw)
         return kind(3, slots, draw(arrays(np.uint8, slots.size, elements=st.integers(0, 1))))
