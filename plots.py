@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = [
     "plot_arrivals",
     "plot_bias",
+    "plot_chsh",
     "plot_clock",
     "plot_coincidence_matrix",
     "plot_delay_histogram",
@@ -157,6 +158,58 @@ def plot_coincidence_matrix(
     axes.spines[["left", "bottom"]].set_visible(False)
     axes.tick_params(length=0)
     figure.colorbar(image, ax=axes, shrink=0.85, label="coincidences")
+    axes.set_title(title, loc="left", fontsize=10)
+    figure.savefig(path)
+
+
+def plot_chsh(
+    path: Path,
+    correlations: Sequence[Mapping[str, Any]],
+    chsh: Mapping[str, float],
+    *,
+    title: str,
+) -> None:
+    """Correlations of E91 over the angle between the analyzers, with the cosine that S makes.
+
+    Args:
+        path: PNG to write.
+        correlations: Directions of ``alice`` and ``bob`` in deg, ``value`` and ``sigma`` of each.
+        chsh: ``value`` and ``sigma`` of S.
+        title: What it is of.
+    """
+    figure, axes = _figure(6.4, 4.0)
+    amplitude = chsh["value"] / (2 * np.sqrt(2))
+    angles = np.linspace(-75, 75, 301)
+    axes.axhline(0, color="0.8", linewidth=0.8)
+    axes.plot(
+        angles,
+        amplitude * np.cos(np.radians(2 * angles)),
+        color="0.4",
+        linewidth=1,
+        label=f"{amplitude:.3f} cos 2(b - a)",
+    )
+    for color, first, words in (("C0", True, "alice at home"), ("C1", False, "bob at home")):
+        seen = [one for one in correlations if (one["alice"] in ("0", "45")) == first]
+        axes.errorbar(
+            [float(one["bob"]) - float(one["alice"]) + (0.8 if first else -0.8) for one in seen],
+            [one["value"] for one in seen],
+            yerr=[one["sigma"] for one in seen],
+            fmt="o",
+            markersize=4,
+            capsize=2,
+            color=color,
+            label=words,
+        )
+    axes.set_xlabel("angle between the analyzers, b - a (deg)")
+    axes.set_xticks(np.arange(-67.5, 68, 22.5))
+    axes.set_ylabel("correlation E")
+    axes.set_ylim(-1.05, 1.05)
+    axes.legend(
+        frameon=False,
+        fontsize=9,
+        loc="lower center",
+        title=f"S = {chsh['value']:.3f} +- {chsh['sigma']:.3f}",
+    )
     axes.set_title(title, loc="left", fontsize=10)
     figure.savefig(path)
 

@@ -40,6 +40,7 @@ from ..runs import RunFolder, versions
 from . import (
     bbm92,
     bbm92_drift,
+    e91,
     emitter_link,
     link_characterization,
     memory_link,
@@ -64,6 +65,8 @@ __all__ = [
 _PROTOCOLS: dict[str, Experiment[Any]] = {
     "bbm92": bbm92.EXPERIMENT,
     "bbm92_drift": bbm92_drift.EXPERIMENT,
+    "e91": e91.EXPERIMENT,
+    "six_state": e91.SIX_STATE,
     "emitter_link": emitter_link.EXPERIMENT,
     "link_characterization": link_characterization.EXPERIMENT,
     "swap_spdc": swap_spdc.EXPERIMENT,

@@ -61,6 +61,11 @@ class ExchangeFile(ExperimentFile):
     coincidences alone; ``shared``: both count on one reference, which takes fewer coincidences."""
     key: KeyTerms
 
+    @property
+    def scheme_terms(self) -> dict[str, Any]:
+        """What the terms say of the protocol, where it is another one than BBM92."""
+        return {}
+
 
 class BBM92File(ExchangeFile):
     """What an experiment file of this protocol says."""
@@ -75,7 +80,7 @@ def _parameters(file: ExchangeFile) -> qkd.Parameters:
     key = file.key
     # One block holds what the offset of the clocks moves beyond the end, too.
     block = file.block or file.duration + file.calibration
-    return qkd.Parameters.plan(
+    parameters = qkd.Parameters.plan(
         block_ps=round(block * 1e12),
         clocks=file.clocks,
         window_ps=round(file.coincidence_window * 1e12),
@@ -88,6 +93,7 @@ def _parameters(file: ExchangeFile) -> qkd.Parameters:
         dead_time_ps=round(key.dead_time * 1e12),
         expected_bits=max(1, round(key.expected_sifted_rate * (file.block or file.duration))),
     )
+    return dataclasses.replace(parameters, **file.scheme_terms)
 
 
 def check(file: ExchangeFile, bench: BenchConfig) -> list[Mistake]:
@@ -153,6 +159,7 @@ class Exchange:
     Attributes:
         alice: One party.
         bob: The other.
+        settings: Of the analyzers of both, for the clicks read next; None while one is turned.
     """
 
     def __init__(
@@ -167,6 +174,7 @@ class Exchange:
         self._lab = lab
         self._show = show
         self._parties: tuple[Party, Party] = (lab.parties["alice"], lab.parties["bob"])
+        self.settings: list[int | None] = [0, 0]
         self._calibration: _Calibration | None = None
         self._tags = 0
         self._singles = [dict.fromkeys(_LABELS, 0) for _ in self._parties]
@@ -182,7 +190,7 @@ class Exchange:
             qkd.Detectors.of({c: _OUTCOME[label] for c, label in channels.items()})
             for channels in self._channels
         ]
-        words = self._randomness("pool").words("pool", 0, (HEAD_BYTES + _PADS * PAIR_BYTES) // 8)
+        words = self.randomness("pool").words("pool", 0, (HEAD_BYTES + _PADS * PAIR_BYTES) // 8)
         pads = memory_pads(words.tobytes())
         rehearsal = self._seeded or lab.all_twins
         self._sinks = [MemorySink(rehearsal=rehearsal, append=pool.extend) for pool in pads]
@@ -194,7 +202,7 @@ class Exchange:
             pads=pads[0],
             find_delays=self._find_delays,
             twins=lab.all_twins,
-            randomness=self._randomness("alice"),
+            randomness=self.randomness("alice"),
             reserve_pads=_PADS,
         )
         self.bob = qkd.Session(
@@ -204,10 +212,11 @@ class Exchange:
             sink=self._sinks[1],
             pads=pads[1],
             twins=lab.all_twins,
-            randomness=self._randomness("bob"),
+            randomness=self.randomness("bob"),
         )
 
-    def _randomness(self, party: str) -> qkd.Randomness:
+    def randomness(self, party: str) -> qkd.Randomness:
+        """Where a party's random choices come from."""
         from ..protocols import qkd
 
         if self._seeded:
@@ -240,6 +249,7 @@ class Exchange:
                 batch = tagger.read().split(end_ps)[0]
                 if reached[i] < end_ps:
                     self._count(i, batch)
+                    protocol.pairing.setting = self.settings[i]
                     protocol.feed(batch)
                 reached[i] = max(reached[i], batch.end_ps)
             qkd.join(self.alice, self.bob)

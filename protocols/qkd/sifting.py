@@ -222,7 +222,7 @@ class Clicks:
         self._line_up(self._delays)
         times, which = self._times, self._which
         # Clicks from here on may still come; an event is closed a window after its first click.
-        end = self._turns[-1][0] if self._settings > 1 else self._end
+        end = max(self._turns[-1][0], self._cut) if self._settings > 1 else self._end
         release = end - max(self._delays.values()) - self._window
         if final:
             release = max(release, int(times[-1]) + 1) if times.size else release
