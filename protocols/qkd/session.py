@@ -300,6 +300,7 @@ class Session:
             first_trust=first_trust,
             pending=sink.prepared() if role == "bob" else (),
             committed=sink.committed if role == "alice" else None,
+            commits=sink.commits,
         )
         self._outbox += self._handshake.start()
 

@@ -33,9 +33,12 @@ make the session id, so nothing of an earlier session fits, and everything prove
 a party's own frames do not fit, either. Nothing of it is secret: whoever connects gets a Hello.
 
 **After a crash** the parties tell where their pools stand. Both go on above everything that either
-has used or seen; what lies between is burnt. So a key store that was put back from a copy reuses no
-pad, as long as only one party's was; that it was, nobody notices, and it would deliver keys again:
-never put one back.
+has used or seen; what lies between is burnt. They also tell how many blocks their key stores have
+committed. Alice must have as many as Bob with those that he is about to commit; else one of the
+stores was put back from a copy, or made anew, would hand out keys twice, and no session begins.
+That is judged by sealed numbers only: nobody else can lock the parties out. A copy that was put
+back before any block was committed after it is not noticed; it hands out no more than the store
+would have, unless keys were delivered in between.
 """
 
 from __future__ import annotations
@@ -118,6 +121,7 @@ class _Hello(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     next_own: _Count
     next_peer: _Count
     pads: _Count  # that the pool holds, used ones included
+    commits: _Count  # blocks that the key store has committed
     kem: Annotated[bytes, Meta(max_length=1184)]
     pending: _Blocks
 
@@ -351,6 +355,7 @@ class Handshake:
         pending: Bob's blocks that wait for a decision, at most :data:`MOST_PENDING`.
         committed: Alice's: those of some blocks that she committed, in the order of the commits.
             What it leaves out she must never commit.
+        commits: Blocks that the party's key store has committed so far.
         random: Gives so many random bytes; for tests.
 
     Attributes:
@@ -369,6 +374,7 @@ class Handshake:
         first_trust: FirstTrust | None = None,
         pending: Iterable[str] = (),
         committed: Callable[[list[str]], list[str]] | None = None,
+        commits: int = 0,
         random: Callable[[int], bytes] = secrets.token_bytes,
     ) -> None:
         if pads is None and first_trust is None:
@@ -416,6 +422,7 @@ class Handshake:
             next_own=own,
             next_peer=peer,
             pads=total,
+            commits=commits,
             kem=kem,
             pending=list(pending),
         )
@@ -648,10 +655,24 @@ class Handshake:
         for part in self._parts():
             transcript.update(part)
         self._result.authenticator.verify(transcript, Tag(theirs.index, theirs.tag))
+        self._compare_stores()
         if self._makes_pool:
             self._result.pads.skip(_PROVEN, _PROVEN)
         self.established = self._result
         return []
+
+    def _compare_stores(self) -> None:
+        """Refuse a key store that was put back from a copy; all numbers are authentic by now."""
+        hellos = {hello.role: hello for hello in (self._hello, self._peer_hello)}
+        answer = _parse("answer", self._frames["answer", "alice"], _Answer)
+        alice, bob = hellos["alice"], hellos["bob"]
+        if alice.commits != bob.commits + len(answer.committed):
+            raise ProtocolError(
+                f"the key store of {alice.name} has committed {alice.commits} blocks, that of"
+                f" {bob.name} {bob.commits}, with {len(answer.committed)} to follow: one of them"
+                " was put back from a copy or made anew, and could hand out keys a second time;"
+                " make new stores, and a new pool, at both ends"
+            )
 
 
 def _unproven(provisional: int, next_peer: int) -> bool:

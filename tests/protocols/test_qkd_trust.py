@@ -44,12 +44,12 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 HELLO = (
-    "424248530100de0010a870726f746f636f6c01a4726f6c65a3626f62a46e616d65a44772617aa470656572a6"
+    "424248530100de0011a870726f746f636f6c01a4726f6c65a3626f62a46e616d65a44772617aa470656572a6"
     "5669656e6e61a56e6f6e6365c4208a911969e2eb1ee81da8a5905d6b39eac020f78af68ca0c28fc78c1b0feb"
     "2106a57472757374a4706f6f6caa706172616d6574657273c420000102030405060708090a0b0c0d0e0f1011"
     "12131415161718191a1b1c1d1e1fa86964656e74697479c400a677616e746564c400a4706f6f6ca4706f6f6c"
-    "ab70726f766973696f6e616c00a86e6578745f6f776e00a96e6578745f7065657200a47061647364a36b656d"
-    "c400a770656e64696e6792a430302f31a430302f32"
+    "ab70726f766973696f6e616c00a86e6578745f6f776e00a96e6578745f7065657200a47061647364a7636f6d"
+    "6d69747307a36b656dc400a770656e64696e6792a430302f31a430302f32"
 )
 ROLES: tuple[Role, Role] = ("alice", "bob")
 KINDS = ("hello", "answer", "proof", "seal")
@@ -193,10 +193,15 @@ def test_a_frozen_handshake_of_this_version() -> None:
             TERMS["alice"],
             pads=pads["alice"],
             committed=lambda blocks: [b for b in blocks if b.endswith("/2")],
+            commits=8,
             random=nonces("alice"),
         ),
         "bob": Handshake(
-            TERMS["bob"], pads=pads["bob"], pending=["00/1", "00/2"], random=nonces("bob")
+            TERMS["bob"],
+            pads=pads["bob"],
+            pending=["00/1", "00/2"],
+            commits=7,
+            random=nonces("bob"),
         ),
     }
     ends = run(parties, note)
@@ -205,7 +210,7 @@ def test_a_frozen_handshake_of_this_version() -> None:
     assert ends["bob"].settled == ("00/2",)
     digest = hashlib.sha256(framed(*(frames[kind, role] for kind in KINDS for role in ROLES)))
     assert frames["hello", "bob"].hex() == HELLO
-    assert digest.hexdigest() == "30ecedfe02a44585e23939a902af346958caf9ab537ff430b1793c43be9f687f"
+    assert digest.hexdigest() == "9ea5983a90bed76b32ff5d69107c45a814f6c5c3752a3452fbf7a50eff34ca68"
     assert ends["alice"].session.hex() == "1870acc4d8b2b0db1097ed148263f1b2"
 
     # The same from the description, by other means.
@@ -341,7 +346,7 @@ def test_bob_commits_what_alice_committed_in_her_order() -> None:
     pads = pools()
     ends = established(
         {
-            "alice": Handshake(TERMS["alice"], pads=pads["alice"], committed=committed),
+            "alice": Handshake(TERMS["alice"], pads=pads["alice"], committed=committed, commits=2),
             "bob": Handshake(TERMS["bob"], pads=pads["bob"], pending=["s/1", "s/2", "s/3"]),
         }
     )
@@ -791,6 +796,47 @@ def test_a_store_put_back_from_a_copy_goes_on_above_what_its_peer_saw(role: Role
     assert old[role].position == pads[other(role)].position == (6, 6)
 
 
+@pytest.mark.parametrize(
+    ("alice", "bob", "pending", "right"),
+    [(3, 3, 0, True), (3, 2, 1, True), (2, 3, 0, False), (3, 2, 0, False), (3, 3, 1, False)],
+)
+def test_a_key_store_put_back_from_a_copy_is_found_by_its_commits(
+    alice: int, bob: int, pending: int, right: bool
+) -> None:
+    pads = pools()
+    parties: dict[Role, Handshake] = {
+        "alice": Handshake(
+            TERMS["alice"], pads=pads["alice"], committed=lambda blocks: blocks, commits=alice
+        ),
+        "bob": Handshake(
+            TERMS["bob"],
+            pads=pads["bob"],
+            pending=[f"s/{n}" for n in range(pending)],
+            commits=bob,
+        ),
+    }
+    if right:
+        talk(established(parties))
+        return
+    with pytest.raises(ProtocolError, match=f"Vienna has committed {alice} .*Graz {bob}, .*copy"):
+        run(parties)
+    assert all(party.established is None for party in parties.values())
+
+
+def test_nobody_but_the_peer_can_make_a_store_look_like_a_copy() -> None:
+    """A number of commits that was changed on the way is refused by the filter, at no cost."""
+    pads = pools()
+
+    def change(kind: str, to: Role, frame: bytes) -> list[bytes]:
+        if kind == "hello" and to == "alice":
+            return [frame[:6] + msgspec.msgpack.encode(decode(frame) | {"commits": 5})]
+        return [frame]
+
+    with pytest.raises(ProtocolError, match="did not prove who it is"):
+        run(Ends(pads=pads).handshakes(), change)
+    assert pads["alice"].position == pads["bob"].position == (0, 0)
+
+
 def test_the_rest_of_a_first_trust_is_burnt_once_both_hold_enough_of_qkd() -> None:
     ends = Ends()
     established(ends.handshakes(trust=True))
@@ -907,8 +953,15 @@ class Line(RuleBasedStateMachine):
         if role == "alice":
             for block in sink.prepared():
                 sink.discard(block)
-            return Handshake(TERMS[role], pads=self.pads[role], committed=sink.committed)
-        return Handshake(TERMS[role], pads=self.pads[role], pending=sink.prepared())
+            return Handshake(
+                TERMS[role],
+                pads=self.pads[role],
+                committed=sink.committed,
+                commits=sink.commits,
+            )
+        return Handshake(
+            TERMS[role], pads=self.pads[role], pending=sink.prepared(), commits=sink.commits
+        )
 
     def take(self, role: Role) -> None:
         party = self.parties[role]
