@@ -38,6 +38,7 @@ __all__ = [
     "DistillAlice",
     "DistillBob",
     "Distiller",
+    "Pace",
     "RawBlock",
     "Terms",
     "choose",
@@ -115,9 +116,50 @@ def sampled_terms(parameters: Parameters, m: int) -> Terms:
 #: syndrome should leave free for more.
 _ROUNDS = 400
 _ROOM = 0.05
-#: Bits per second, of one core, of Cascade and of the decoder.
-_CASCADE_BPS = 10e6
-_LDPC_BPS = 5e6
+#: Bits per second, of one core, of Cascade and of the decoder, before any were measured.
+_SPEEDS: dict[Method, float] = {"cascade": 10e6, "ldpc": 5e6}
+#: Weight of the youngest block in what is measured.
+_YOUNG = 0.3
+
+
+class Pace:
+    """Round trip and speed of reconciliation, as a session's earlier blocks showed them.
+
+    Only Alice needs it: she chooses and tells. Times come from the session's ``tick``; without any,
+    and in seeded runs, which must come out the same on every computer, the figures stay as they
+    were.
+
+    Args:
+        now: Time in s; None where it is not known.
+
+    Attributes:
+        round_trip_s: Shortest time seen from a question to its answer.
+        speeds: Bits per second beside the time of the round trips, by method.
+    """
+
+    def __init__(self, now: Callable[[], float | None] = lambda: None) -> None:
+        self.now = now
+        self.round_trip_s = 0.0
+        self.speeds = dict(_SPEEDS)
+        self._seen = False
+
+    def answered(self, asked_s: float | None) -> None:
+        """Note that the answer came to what was asked then."""
+        now = self.now()
+        if now is None or asked_s is None:
+            return
+        trip = max(0.0, now - asked_s)
+        self.round_trip_s = min(self.round_trip_s, trip) if self._seen else trip
+        self._seen = True
+
+    def reconciled(self, method: Method, bits: int, rounds: int, begun_s: float | None) -> None:
+        """Note that a block is reconciled that was begun then and took so many round trips."""
+        now = self.now()
+        if now is None or begun_s is None or now <= begun_s:
+            return
+        # Round trips vary: some of the time was always work.
+        busy = max(now - begun_s - rounds * self.round_trip_s, 0.05 * (now - begun_s))
+        self.speeds[method] *= (bits / busy / self.speeds[method]) ** _YOUNG
 
 
 def choose(
@@ -125,12 +167,13 @@ def choose(
     error_rate: float,
     n: int,
     leak_budget: int,
-    round_trip_s: float,
+    pace: Pace,
 ) -> Method:
-    """How to reconcile ``n`` bits.
+    """How to reconcile ``n`` bits: by error rate, round trip and measured speed, or as wished.
 
     Cascade leaks least, but asks some hundreds of questions one after the other. The codes are
-    taken where that takes longer than decoding, and their syndrome leaves room in the budget.
+    taken where that takes longer than decoding, and their syndrome leaves room in the budget. All
+    that it goes by is public.
 
     Raises:
         BlockFailed: where LDPC is wished for and has no code for such a block.
@@ -149,8 +192,8 @@ def choose(
         return "cascade"
     if ldpc.leak_budget(n, error_rate).syndrome > (1.0 - _ROOM) * leak_budget:
         return "cascade"
-    slow = _ROUNDS * round_trip_s + n / _CASCADE_BPS
-    return "ldpc" if slow > round_trip_s + n / _LDPC_BPS else "cascade"
+    cascade = _ROUNDS * pace.round_trip_s + n / pace.speeds["cascade"]
+    return "ldpc" if cascade > pace.round_trip_s + n / pace.speeds["ldpc"] else "cascade"
 
 
 class Distiller:
@@ -288,8 +331,11 @@ class DistillAlice(Distiller):
     #: Whether reconciliation is over and :meth:`verify` may be called.
     reconciled = False
 
-    #: From a question to its answer; decides how to reconcile.
-    round_trip_s = 0.0
+    #: Of the session; set before :meth:`begin`.
+    pace = Pace()
+    _asked_s: float | None = None
+    _begun_s: float | None = None
+    _rounds = 1
 
     def begin(self) -> None:
         """Say the first message."""
@@ -303,6 +349,7 @@ class DistillAlice(Distiller):
         positions = random_sample(self.m, k, self._randomness, self._purpose("sample"))
         mine, self._bits = split_sample(self._bits, positions)
         self._sampled = mine, positions
+        self._asked_s = self.pace.now()
         self._say(msg.Sample(self.m, positions, mine, self.terms.leak_budget))
 
     def handle(self, message: msg.Message) -> None:
@@ -313,17 +360,24 @@ class DistillAlice(Distiller):
                 if message.bits.shape != mine.shape:
                     raise ProtocolError("bob sent a sample of another size")
                 self._sampled = None
+                self.pace.answered(self._asked_s)
                 self._compare(mine, message.bits, positions)
                 self._judge()
                 self._reconcile()
             case msg.ParityRequest() if self._cascade is not None:
+                if self._rounds == 1 and not self.terms.sample_bits:
+                    self.pace.answered(self._begun_s)
+                self._rounds += 1
                 self._say(msg.ParityReply(self._cascade.answer(message.wanted)))
             case msg.Undecoded() if self._ldpc is not None:
+                self._rounds += 1
                 self._say(msg.Syndrome(self._ldpc.more(message.frames)))
             case msg.Reconciled() if self._cascade is not None or self._ldpc is not None:
                 if message.errors > self.n:
                     raise ProtocolError("bob sent a number of errors that does not belong here")
                 self._cascade = self._ldpc = None
+                if self.method is not None:
+                    self.pace.reconciled(self.method, self.n, self._rounds, self._begun_s)
                 self.corrected = message.errors
                 self._judge_length()
                 self.reconciled = True
@@ -341,8 +395,9 @@ class DistillAlice(Distiller):
             rate,
             self.n,
             self.terms.leak_budget,
-            self.round_trip_s,
+            self.pace,
         )
+        self._begun_s = self.pace.now()
         words = self._randomness.words(self._purpose("permutations"), 0, 2)
         key = words.astype("<u8").tobytes()
         self._say(msg.Reconciliation(self.method, key))

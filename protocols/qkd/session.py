@@ -64,7 +64,7 @@ from .authentication import (
     Transcript,
 )
 from .bbm92 import FindDelays, Pairing, PairingAlice, PairingBob
-from .distill import DistillAlice, DistillBob, RawBlock
+from .distill import DistillAlice, DistillBob, Pace, RawBlock
 from .epsilon import EpsilonBudget
 from .estimation import ErrorHistory
 from .ledger import BlockFailed, LeakLedger
@@ -76,6 +76,7 @@ from .sifting_party import Said, SiftingParty
 from .sink import KeySink, check_kind
 from .trust import Established, FirstTrust, Handshake
 from .trust import Terms as HandshakeTerms
+from .verify import extra_collision
 
 __all__ = ["BlockReport", "Phase", "Progress", "Session", "join"]
 
@@ -188,7 +189,6 @@ class _Block(_Scope):
         self.distiller: DistillAlice | DistillBob | None = None
         self.key_bits = 0
         self.reserve = 0
-        self.asked_s = 0.0
 
 
 class Session:
@@ -257,7 +257,7 @@ class Session:
         self._reserve_pads = reserve_pads
         self._now: float | None = None
         self._heard: float | None = None
-        self._round_trip = 0.0
+        self._pace = Pace(lambda: None if self._randomness.kind == "seeded" else self._now)
         self._pairing: SiftingParty
         if sifting is not None:
             self._pairing = sifting(self._randomness, self.history)
@@ -644,9 +644,12 @@ class Session:
             self._seeds,
             lambda message: self._post(raw.number, message),
         )
+        if isinstance(distiller, DistillAlice):
+            distiller.pace = self._pace
+        if (more := extra_collision(distiller.n)) > 0.0:
+            self.budget.spend("a collision beyond 2^-t of the verification", more)
         block.distiller = distiller
         block.stage = _Stage.DISTILLING
-        block.asked_s = self._now or 0.0
         try:
             distiller.begin()
         except BlockFailed as failure:
@@ -659,8 +662,6 @@ class Session:
                 raise ProtocolError(f"{self.peer} gave up a block that is not being distilled")
             self._fail(block, message.reason, told=True)
         elif isinstance(distiller, DistillAlice):
-            if isinstance(message, msg.SampleReply) and self._now is not None:
-                distiller.round_trip_s = self._now - block.asked_s
             if isinstance(message, msg.Verdict):
                 self._in_turn(block)
             distiller.handle(message)

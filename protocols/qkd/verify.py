@@ -24,7 +24,7 @@ import numpy as np
 
 from .amplify import Bits, Packed, carryless, pack
 
-__all__ = ["collision_probability", "tag_seed_bits", "verification_tag"]
+__all__ = ["collision_probability", "extra_collision", "tag_seed_bits", "verification_tag"]
 
 _SEED_BITS = 256
 
@@ -48,7 +48,12 @@ def collision_probability(n: int, tag_bits: int) -> float:
     is below 10^-13 of the first.
     """
     tag_seed_bits(n, tag_bits)
-    return 2.0**-tag_bits + (-(-n // 128) - 1) * 2.0**-128
+    return 2.0**-tag_bits + extra_collision(n)
+
+
+def extra_collision(n: int) -> float:
+    """What :func:`collision_probability` has beyond ``2^-t``: what a session spends in addition."""
+    return max(0, -(-n // 128) - 1) * 2.0**-128
 
 
 def verification_tag(bits: Bits, seed: Bits, tag_bits: int) -> Bits:

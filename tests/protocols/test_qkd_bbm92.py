@@ -314,6 +314,10 @@ def test_the_report_counts_key_and_epsilon(good: tuple[TagBatch, TagBatch]) -> N
     assert report["key"]["reserved_bits"] == bob.block.reserve_bits == 0
     assert report["epsilon"]["parts"]["a key that is not ideal"] == {"epsilon": 0.05, "times": 1}
     assert report["epsilon"]["parts"]["a forged tag"]["times"] == tags + 2
+    assert report["epsilon"]["parts"]["a collision beyond 2^-t of the verification"] == {
+        "epsilon": (-(-alice.block.reconciled_bits // 128) - 1) * 2.0**-128,
+        "times": 1,
+    }
     assert report["epsilon"]["spent"] == pytest.approx(0.05 + (tags + 2) * 2.0**-71)
     assert report["settings"]["tolerance"] == PARAMETERS.tolerance
     assert report["blocks"][0]["block"] == f"{report['session']}/0"
@@ -1002,9 +1006,37 @@ def test_ldpc_gives_the_same_key_with_fewer_messages() -> None:
 
 
 def test_a_long_way_makes_the_parties_take_ldpc() -> None:
-    for round_trip, method in ((0.0, "cascade"), (0.02, "ldpc")):
-        assert distill.choose("auto", 0.03, 100_000, 40_000, round_trip) == method
-    assert distill.choose("auto", 0.005, 100_000, 40_000, 1.0) == "cascade"
-    assert distill.choose("auto", 0.03, 100_000, 20_000, 1.0) == "cascade"
+    now = [0.0]
+    near, far = distill.Pace(), distill.Pace(lambda: now[0])
+    now[0] = 0.02
+    far.answered(0.0)
+    assert far.round_trip_s == 0.02
+    for pace, method in ((near, "cascade"), (far, "ldpc")):
+        assert distill.choose("auto", 0.03, 100_000, 40_000, pace) == method
+    assert distill.choose("auto", 0.005, 100_000, 40_000, far) == "cascade"
+    assert distill.choose("auto", 0.03, 100_000, 20_000, far) == "cascade"
     with pytest.raises(ProtocolError, match="no LDPC code"):
-        distill.choose("ldpc", 0.005, 100_000, 40_000, 0.0)
+        distill.choose("ldpc", 0.005, 100_000, 40_000, near)
+
+
+def test_the_method_follows_what_earlier_blocks_took() -> None:
+    now = [0.0]
+    pace = distill.Pace(lambda: now[0])
+    pace.answered(0.0)
+    assert distill.choose("auto", 0.03, 10**6, 400_000, pace) == "cascade"
+    for _ in range(20):  # Cascade at 1 Mbit/s
+        begun, now[0] = now[0], now[0] + 1.0
+        pace.reconciled("cascade", 10**6, 300, begun)
+    assert pace.speeds["cascade"] == pytest.approx(1e6, rel=0.01)
+    assert distill.choose("auto", 0.03, 10**6, 400_000, pace) == "ldpc"
+    for _ in range(20):  # and LDPC slower still
+        begun, now[0] = now[0], now[0] + 2.0
+        pace.reconciled("ldpc", 10**6, 1, begun)
+    assert distill.choose("auto", 0.03, 10**6, 400_000, pace) == "cascade"
+    assert distill.choose("ldpc", 0.03, 10**6, 400_000, pace) == "ldpc"
+    # Without a clock nothing changes.
+    still = distill.Pace()
+    still.reconciled("cascade", 10**6, 1, 0.0)
+    still.answered(0.0)
+    assert still.speeds == distill.Pace().speeds
+    assert still.round_trip_s == 0.0
