@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import json
+import os
 import threading
 import time
 from collections import deque
@@ -631,10 +632,11 @@ class PartyLoop(Generic[S]):
 
 
 class Reports:
-    """Where a party's reports go; all of them are public but what one says of its own clicks.
+    """Where a party's reports go.
 
     ``blocks.jsonl`` has a line for each block, appended when it ends; ``blocks.txt`` the same for
-    people. ``SESSION.json`` and ``SESSION.md`` are the security report of each session.
+    people. ``SESSION.json`` and ``SESSION.md`` are the security report of each session; the first
+    is the user's alone, since it says what the own detectors counted.
 
     Args:
         folder: Made if it is not there.
@@ -663,13 +665,14 @@ class Reports:
 
         if report["session"] is not None:
             text = json.dumps(report, indent=2, allow_nan=False)
-            self._write(f"{report['session']}.json", text + "\n")
+            self._write(f"{report['session']}.json", text + "\n", mode=0o600)
             self._write(f"{report['session']}.md", markdown(report))
 
-    def _write(self, name: str, text: str, *, append: bool = False) -> None:
+    def _write(self, name: str, text: str, *, append: bool = False, mode: int = 0o666) -> None:
         path = self._folder / name
+        flags = os.O_WRONLY | os.O_CREAT | (os.O_APPEND if append else os.O_TRUNC)
         try:
-            with path.open("a" if append else "w", encoding="utf-8") as file:
+            with open(os.open(path, flags, mode), "w", encoding="utf-8") as file:
                 file.write(text)
         except OSError as error:
             raise BellbenchError(f"cannot write {path}: {error.strerror}") from error
