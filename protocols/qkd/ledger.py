@@ -18,6 +18,8 @@ _TOLD: dict[type[Any], tuple[str, Callable[[Any], int]]] = {
     msg.Monitored: ("monitor", lambda message: message.bits.size),
     msg.Prepared: ("test", lambda message: message.bits.size),
     msg.Tested: ("test", lambda message: message.bits.size),
+    msg.Matched: ("test", lambda message: message.bits.size),
+    msg.Compared: ("test", lambda message: message.bits.size),
     msg.Sample: ("sample", lambda message: message.bits.size),
     msg.SampleReply: ("sample", lambda message: message.bits.size),
     msg.ParityReply: ("parity", lambda message: message.parities.size),

@@ -24,10 +24,14 @@ __all__ = [
     "Announcement",
     "Bases",
     "Calibration",
+    "Compared",
     "Confirmation",
     "Delays",
     "Detected",
     "Failed",
+    "Heralded",
+    "Heralds",
+    "Matched",
     "Message",
     "Monitored",
     "Paired",
@@ -441,6 +445,96 @@ class Tested(_Said):
 
 
 @dataclass(frozen=True, eq=False)
+class Heralds(_Said):
+    """An MDI relay to Alice: slots of a shot in which it saw a Bell state. Nobody trusts it.
+
+    Attributes:
+        shot: Of which shot.
+        offset: Alice's slot k met Bob's slot k - offset.
+        slots: Alice's slots, her preamble included.
+        states: For each slot 0 for psi-, 1 for psi+.
+    """
+
+    SENDER: ClassVar[tuple[str, ...]] = ("relay",)
+    SESSION: ClassVar[bool] = True
+
+    shot: int
+    offset: int
+    slots: Indices
+    states: Bits
+
+    def check(self) -> None:
+        """Raise ProtocolError unless well-formed."""
+        _count("shot", self.shot)
+        _time("offset", self.offset)
+        _increasing("heralded slots", self.slots)
+        _bits("Bell states", self.states, 2 * MAX_EVENTS)
+        if self.states.shape != self.slots.shape:
+            raise ProtocolError("heralded slots and Bell states differ in number")
+
+
+@dataclass(frozen=True, eq=False)
+class Heralded(_Said):
+    """Alice to Bob: what she sent in the slots that the relay heralded with the block's Bell state.
+
+    Attributes:
+        shot: Of which shot; the block's first opens it.
+        offset: As in :class:`Heralds`.
+        slots: Her slots, her preamble included.
+        bases: 0 for Z, 1 for X.
+        intensities: 0 the strongest.
+    """
+
+    shot: int
+    offset: int
+    slots: Indices
+    bases: Bits
+    intensities: Bits
+
+    def check(self) -> None:
+        """Raise ProtocolError unless well-formed."""
+        _count("shot", self.shot)
+        _time("offset", self.offset)
+        _increasing("heralded slots", self.slots)
+        _bits("bases", self.bases, 2 * MAX_EVENTS)
+        _array("intensities", self.intensities, np.uint8, self.slots.shape)
+        if self.bases.shape != self.slots.shape:
+            raise ProtocolError("heralded slots and bases differ in number")
+
+
+@dataclass(frozen=True, eq=False)
+class Matched(_Said):
+    """Bob to Alice: what he sent there, and his bits where that is for testing."""
+
+    SENDER: ClassVar[tuple[str, ...]] = ("bob",)
+
+    shot: int
+    bases: Bits
+    intensities: Bits
+    bits: Bits
+
+    def check(self) -> None:
+        """Raise ProtocolError unless well-formed."""
+        _count("shot", self.shot)
+        _bits("bases", self.bases, 2 * MAX_EVENTS)
+        _array("intensities", self.intensities, np.uint8, self.bases.shape)
+        _bits("test bits", self.bits, self.bases.size)
+
+
+@dataclass(frozen=True, eq=False)
+class Compared(_Said):
+    """Alice to Bob: her bits where that is for testing."""
+
+    shot: int
+    bits: Bits
+
+    def check(self) -> None:
+        """Raise ProtocolError unless well-formed."""
+        _count("shot", self.shot)
+        _bits("test bits", self.bits, 2 * MAX_EVENTS)
+
+
+@dataclass(frozen=True, eq=False)
 class Sample(_Said):
     """Alice to Bob: the random sample of the block, her bits there, and the leak to come."""
 
@@ -673,6 +767,10 @@ Message = (
     | Detected
     | Prepared
     | Tested
+    | Heralds
+    | Heralded
+    | Matched
+    | Compared
     | Sample
     | SampleReply
     | Reconciliation

@@ -97,8 +97,11 @@ _SIFTING = (
     msg.Detected,
     msg.Prepared,
     msg.Tested,
+    msg.Heralded,
+    msg.Matched,
+    msg.Compared,
 )
-_OPENING = (msg.Announcement, msg.Sent)
+_OPENING = (msg.Announcement, msg.Sent, msg.Heralded)
 
 
 class Phase(StrEnum):

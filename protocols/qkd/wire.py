@@ -63,6 +63,10 @@ _KINDS: dict[int, type[Any]] = {
     24: msg.Detected,
     25: msg.Prepared,
     26: msg.Tested,
+    27: msg.Heralds,
+    28: msg.Heralded,
+    29: msg.Matched,
+    30: msg.Compared,
     31: msg.SiftedTests,
 }
 _NUMBERS = {kind: number for number, kind in _KINDS.items()}
