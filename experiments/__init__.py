@@ -38,12 +38,12 @@ from ..instruments import ConfigError
 from ..live import Progress
 from ..runs import RunFolder, versions
 from . import (
+    bb84,
     bbm92,
     bbm92_drift,
     e91,
     emitter_link,
     link_characterization,
-    mdi,
     memory_link,
     memory_storage,
     swap_spdc,
@@ -64,13 +64,13 @@ __all__ = [
 
 #: By what ``protocol:`` says.
 _PROTOCOLS: dict[str, Experiment[Any]] = {
+    "bb84_decoy": bb84.EXPERIMENT,
     "bbm92": bbm92.EXPERIMENT,
     "bbm92_drift": bbm92_drift.EXPERIMENT,
     "e91": e91.EXPERIMENT,
     "six_state": e91.SIX_STATE,
     "emitter_link": emitter_link.EXPERIMENT,
     "link_characterization": link_characterization.EXPERIMENT,
-    "mdi": mdi.EXPERIMENT,
     "swap_spdc": swap_spdc.EXPERIMENT,
     "memory_link": memory_link.EXPERIMENT,
     "memory_storage": memory_storage.EXPERIMENT,

@@ -87,6 +87,8 @@ class Terms:
         tolerance: Error rate of the sample above which there is no key.
         length: Secure key for the bits that were disclosed in reconciliation. A proof for fixed
             lengths ignores them and charges the budget.
+        counted: The same for the number of errors that reconciliation found, once it is known, for
+            proofs that need it; it takes the place of ``length``.
         refusal: Why the block gives no key whatever it holds; empty else.
     """
 
@@ -97,6 +99,7 @@ class Terms:
     tolerance: float
     length: Callable[[int], KeyBound | None]
     refusal: str = ""
+    counted: Callable[[int], KeyBound | None] | None = None
 
 
 def sampled_terms(parameters: Parameters, m: int) -> Terms:
@@ -251,6 +254,8 @@ class Distiller:
     @property
     def bound(self) -> KeyBound | None:
         """Length of the key, and what its security rests on, for what was disclosed so far."""
+        if self.terms.counted is not None and self.corrected is not None:
+            return self.terms.counted(self.corrected)
         return self.terms.length(self._ledger.leak_bits)
 
     @property
