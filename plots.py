@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .protocols.estimates import Estimate
     from .protocols.heralding import DecayFit
     from .protocols.qkd.link_model import CwLink
+    from .protocols.qkd.mdi_link import RelayGains
     from .protocols.swapping import HomDip
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "plot_gallery",
     "plot_hom_dip",
     "plot_key_against_pairs",
+    "plot_mdi",
     "plot_phase_matching",
     "plot_polarization",
     "plot_pump",
@@ -984,4 +986,77 @@ def plot_key_against_pairs(
     axes.set_ylabel("secret bits per second, endless key")
     axes.legend(frameon=False, fontsize=9, title="lines: closed form, dots: twin")
     axes.set_title(title, loc="left", fontsize=10)
+    figure.savefig(path)
+
+
+def plot_mdi(
+    path: Path,
+    sent: tuple[npt.NDArray[Any], npt.NDArray[Any]],
+    announced: tuple[npt.NDArray[Any], npt.NDArray[Any]],
+    wrong_x: npt.NDArray[Any],
+    model: RelayGains,
+    *,
+    intensities: Sequence[str],
+    title: str,
+) -> None:
+    """Gains and errors of an MDI relay for each pair of intensities, with the closed form.
+
+    Args:
+        path: PNG to write.
+        sent: Pulse pairs in Z and X, (3, 3) by intensities of Alice and Bob.
+        announced: Announcements of these.
+        wrong_x: Errors of those in X.
+        model: The closed form.
+        intensities: Their names, the strongest first.
+        title: What it is of.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.2, 5.6), dpi=_DPI, layout="constrained")
+    FigureCanvasAgg(figure)
+    above, below = figure.subplots(2, 1, sharex=True)
+    places = np.arange(9)
+    for k, (basis, marker) in enumerate((("Z", "s"), ("X", "o"))):
+        n, pairs = announced[k].ravel(), sent[k].ravel()
+        x, seen = places + 0.24 * (k - 0.5), n > 0
+        above.errorbar(
+            x[seen],
+            (n / pairs)[seen],
+            yerr=(np.sqrt(n) / pairs)[seen],
+            fmt=marker,
+            color=f"C{k}",
+            markersize=4,
+            capsize=2,
+            label=f"{basis}, relay",
+        )
+        above.hlines(
+            model.gain[k].ravel(), x - 0.1, x + 0.1, color="k", label="closed form, fitted" if k else None
+        )
+    n = announced[1].ravel()
+    seen = n > 0
+    error = wrong_x.ravel()[seen] / n[seen]
+    below.errorbar(
+        places[seen],
+        error,
+        yerr=np.sqrt(np.maximum(error * (1 - error), 1 / n[seen]) / n[seen]),
+        fmt="o",
+        color="C1",
+        markersize=4,
+        capsize=2,
+    )
+    below.hlines((model.wrong[1] / model.gain[1]).ravel(), places - 0.16, places + 0.16, color="k")
+    below.axhline(0.25, color="0.6", linewidth=0.8, linestyle=":")
+    below.annotate("equal weak pulses, full overlap", (8.4, 0.2), ha="right", fontsize=8, color="0.4")
+    above.set_yscale("log")
+    above.set_ylabel("announcements per pulse pair")
+    below.set_ylabel("errors in X")
+    below.set_ylim(0, 0.8)
+    pairs_of = [f"{a}\n{b}" for a in intensities for b in intensities]
+    below.set_xticks(places, pairs_of, fontsize=8)
+    below.set_xlabel("intensity of Alice, of Bob")
+    above.legend(frameon=False, fontsize=9, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    for axes in (above, below):
+        axes.spines[["top", "right"]].set_visible(False)
+    above.set_title(title, loc="left", fontsize=10)
     figure.savefig(path)
