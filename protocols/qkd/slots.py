@@ -13,7 +13,7 @@ and puts the clicks into slots.
 
 Who moves the light moves what is found here; that makes errors or losses, and tells nothing, as
 long as gate and delays do not favour a detector (:func:`channel_delays`; attacks in
-``docs/security-notes.md``).
+``docs/security.md``).
 """
 
 from __future__ import annotations
@@ -175,7 +175,7 @@ def find_shot(
         return None
     first = int(slot[0]) - bright.size
     counts = np.bincount(slot - first).astype(np.float64)
-    size = counts.size + bright.size
+    size = 1 << (counts.size + bright.size).bit_length()  # odd sizes take six times as long
     pattern = 2.0 * bright - 1.0
     spectrum = np.fft.rfft(counts, size) * np.conj(np.fft.rfft(pattern, size))
     score = np.fft.irfft(spectrum, size)[: counts.size]
@@ -199,7 +199,7 @@ def channel_delays(
 
     Exact up to whole periods: cables must differ by less than half of one, or the errors of a
     shot that is known show it. Delays found in the light of the link are the attacker's to bend
-    (``docs/security-notes.md``); own ones, from a source in the laboratory, are not.
+    (``docs/security.md``); own ones, from a source in the laboratory, are not.
 
     Args:
         times_ps: Clicks of one shot, sorted.
