@@ -1,6 +1,6 @@
 """Quantum key distribution: from clicks at two parties to authenticated secret key in two stores.
 
-:class:`Session` is one party; see :mod:`.session`, and ``docs/security-notes.md`` for what a key
+:class:`Session` is one party; see :mod:`.session`, and ``docs/security.md`` for what a key
 rests on.
 """
 

@@ -40,7 +40,7 @@ rounds       450   330   230   290   280   320
 
 So no question is implied by others of its pass, and each answer is a bit of leak. Which blocks to
 ask for is the corrector's own choice; it follows from the error pattern alone, which it therefore
-reveals: see ``docs/security-notes.md``.
+reveals: see ``docs/security.md``.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ Which frames Bob wants more of follows from his errors, and so does the number o
 A proof of a fixed length therefore reserves what it allows (between the two figures of
 :func:`leak_budget`) and gives the block up beyond it. That his list of frames says nothing of the
 key but what its parities say is assumed, as for the questions of Cascade
-(``docs/security-notes.md``).
+(``docs/security.md``).
 
 Decoding is layered, with the box-plus of A-min* in 16-bit integers (see the kernels). What decodes
 satisfies every parity; whether it is right, only verification by a universal hash can tell.

@@ -42,7 +42,7 @@ class LeakLedger:
     :func:`~bellbench.protocols.qkd.finite_key.secure_key_length`). Monitored bits and the sample
     are written down too but charged to nothing: they have left the block. What the corrector asks
     for (:class:`.messages.ParityRequest`) shows the errors and not the key: see
-    ``docs/security-notes.md``.
+    ``docs/security.md``.
 
     Args:
         budget: Bits reserved for reconciliation; None before they are known.

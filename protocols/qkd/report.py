@@ -12,7 +12,7 @@ from .finite_key import binary_entropy
 
 __all__ = ["ASSUMPTIONS", "BlockReport", "SecurityReport", "markdown"]
 
-#: What every key rests on beside the bound; ``docs/security-notes.md`` says more on each.
+#: What every key rests on beside the bound; ``docs/security.md`` says more on each.
 ASSUMPTIONS = (
     "two-dimensional measurements in two unbiased bases of equal probability at both parties",
     "detection efficiency that does not depend on basis or outcome; blinding is outside",
@@ -223,7 +223,8 @@ def markdown(report: Mapping[str, Any]) -> str:
         f"- Authentication: {report['authentication']}; randomness: {report['randomness']}",
         f"- Blocks: {total.get('blocks', 0)}, without a key {total.get('blocks_without_key', 0)}",
         f"- Key: {key['gained_bits']:,} bits made, {key['reserved_bits']:,} of them put into the"
-        f" pool for authentication, {key['consumed_bits']:,} spent from it",
+        f" pool for authentication, {key['consumed_bits']:,} spent from it:"
+        f" {key['net_bits']:,} bits gained in all",
         f"- Epsilon: {epsilon['spent']:.3g} spent of {epsilon['total']:.3g}",
         *(
             f"  - {name}: {part['epsilon']:.3g}, {part['times']} times"

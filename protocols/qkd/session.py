@@ -208,7 +208,7 @@ class Session:
         find_delays: Alice's search for the delays; see :class:`.bbm92.PairingAlice`.
         known_delays: Delays of this party's own channels among themselves, in ps, from a
             calibration that nobody else could reach. Without them they are found in the light of
-            the link, which an attacker can use (``docs/security-notes.md``).
+            the link, which an attacker can use (``docs/security.md``).
         match: See :class:`.bbm92.PairingAlice`.
         twins: Whether the clicks come from twins: the keys are then no secrets, and only a
             rehearsal's store takes them. So are they with seeded randomness.
@@ -451,6 +451,7 @@ class Session:
                 "gained_bits": self._report.totals["key_bits"],
                 "reserved_bits": self._report.totals["reserve_bits"],
                 "consumed_bits": 128 * spent,
+                "net_bits": self._report.totals["key_bits"] - 128 * spent,
             },
             session_traffic_bytes=dict(scope.traffic) if scope else {},
         )

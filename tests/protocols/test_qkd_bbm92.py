@@ -310,6 +310,7 @@ def test_the_report_counts_key_and_epsilon(good: tuple[TagBatch, TagBatch]) -> N
     # Two hash keys and two seals in the handshake.
     assert report["key"]["consumed_bits"] == 128 * (tags + 4) == 128 * 9
     assert report["key"]["gained_bits"] == alice.block.key_bits
+    assert report["key"]["net_bits"] == alice.block.key_bits - 128 * 9
     # Of 40 pads Alice has spent 3 when she decides, and she is asked to keep 36.
     assert report["key"]["reserved_bits"] == bob.block.reserve_bits == 0
     assert report["epsilon"]["parts"]["a key that is not ideal"] == {"epsilon": 0.05, "times": 1}
@@ -925,7 +926,7 @@ def test_bob_takes_no_delays_that_are_not_his_own(
 
 
 def test_product_states_in_the_calibration_are_refused() -> None:
-    """docs/security-notes.md: Bob's copy comes earlier or later by its bit; 23 % of errors."""
+    """docs/security.md: Bob's copy comes earlier or later by its bit; 23 % of errors."""
     rng = np.random.default_rng(3)
     n = 8400
     times = np.arange(1, n + 1, dtype=np.int64) * SPACING

@@ -188,7 +188,7 @@ def test_a_frame_does_not_depend_on_the_others_of_its_block(
 
 
 def test_what_is_asked_follows_from_the_errors_alone() -> None:
-    # docs/security-notes.md rests on it: given the error pattern, the questions tell nothing.
+    # docs/security.md rests on it: given the error pattern, the questions tell nothing.
     rng = np.random.default_rng(1)
     n = 70_000
     wrong = (rng.random(n) < 0.05).astype(np.uint8)
