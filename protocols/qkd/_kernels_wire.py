@@ -18,55 +18,99 @@ def _compiled(function: F) -> F:
     return cast(F, numba.njit(cache=True, nogil=True)(function))
 
 
+_PIECE = 32  # bits of a remainder that are moved at once
+
+
 @_compiled
-def put_gaps(gaps: Int64, k: int, unary: UInt8, planes: UInt8) -> None:
-    """Write Golomb-Rice codes, most significant bit of a byte first.
+def unary_bits(values: Int64, step: int, k: int) -> int:
+    """Bits that the quotients of the gaps take; see :func:`put_gaps`."""
+    bits = values.size - 1
+    for i in range(1, values.size):
+        bits += (values[i] - values[i - 1] - step) >> k
+    return bits
+
+
+@_compiled
+def put_gaps(values: Int64, step: int, k: int, unary: UInt8, rests: UInt8) -> None:
+    """Write Golomb-Rice codes of the gaps, most significant bit of a byte first.
 
     Args:
-        gaps: Not negative.
+        values: Each at least ``step`` above the one before.
+        step: Is left out of the gaps.
         k: Bits of the remainders.
         unary: Zeros, room for the quotients: that many zeros and a one for each gap.
-        planes: Zeros, room for the remainders: the highest bits of all, then the next ones.
+        rests: Room for the remainders.
     """
-    at = 0
-    for i in range(gaps.size):
-        at += gaps[i] >> k
+    at = byte = held = word = 0
+    for i in range(1, values.size):
+        gap = values[i] - values[i - 1] - step
+        at += gap >> k
         unary[at >> 3] |= 128 >> (at & 7)
         at += 1
-    n = gaps.size
-    for plane in range(k):
-        shift = k - 1 - plane
-        at = plane * n
-        for i in range(n):
-            planes[at >> 3] |= ((gaps[i] >> shift) & 1) << (7 - (at & 7))
-            at += 1
+        left = k
+        while left > 0:
+            taken = min(left, _PIECE)
+            left -= taken
+            word = word << taken | (gap >> left) & ((1 << taken) - 1)
+            held += taken
+            while held >= 8:
+                held -= 8
+                rests[byte] = word >> held
+                byte += 1
+            word &= 127
+    if held:
+        rests[byte] = word << (8 - held)
 
 
 @_compiled
-def get_quotients(unary: UInt8, length: int, gaps: Int64) -> int:
-    """Read the quotients; the largest of them, or -1 where ``length`` bits are not as many."""
-    i, at, begin, most = 0, 0, 0, 0
-    while at < length:
-        byte = unary[at >> 3]
-        if byte == 0 and (at & 7) == 0:
-            at += 8
-            continue
-        if byte >> (7 - (at & 7)) & 1:
-            if i == gaps.size:
-                return -1
-            gaps[i] = at - begin
-            most = max(most, gaps[i])
-            begin = at + 1
-            i += 1
-        at += 1
-    return most if i == gaps.size and begin == length else -1
+def get_gaps(unary: UInt8, length: int, rests: UInt8, k: int, step: int, values: Int64) -> int:
+    """Read what :func:`put_gaps` has written, behind the first of ``values``, which is given.
 
-
-@_compiled
-def add_remainders(planes: UInt8, k: int, gaps: Int64) -> None:
-    """Put ``k`` bits below each quotient."""
-    at = 0
-    for _ in range(k):
-        for i in range(gaps.size):
-            gaps[i] = gaps[i] << 1 | (planes[at >> 3] >> (7 - (at & 7)) & 1)
-            at += 1
+    Returns:
+        0; 1 where ``length`` bits are not as many quotients; 2 where a gap has more than 62 bits;
+        3 where a value has.
+    """
+    n = values.size - 1
+    ones = 0
+    for each in unary:
+        byte = int(each)
+        byte -= (byte >> 1) & 0x55
+        byte = (byte & 0x33) + ((byte >> 2) & 0x33)
+        ones += (byte + (byte >> 4)) & 15
+    if ones != n or (length and not unary[(length - 1) >> 3] >> (7 - ((length - 1) & 7)) & 1):
+        return 1
+    before = values[0]
+    if abs(before) >= 1 << 62:
+        return 3
+    # No branches on bits, which nobody foresees; what comes last is written again and again.
+    run = i = 0
+    for at in range(length):
+        bit = unary[at >> 3] >> (7 - (at & 7)) & 1
+        values[i] = run
+        i += bit
+        run = (run + 1) * (1 - bit)
+    byte = held = word = 0
+    most = 1 << (62 - k)
+    following = values[0]
+    for i in range(n):
+        gap = following
+        if gap >= most:
+            return 2
+        left = k
+        while left > 0:
+            taken = min(left, _PIECE)
+            while held < taken:
+                word = (word << 8) | int(rests[byte])
+                byte += 1
+                held += 8
+            held -= taken
+            gap = gap << taken | word >> held
+            word &= (1 << held) - 1
+            left -= taken
+        following = values[i + 1]
+        values[i] = before
+        before += gap + step
+        if abs(before) >= 1 << 62:
+            return 3
+    values[n] = before
+    return 0

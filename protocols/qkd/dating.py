@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from ...instruments import ProtocolError, TagBatch, TimesPs
 from .sifting import Events
+from .waiting import Waiting
 
 if TYPE_CHECKING:
     from ..timing import ClockLine, ClockRecovery, ClockState
@@ -27,10 +28,6 @@ Indices = npt.NDArray[np.int64]
 #: Offsets and frequencies looked for, on the line that the calibration has told.
 _SEARCH_PS = 10**10
 _SEARCH_FREQUENCY = 20e-6
-#: To date times costs by what is known of the clock: done each time the recording has grown by this
-#: part, and no more seldom than once in this time.
-_GROWTH = 2.5e-4
-_SELDOM_PS = 10**12
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,7 +73,7 @@ class Dating:
     ) -> None:
         self._line = line
         self._recovery: ClockRecovery | None = None
-        self._waiting: TimesPs = np.zeros(0, np.int64)  # as announced
+        self._waiting = Waiting(np.int64, np.int64)  # as announced, and on the line
         self._told = horizon_ps  # up to where the peer has announced
         self._first = 0  # number of the first event that waits
         self._ends = [0, 0]  # of what was given to the recovery
@@ -89,13 +86,17 @@ class Dating:
             return
         from ..timing.clocks import ClockRecovery
 
-        self._recovery = ClockRecovery(search_ps=_SEARCH_PS, search_frequency=_SEARCH_FREQUENCY)
+        self._recovery = ClockRecovery(
+            search_ps=_SEARCH_PS, search_frequency=_SEARCH_FREQUENCY, follow_only=True
+        )
         self._begin = self._watermark = self._ends[0] = own.begin_ps
         self._ends[1] = int(line.straighten(np.array([peer.begin_ps]))[0])
         self._events_from = own.end_ps  # what comes out before is the calibration's
+        lined = line.straighten(np.append(peer.times_ps, peer.end_ps))
+        lined = np.maximum(lined, self._ends[1])
         self._go(
             self._batch(0, own.times_ps, own.end_ps),
-            self._batch(1, peer.times_ps, peer.end_ps),
+            self._batch(1, lined[:-1], int(lined[-1])),
         )
 
     @property
@@ -126,23 +127,27 @@ class Dating:
         """
         if horizon_ps < self._told or (times_ps.size and times_ps[0] < self._told):
             raise ProtocolError("events announced behind an earlier horizon")
-        self._waiting = np.concatenate([self._waiting, times_ps])
         self._told = horizon_ps
-        if self._recovery is not None:
-            self._go(self._batch(0), self._batch(1, times_ps, horizon_ps))
+        line = self._line
+        if self._recovery is None or line is None:
+            self._waiting.add(times_ps, times_ps)
+            return
+        lined = line.straighten(times_ps)
+        self._waiting.add(times_ps, lined)
+        horizon = int(line.straighten(np.array([horizon_ps]))[0])
+        # Times a ps apart may fall together.
+        self._go(self._batch(0), self._batch(1, np.maximum(lined, self._ends[1]), horizon))
 
     def take(self, *, final: bool = False) -> Dated:
         """Events decided since the last call; with ``final``, all of them."""
-        times, recovery = self._waiting, self._recovery
-        if recovery is None or self._line is None:
-            return self._decide(times.size, np.arange(times.size), times, self._told)
+        told, times, recovery = self._waiting[0], self._waiting[1], self._recovery
+        if recovery is None:
+            return self._decide(times.size, np.arange(times.size), told.copy(), self._told)
         if final and not self._over:
             self._over = True
             self._count(*recovery.add(None, None))
-        grown = self._watermark - self._horizon
-        if not final and grown <= min(_SELDOM_PS, _GROWTH * (self._watermark - self._begin)):
+        if not final and self._watermark <= self._horizon:
             return self._decide(0, np.zeros(0, np.int64), times[:0], self._horizon)
-        times = self._line.straighten(times)
         known = np.flatnonzero(recovery.dated(times))
         moved = recovery.to_a(times[known])
         # Straight lines between whole ps may differ by one where they meet.
@@ -156,22 +161,18 @@ class Dating:
         return self._decide(upto, known, moved, self._watermark)
 
     def _decide(self, upto: int, known: Indices, moved: TimesPs, horizon: int) -> Dated:
-        waiting, first = self._waiting, self._first
+        first, told = self._first, self._waiting[0][known]
         self.undated += upto - known.size
-        self._waiting = waiting[upto:]
+        self._waiting.drop(upto)
         self._first += upto
         self._horizon = horizon
-        return Dated(moved, waiting[known], known + first, self._first, horizon)
+        return Dated(moved, told, known + first, self._first, horizon)
 
     def _batch(self, which: int, times: TimesPs | None = None, horizon: int = 0) -> TagBatch:
         """The next batch of one party for the recovery; the peer's on the line."""
         begin = self._ends[which]
         if times is None:
             times, horizon = np.zeros(0, np.int64), begin
-        elif which and self._line is not None:
-            times = self._line.straighten(np.append(times, horizon))
-            # Times a ps apart may fall together.
-            times, horizon = np.maximum(times[:-1], begin), int(times[-1])
         last = int(times[-1]) + 1 if times.size else begin
         self._ends[which] = end = max(begin, horizon, last)
         return TagBatch(times, np.zeros(times.size, np.int16), begin, end)

@@ -74,6 +74,12 @@ _GOLDEN = -math.log((math.sqrt(5.0) - 1.0) / 2.0)  # ln of the golden ratio
 #: Arrays that hold neither bits nor increasing numbers: values a byte, or of no order.
 _SMALL = {"outcomes": 4, "rows": 256, "intensities": 4}
 _ANY_ORDER = {"known_ps", "delays_ps", "coincidences"}
+#: What is wrong with increasing numbers.
+_GAPS = {
+    1: "gaps between numbers are not written as they should be",
+    2: "a gap between numbers is too large",
+    3: "numbers grow too large",
+}
 #: Increasing, but two may be equal; of the others, indices, no two are.
 _TIMES = {"times", "times_ps"}
 
@@ -153,6 +159,9 @@ class _Reader:
 
     def count(self) -> int:
         """An unsigned number of up to 63 bits."""
+        if self._at < len(self._data) and (byte := self._data[self._at]) < 128:
+            self._at += 1
+            return byte
         value = shift = 0
         while True:
             byte = self.take(1)[0]
@@ -203,20 +212,16 @@ class _Reader:
             return np.zeros(0, np.int64)
         first, k, length = self.whole(), self.count(), self.count()
         if k > 62 or not count - 1 <= length <= 8 * len(self._data):
-            raise ProtocolError("gaps between numbers are not written as they should be")
+            raise ProtocolError(_GAPS[1])
         from . import _kernels_wire
 
-        gaps = np.empty(count - 1, np.int64)
-        most = _kernels_wire.get_quotients(self._packed(length), length, gaps)
-        if most < 0:
-            raise ProtocolError("gaps between numbers are not written as they should be")
-        if most >> (62 - k):
-            raise ProtocolError("a gap between numbers is too large")
-        _kernels_wire.add_remainders(self._packed(k * gaps.size), k, gaps)
-        if float(gaps.sum(dtype=np.float64)) + abs(first) >= 2.0**62:
-            raise ProtocolError("numbers grow too large")
-        gaps += step
-        return np.cumsum(np.append(first, gaps))
+        values = np.empty(count, np.int64)
+        values[0] = first
+        quotients, rests = self._packed(length), self._packed(k * (count - 1))
+        wrong = _kernels_wire.get_gaps(quotients, length, rests, k, step, values)
+        if wrong:
+            raise ProtocolError(_GAPS[wrong])
+        return values
 
     def numbers(self) -> Int64:
         return np.array([self.whole() for _ in range(self._size(256))], np.int64)
@@ -283,22 +288,22 @@ def _put_increasing(out: bytearray, value: Int64, step: int) -> None:
     _put_count(out, value.size)
     if not value.size:
         return
-    gaps = np.diff(value) - step
+    n = value.size - 1
     # Best for geometric gaps (Kiely, IPN Progress Report 42-159, 2004, eq. (4)). Outliers cannot
     # make it costly, since the quotients add up to at most 2.1 for each gap.
-    mean = float(gaps.mean()) if gaps.size else 0.0
+    mean = (int(value[-1]) - int(value[0])) / n - step if n else 0.0
     k = max(0, 1 + math.floor(math.log2(_GOLDEN * mean + 1e-9)))
-    length = int((gaps >> k).sum()) + gaps.size
-    unary = np.zeros(-(-length // 8), np.uint8)
-    planes = np.zeros(-(-k * gaps.size // 8), np.uint8)
     from . import _kernels_wire
 
-    _kernels_wire.put_gaps(gaps, k, unary, planes)
+    length = _kernels_wire.unary_bits(value, step, k)
+    unary = np.zeros(-(-length // 8), np.uint8)
+    rests = np.empty(-(-k * n // 8), np.uint8)
+    _kernels_wire.put_gaps(value, step, k, unary, rests)
     _put_whole(out, int(value[0]))
     _put_count(out, k)
     _put_count(out, length)
     out += unary.tobytes()
-    out += planes.tobytes()
+    out += rests.tobytes()
 
 
 def _put_numbers(out: bytearray, value: npt.NDArray[Any]) -> None:

@@ -117,6 +117,21 @@ def near_line(
 
 
 @_compiled
+def along(
+    times: Int64, starts: Int64, ends: Int64, parts: Float64, ratio: Float64, moved: Int64
+) -> None:
+    """Move times along straight lines between knots, in order; ``ends + parts`` to ``starts``."""
+    k, last = 0, ratio.size - 1
+    for i in range(times.size):
+        time = times[i]
+        while k < last and time >= ends[k + 1]:
+            k += 1
+        while k > 0 and time < ends[k]:
+            k -= 1
+        moved[i] = starts[k] + np.int64(np.rint((float(time - ends[k]) - parts[k]) * ratio[k]))
+
+
+@_compiled
 def zoom(
     times: Float64, steps: Float64, slopes: Float64, left: float, width: float, counts: Int64
 ) -> None:

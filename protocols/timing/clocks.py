@@ -649,6 +649,8 @@ _Q2 = np.array(
 _FORGET = 0.97
 _ENOUGH = 30.0  # 2 ln(likelihood ratio) at which an interval shows the peak: 5 sigma
 _PER_INTERVAL = 50  # coincidences
+_PLENTY = 1000  # coincidences that tell the offset to 3 % of the jitter; no more are looked at
+_PIECES = 8  # of an interval, spread over it, where it holds more
 _SHORTEST_PS = 20_000_000_000
 _LONGEST_PS = 8_000_000_000_000
 _HOLD_PS = 3_000_000_000_000  # how long no peak may be seen, at least
@@ -817,55 +819,81 @@ class _Tracker:
         reach = min(5 * math.sqrt(self.jitter**2 + max(var, self.bank.now[2])), 1e7)
         return _Window(end, math.ceil(end + self.base + x + reach) + 1, reach, end >= until)
 
+    def _looked(
+        self, a: TimesPs, b: TimesPs, window: _Window, share: float
+    ) -> tuple[TimesPs, TimesPs, float]:
+        """Clicks in a share of an interval, in pieces spread over it, and how long these are."""
+        x, y, _, _ = self.bank.now
+        span = window.end - self.at
+        edges = np.array([[self.at, window.end]], np.int64)
+        if share < 1:
+            begins = self.at + np.arange(_PIECES) * span // _PIECES
+            edges = np.stack([begins, begins + math.ceil(share * span / _PIECES)], axis=1)
+            edges += round((1 - share) * span / (2 * _PIECES))
+        places = self.base + x + y * 1e-12 * (edges - self.at)
+        places += np.array([-window.reach, window.reach])
+        of_b = edges + np.stack([np.floor(places[:, 0]), np.ceil(places[:, 1])], 1).astype(np.int64)
+        found = [
+            np.concatenate([times[i:j] for i, j in np.searchsorted(times, cuts).tolist()])
+            for times, cuts in ((a, edges), (b, of_b))
+        ]
+        return found[0], found[1], float(np.diff(edges).sum())
+
+    def _measure(
+        self, a: TimesPs, b: TimesPs, window: _Window, share: float
+    ) -> tuple[float, float, float, float, float, float, float] | None:
+        """What ``kernels.measure`` finds, and in how much of the interval; None without a peak."""
+        from . import _kernels_clocks as kernels
+
+        reach = window.reach
+        x, y, var, _ = self.bank.now
+        of_a, of_b, looked = self._looked(a, b, window, share)
+        if not of_a.size or not of_b.size:
+            return None
+        ground = of_a.size * of_b.size / (looked + 2 * reach)
+        room = int(ground * 2 * reach * 2 + 4 * self.rate * looked * 1e-12) + 100
+        while True:
+            times, steps = np.empty(room), np.empty(room)
+            found = kernels.near_line(
+                of_a, of_b, self.at, self.base, x, y * 1e-12, reach, times, steps
+            )
+            if found <= room:
+                break
+            room = found
+        times, steps = times[:found], steps[:found]
+        if not found:
+            return None
+        spread = math.sqrt(max(var, 0.0))
+        fit = kernels.measure(times, steps, ground, self.jitter, spread, reach)
+        seen = fit[3] >= _ENOUGH and abs(fit[0]) < 0.8 * reach
+        return (*fit, looked) if seen else None
+
     def step(self, a: TimesPs, b: TimesPs, window: _Window) -> bool | None:
         """Take one interval: True with a new knot, False if none was seen, None when lost.
 
         An interval without a peak is tried again at twice the length.
         """
-        from . import _kernels_clocks as kernels
-
-        end, reach = window.end, window.reach
-        x, y, var, _ = self.bank.now
-        span = end - self.at
-        i, j = np.searchsorted(a, [self.at, end])
-        low = self.at + self.base + x - reach
-        k, m = np.searchsorted(
-            b, [math.floor(low), math.ceil(low + span * (1 + y * 1e-12) + 2 * reach)]
-        )
-        of_a, of_b = a[i:j], b[k:m]
-        seen = False
-        if of_a.size and of_b.size:
-            ground = of_a.size * of_b.size / (span + 2 * reach)
-            room = int(ground * 2 * reach * 2 + 4 * self.rate * span * 1e-12) + 100
-            while True:
-                times, steps = np.empty(room), np.empty(room)
-                found = kernels.near_line(
-                    of_a, of_b, self.at, self.base, x, y * 1e-12, reach, times, steps
-                )
-                if found <= room:
-                    break
-                room = found
-            times, steps = times[:found], steps[:found]
-            if found:
-                spread = math.sqrt(max(var, 0.0))
-                place, error, peak, ratio, when, width = kernels.measure(
-                    times, steps, ground, self.jitter, spread, reach
-                )
-                seen = ratio >= _ENOUGH and abs(place) < 0.8 * reach
-        if not seen:
+        span = window.end - self.at
+        share = _PLENTY / max(self.rate * span * 1e-12, 1.0)
+        seen = self._measure(a, b, window, share) if share < 0.5 else None
+        if seen is None:  # few, or light in bursts
+            seen = self._measure(a, b, window, 1.0)
+        if seen is None:
             self.longer *= 2
             return None if span >= self.hold or window.last else False
+        place, error, peak, ratio, when, width, looked = seen
+        x, y, _, _ = self.bank.now
         ahead = self.bank.ahead(when * 1e-12)
         surprise = place * place > 9 * (ahead.now[2] + error)
         ahead.see(x + y * when * 1e-12 + place, error)
         if surprise:  # perhaps a step, of which this interval shows but a part
             ahead.widen(place * place)
         ahead.go((span - when) * 1e-12)
-        self.bank, self.at, self.longer = ahead, end, 1
+        self.bank, self.at, self.longer = ahead, window.end, 1
         share = min(peak / (peak + 2000), 0.5)
         self.jitter = math.sqrt(self.jitter**2 + share * (max(width, 1.0) - self.jitter**2))
         share = min(peak / (peak + 100), 0.5)
-        self.rate += share * (peak / (span * 1e-12) - self.rate)
+        self.rate += share * (peak / (looked * 1e-12) - self.rate)
         self.knots.append(self._knot(math.sqrt(ratio)))
         return True
 
@@ -899,12 +927,14 @@ def _times_on_a(times_b: TimesPs, knots: Sequence[_Knot]) -> TimesPs:
     low = bisect_right(knots, int(times_b.min()), key=_on_b)
     high = bisect_right(knots, int(times_b.max()), key=_on_b)
     knots = knots[max(min(low, len(knots) - 1) - 1, 0) : max(high + 1, 2)]
+    from . import _kernels_clocks as kernels
+
     ends = np.array([knot.b for knot in knots], np.int64)
-    k = np.clip(np.searchsorted(ends, times_b, "right") - 1, 0, len(knots) - 2)
     starts = np.array([knot.a for knot in knots], np.int64)
     parts = np.array([knot.fraction for knot in knots])
     ratio = np.diff(starts) / (np.diff(ends) + np.diff(parts))
-    moved: TimesPs = starts[k] + np.rint((times_b - ends[k] - parts[k]) * ratio[k]).astype(np.int64)
+    moved = np.empty(times_b.size, np.int64)
+    kernels.along(np.ascontiguousarray(times_b), starts, ends, parts, ratio, moved)
     return moved
 
 
@@ -951,9 +981,11 @@ class _Stream:
         channels: Sequence[int] | None,
         delays: Mapping[int, int] | None,
         pps: int | None,
+        follow_only: bool,
     ) -> None:
         self.name = name
         self._pps = pps
+        self._hands_out = not follow_only
         if channels is None and delays is not None:
             channels = list(delays)
         self._line = None if channels is None else DelayLine(channels, delays or {})
@@ -989,7 +1021,8 @@ class _Stream:
                 f"batch of {self.name} at {batch.begin_ps} ps does not follow {self.end} ps"
             )
         self.end = batch.end_ps
-        self.raw.add(batch.times_ps, batch.channels)
+        if self._hands_out:
+            self.raw.add(batch.times_ps, batch.channels)
         if self._line is not None:
             self.photons.add(*self._line.feed(batch))
         if self._line is None or self._pps is not None:
@@ -1045,6 +1078,7 @@ class ClockRecovery:
         channels_b: Likewise.
         pps: Channels of A and of B that click at each second of UTC: see :func:`find_clock`. The
             photons are followed where they show when it locks, else the pulses.
+        follow_only: Hand out no clicks, but what was lost: for who asks :meth:`to_a` alone.
 
     Attributes:
         losses_of_lock: How often the clock was lost, so far.
@@ -1064,13 +1098,15 @@ class ClockRecovery:
         channels_a: Sequence[int] | None = None,
         channels_b: Sequence[int] | None = None,
         pps: tuple[int, int] | None = None,
+        follow_only: bool = False,
     ) -> None:
         _check(search_ps, search_frequency)
         self._pps = pps is not None
         self._on_photons = True
         self._search, self._frequency, self._around = search_ps, search_frequency, around_ps
-        self._a = _Stream("A", channels_a, delays_a, None if pps is None else pps[0])
-        self._b = _Stream("B", channels_b, delays_b, None if pps is None else pps[1])
+        pps_a, pps_b = (None, None) if pps is None else pps
+        self._a = _Stream("A", channels_a, delays_a, pps_a, follow_only)
+        self._b = _Stream("B", channels_b, delays_b, pps_b, follow_only)
         self._tracker: _Tracker | None = None
         self._waiting: list[_Knot] = []  # of this lock, from the last one handed out
         self._branches: list[list[_Knot]] = []  # handed out; one per lock
@@ -1120,7 +1156,10 @@ class ClockRecovery:
         times = np.asarray(times_b, np.int64)
         moved = np.zeros(times.shape, np.int64)
         missing = np.ones(times.shape, np.bool_)
+        first, last = (int(times.min()), int(times.max())) if times.size else (0, -1)
         for knots in self._branches:
+            if knots[0].b <= first <= last <= knots[-1].b:
+                return _times_on_a(times, knots)
             inside = missing & (times >= knots[0].b) & (times <= knots[-1].b)
             moved[inside] = _times_on_a(times[inside], knots)
             missing &= ~inside
