@@ -266,7 +266,8 @@ class Clicks:
         assert self._delays is not None
         early, late = min(self._delays.values()), max(self._delays.values()) + self._window
         begins = np.array([begin for begin, _ in self._turns], np.int64)
-        first = np.searchsorted(begins, times + early, side="right") - 1
+        # Nothing was recorded before the first.
+        first = np.maximum(np.searchsorted(begins, times + early, side="right") - 1, 0)
         last = np.searchsorted(begins, times + late, side="right") - 1
         known = np.array([-1 if s is None else s for _, s in self._turns], np.int64)
         settings = np.where(first == last, known[last], -1)
