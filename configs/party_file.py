@@ -32,8 +32,8 @@ class PartyFile(_Entry):
     bench: str
     """Bundled name or path of this party's own bench, which has a party of the role's name."""
     experiment: str
-    """Bundled name or path of the terms: protocol bbm92, the same content at both ends. Its bench is
-    not used, and its duration only where it says no ``block``: a block is then as long."""
+    """Bundled name or path of the terms: protocol bbm92, the same content at both ends. Its bench
+    is not used, and its duration only where it says no ``block``: a block is then as long."""
     listen: str | None = None
     """``host:port`` to wait at for the other party, or:"""
     connect: str | None = None

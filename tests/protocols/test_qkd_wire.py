@@ -75,15 +75,21 @@ def said(draw: st.DrawFn, kind: type[Any]) -> Any:
         slots = increasing(draw)
         return kind(3, slots, draw(arrays(np.uint8, slots.size, elements=st.integers(0, 1))))
     if kind is msg.Prepared:
-        kept = int(bits.sum())
-        levels = draw(arrays(np.uint8, kept, elements=st.integers(0, 3)))
-        return kind(3, bits, levels, bits[: draw(st.integers(0, kept))])
+        sent = int(bits.sum())
+        levels = draw(arrays(np.uint8, sent, elements=st.integers(0, 3)))
+        return kind(3, bits, levels, bits[: draw(st.integers(0, sent))])
+    if kind in (msg.Heralds, msg.Heralded):
+        slots = increasing(draw)
+        parts = 1 if kind is msg.Heralds else 2  # states; or bases and intensities
+        told = draw(arrays(np.uint8, (parts, slots.size), elements=st.integers(0, 1)))
+        return kind(3, draw(st.integers(-9, 9)), slots, *told)
     if kind is msg.Sample:
         positions = increasing(draw, 2**40)
         told = draw(arrays(np.uint8, positions.size, elements=st.integers(0, 1)))
         return kind(2**40, positions, told, draw(COUNTS))
     if kind is msg.Reconciliation:
-        return kind(draw(st.sampled_from(["cascade", "ldpc"])), draw(st.binary(min_size=16, max_size=16)))
+        method = draw(st.sampled_from(["cascade", "ldpc"]))
+        return kind(method, draw(st.binary(min_size=16, max_size=16)))
     if kind in (msg.ParityRequest, msg.Undecoded):
         return kind(np.append(increasing(draw), np.int64(2**61)))
     if kind is msg.Syndrome:
@@ -164,7 +170,7 @@ def test_altered_bytes_are_refused_or_are_another_message(
 @settings(max_examples=60, deadline=None)
 @given(st.binary(max_size=200))
 def test_noise_is_refused_without_another_exception(noise: bytes) -> None:
-    for kind in range(24):
+    for kind in range(max(wire._KINDS) + 2):
         try:
             decode(bytes([wire.VERSION, kind]) + noise)
         except ProtocolError:
