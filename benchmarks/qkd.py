@@ -2,8 +2,8 @@
 
 ``python benchmarks/qkd.py [--json]`` prints speeds, the efficiency f of reconciliation and frames
 that failed, of both sides where they count them; about ten minutes. Its parts run by themselves
-too: cascade, ldpc, amplify, sifting. One core each. Peers that are not installed are skipped and
-said: ``pip install ".[benchmark]"`` brings all that a registry has.
+too: sifting, cascade, ldpc, amplify, pipeline. One core each. Peers that are not installed are
+skipped and said: ``pip install ".[benchmark]"`` brings all that a registry has.
 """
 
 import importlib
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from side_by_side import Row, show
 
-PARTS = ("sifting", "cascade", "ldpc", "amplify")
+PARTS = ("sifting", "cascade", "ldpc", "amplify", "pipeline")
 
 
 def rows() -> Iterator[Row]:

@@ -53,11 +53,9 @@ from .sifting import (
     Pairs,
     Sifter,
     corrected,
-    join,
-    no_events,
-    tail,
 )
 from .sifting_party import Said
+from .waiting import Waiting
 
 __all__ = ["FindDelays", "Pairing", "PairingAlice", "PairingBob", "Said"]
 
@@ -665,7 +663,7 @@ class PairingBob(Pairing):
         self._ends: dict[int, int] = {}  # number of the first event after a block
         # Announced events that Alice has not decided yet, with their outcomes; then the paired ones
         # of which she has not told what is kept.
-        self._pending = no_events(0)
+        self._pending = Waiting(np.int64, np.uint8, np.uint8)
         self._paired: deque[tuple[int, Events, bool]] = deque()
 
     def _advance(self) -> None:
@@ -756,11 +754,9 @@ class PairingBob(Pairing):
     ) -> None:
         """Announce the events of the open block from ``begin`` to ``end``."""
         step = self._parameters.resolution_ps
-        pending = Events(
-            times[begin:end] * step, events.bases[begin:end], events.bits[begin:end], horizon
-        )
-        self._pending = join(self._pending, pending)
-        if self._pending.times_ps.size > _WAITING:
+        part = slice(begin, end)
+        self._pending.add(times[part] * step, events.bases[part], events.bits[part])
+        if self._pending.size > _WAITING:
             raise ProtocolError("alice does not decide which events are paired")
         while end - begin > msg.MAX_EVENTS:
             upto = begin + msg.MAX_EVENTS
@@ -785,11 +781,10 @@ class PairingBob(Pairing):
         self._expect(
             not message.final or (number in self._ends and message.upto == upto), "a last decision"
         )
-        index, pending = message.paired - self._decided, self._pending
-        paired = Events(
-            pending.times_ps[index], pending.bases[index], pending.bits[index], pending.horizon_ps
-        )
-        self._pending = tail(pending, message.upto - self._decided)
+        index = message.paired - self._decided
+        times, bases, bits = (self._pending[column][index] for column in range(3))
+        paired = Events(times, bases, bits, self._horizon)
+        self._pending.drop(message.upto - self._decided)
         self._decided = message.upto
         self.coincidences += index.size
         self._raw.setdefault(number, _Raw()).coincidences += index.size
@@ -842,5 +837,5 @@ class PairingBob(Pairing):
     def forget(self) -> None:
         """See :class:`Pairing`."""
         super().forget()
-        self._pending = no_events(0)
+        self._pending = Waiting(np.int64, np.uint8, np.uint8)
         self._paired.clear()

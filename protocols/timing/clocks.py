@@ -1025,7 +1025,9 @@ class _Stream:
             self.raw.add(batch.times_ps, batch.channels)
         if self._line is not None:
             self.photons.add(*self._line.feed(batch))
-        if self._line is None or self._pps is not None:
+        if self._line is None and self._pps is None and not batch.losses:
+            self.photons.add(batch.times_ps, batch.channels)
+        elif self._line is None or self._pps is not None:
             alive = live(batch)
             if self._pps is not None:
                 pulse = alive & (batch.channels == self._pps)
