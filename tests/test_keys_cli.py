@@ -34,6 +34,15 @@ def run(*arguments: object, passphrase: str | None = "pw", stdin: str = "") -> s
     return result.stdout
 
 
+@pytest.fixture(autouse=True)
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Passphrases that take no time to try, in this process."""
+    for function in (KeyStore.create, KeyStore.change_passphrase):
+        defaults: Any = function.__kwdefaults__
+        assert defaults["cost"] == 17
+        monkeypatch.setitem(defaults, "cost", 1)
+
+
 @pytest.fixture
 def stores(tmp_path: Path) -> tuple[Path, Path]:
     """Both ends, with eight keys of a block and a pool."""

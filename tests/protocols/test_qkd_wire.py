@@ -126,7 +126,7 @@ def test_every_message_has_a_number_of_its_own() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(data=st.data())
 def test_messages_come_back_as_they_were(kind: type[Any], data: st.DataObject) -> None:
     message = data.draw(said(kind))
@@ -139,7 +139,7 @@ def test_messages_come_back_as_they_were(kind: type[Any], data: st.DataObject) -
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=16, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(data=st.data())
 def test_altered_bytes_are_refused_or_are_another_message(
     kind: type[Any], data: st.DataObject
@@ -167,7 +167,7 @@ def test_altered_bytes_are_refused_or_are_another_message(
     assert way not in ("cut", "more")
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.binary(max_size=200))
 def test_noise_is_refused_without_another_exception(noise: bytes) -> None:
     for kind in range(max(wire._KINDS) + 2):
