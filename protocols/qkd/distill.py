@@ -266,8 +266,8 @@ class Distiller:
 
     @property
     def efficiency(self) -> float | None:
-        """Leak over ``n h(Q)``, with Q as reconciliation found it; None without errors."""
-        if not self.corrected or not self.n:
+        """Leak over ``n h(Q)``, with Q as reconciliation found it; None where h(Q) is 0."""
+        if not self.corrected or not 0 < self.corrected < self.n:
             return None
         return self._ledger.leak_bits / (self.n * binary_entropy(self.corrected / self.n))
 

@@ -582,7 +582,7 @@ class Session:
         if self.over:
             return
         self.over = True
-        self.reason = "".join(c if c.isprintable() else " " for c in reason[:1000])
+        self.reason = "".join(c if c.isprintable() else " " for c in reason[:1000]) or "aborted"
         if tell and self._established is not None:
             self._frame(None, msg.Abort(self.reason))
         for block in self._blocks.values():
@@ -745,6 +745,7 @@ class Session:
 
     def _fail(self, block: _Block, reason: str, *, told: bool = False) -> None:
         reason = "".join(c if c.isprintable() else " " for c in reason[:1000])
+        reason = reason or f"{self.peer} gave it up and did not say why"  # no reason means a key
         self._post(block.number, msg.Failed(reason))
         if not told:
             self._failed_here.add(block.number)

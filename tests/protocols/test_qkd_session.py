@@ -572,6 +572,153 @@ def test_what_a_role_does_not_say_is_refused() -> None:
         assert reason in bob.reason
 
 
+def forging(
+    kind: type[Any], forge: Callable[[Any], Any]
+) -> Callable[[str, bytes], Iterable[bytes]]:
+    """A line that changes the first message of a kind into another valid one."""
+    done = [False]
+
+    def lie(_: str, data: bytes) -> Iterable[bytes]:
+        if done[0] or data.startswith(b"BBHS"):
+            return (data,)
+        frame = wire.decode(data)
+        if not isinstance(frame.message, kind):
+            return (data,)
+        done[0] = True
+        return (wire.encode(dataclasses.replace(frame, message=forge(frame.message))),)
+
+    return lie
+
+
+def test_a_forged_number_of_errors_ends_the_session_and_nothing_else() -> None:
+    """All bits wrong: h(Q) is 0, and no efficiency exists."""
+    both = labs()
+
+    def all_wrong(_: messages.Reconciled) -> messages.Reconciled:
+        (block,) = (b for b in alice._blocks.values() if b.distiller is not None)
+        assert block.distiller is not None
+        return messages.Reconciled(block.distiller.n)
+
+    alice, bob = (lab.start() for lab in both)
+    line = forging(messages.Reconciled, all_wrong)
+    join(alice, bob, line)
+    for party, batch in zip((alice, bob), clicks(), strict=True):
+        party.feed(batch)
+        party.finish()
+    join(alice, bob, line)
+    assert "altered on the way" in alice.reason
+    (report,) = alice.take_reports()
+    assert report.corrected_errors == report.reconciled_bits
+    assert report.efficiency is None
+    assert both[0].keys() == both[1].keys() == {}
+
+
+def test_a_block_given_up_without_a_reason_is_not_taken_for_a_key() -> None:
+    both = labs()
+
+    def give_up(_: messages.SampleReply) -> messages.Failed:
+        return messages.Failed("")
+
+    alice, _ = run(both, clicks(), forging(messages.SampleReply, give_up))
+    first = both[0].reports[0]
+    assert first.reason == "bob gave it up and did not say why"
+    assert first.key_bits == 0
+    assert alice.report()["totals"]["blocks_without_key"] == len(both[0].reports)
+    assert both[0].keys() == {}
+
+
+def read_count(data: bytes, at: int) -> tuple[int, int]:
+    """An unsigned LEB128 number, and where the next field begins."""
+    value = shift = 0
+    while True:
+        value |= (data[at] & 127) << shift
+        shift, at = shift + 7, at + 1
+        if data[at - 1] < 128:
+            return value, at
+
+
+def test_the_ledger_is_what_travelled() -> None:
+    """Every disclosed bit counted from the recorded bytes by a second decoder of the format."""
+    both = labs()
+    told: dict[int, dict[str, int]] = {}
+    kinds = {7: "monitor", 9: "sample", 12: "parity", 13: "syndrome", 17: "verdict"}
+    tags = 0
+
+    def record(sender: str, data: bytes) -> Iterable[bytes]:
+        nonlocal tags
+        if not data.startswith(b"BBHS"):
+            block, at = read_count(data, 2)
+            _, at = read_count(data, at)
+            tags += data[1] == 20
+            if data[1] in kinds:
+                name = f"{sender} {kinds[data[1]]}"
+                bits = 1 if data[1] == 17 else read_count(data, at)[0]
+                found = told.setdefault(block - 1, {})
+                found[name] = found.get(name, 0) + bits
+        return (data,)
+
+    alice, bob = run(both, clicks(2.4), record, steps=5)
+    assert len(both[0].keys()) >= 2
+    for report in both[0].reports + both[1].reports:
+        if report.reason:
+            continue
+        ours = told[report.number]
+        for name in ("bob monitor", "bob sample", "bob verdict"):
+            assert report.disclosed_bits[name] == ours[name]
+        assert report.disclosed_bits["alice monitor"] == ours["bob monitor"]
+        assert report.disclosed_bits["alice sample"] == ours["bob sample"] == report.sample_bits
+        leak = ours.get("alice parity", 0) + ours.get("alice syndrome", 0)
+        assert report.leak_bits == leak <= report.leak_budget_bits
+        assert "bob parity" not in ours
+        assert "bob syndrome" not in ours
+    for party in (alice, bob):
+        key = party.report()["key"]
+        # Hash keys and seals of the handshake, both directions.
+        assert key["consumed_bits"] == 128 * (tags + 4)
+        assert key["net_bits"] == key["gained_bits"] - key["consumed_bits"]
+        spent = party.budget.parts
+        assert spent["a forged tag"].times == tags + 2
+        assert spent["a key that is not ideal"].times == len(both[0].reports)
+
+
+def test_whoever_asks_alice_for_parities_gets_no_more_than_the_reserve() -> None:
+    """Bob is cut off, and the attacker asks in his place for all there is."""
+    both = labs()
+    alice, bob = (lab.start() for lab in both)
+    told, asked, begun = 0, 0, False
+
+    def eve(sender: str, data: bytes) -> Iterable[bytes]:
+        nonlocal told, begun
+        if data.startswith(b"BBHS"):
+            return (data,)
+        frame = wire.decode(data)
+        if isinstance(frame.message, messages.ParityReply):
+            told += frame.message.parities.size
+        begun = begun or isinstance(frame.message, messages.Reconciliation)
+        return () if begun else (data,)
+
+    join(alice, bob, eve)
+    for party, batch in zip((alice, bob), clicks(), strict=True):
+        party.feed(batch)
+        party.finish()
+    join(alice, bob, eve)
+    distiller = next(iter(alice._blocks.values())).distiller
+    assert distiller is not None
+    budget, length = distiller.terms.leak_budget, distiller.n
+    while alice._blocks and not alice.over and asked < length:
+        asked += 1
+        alice.receive(
+            wire.encode(
+                wire.Frame(0, alice._received, messages.ParityRequest(np.array([asked], np.int64)))
+            )
+        )
+        for frame in alice.send():
+            eve("alice", frame)
+    assert 0 < told <= budget < length
+    assert "reserved for it" in alice.take_reports()[0].reason
+    assert both[0].keys() == both[1].keys() == {}
+
+
 def test_alice_forgets_what_she_had_only_prepared() -> None:
     both = labs()
     both[0].sink.prepare("old/1", bytes(64), 0)
