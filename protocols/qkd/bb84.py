@@ -127,7 +127,8 @@ class Bb84Terms:
         z_fraction: Probability that Alice prepares in Z, the key basis.
         shots: Shots that make one block.
         slots: Pulses of a shot behind its preamble.
-        preamble: Public pulses before them; some 200 must be detected at least.
+        preamble: Public pulses before them; some 100 bright ones must be detected at least, and
+            more where the weakest intensity is not much weaker.
         period_ps: Of the slots.
         gate_ps: Full width round a slot's centre in which clicks count; wide beside the jitter.
         dead_time_ps: At least the longest time that one of Bob's detectors is blind after a click.
