@@ -474,7 +474,7 @@ class Session:
                 self._go_on()
         except ProtocolError as error:
             self.abort(str(error))
-        except (ValueError, IndexError, OverflowError) as error:
+        except (ValueError, LookupError, ArithmeticError) as error:
             # Own clicks were checked when they came, so it is what the peer said.
             self.abort(f"what {self.peer} sent cannot be used: {error}")
 
