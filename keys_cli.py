@@ -74,7 +74,7 @@ def create(
     )
     with made:
         typer.echo(_title(made.status()))
-    typer.echo("next: bellbench keys import, with a pool that both ends share")
+    typer.echo("next: bellbench keys import, with a pool that both ends share, or identities of both")
 
 
 @app.command()
@@ -247,10 +247,10 @@ def ask_passphrase(question: str, variable: str) -> str:
 
 
 def _title(found: StoreStatus) -> str:
-    kind = "rehearsal keys, no secrets" if found.rehearsal else "keys"
+    kind = " of a rehearsal, no secrets" if found.rehearsal else ""
     return (
-        f"{found.path}: {found.name} ({found.role}) with {found.peer}, {kind} of"
-        f" {found.key_size} bits, opened by {_article(found.locked_by)}"
+        f"{found.path}: {found.name} ({found.role}) with {found.peer}, keys of"
+        f" {found.key_size} bits{kind}, opened by {_article(found.locked_by)}"
     )
 
 
@@ -288,12 +288,17 @@ def _print_keys(keys: list[Key], as_json: bool) -> None:
     shown = [(str(key.id), base64.b64encode(key.secret).decode()) for key in keys]
     for key in keys:
         key.wipe()
-    if as_json:
-        container = {"keys": [{"key_ID": name, "key": text} for name, text in shown]}
-        typer.echo(json.dumps(container))
-    else:
-        for name, text in shown:
-            typer.echo(f"{name}  {text}")
+    try:
+        if as_json:
+            container = {"keys": [{"key_ID": name, "key": text} for name, text in shown]}
+            typer.echo(json.dumps(container))
+        else:
+            typer.echo("\n".join(f"{name}  {text}" for name, text in shown))
+    except OSError as error:
+        raise BellbenchError(
+            f"the output failed ({error.strerror}): these keys are spent at this end, drop them at"
+            f" the other, too: {' '.join(name for name, _ in shown)}"
+        ) from error
 
 
 def _erase(file: Path) -> None:

@@ -27,7 +27,6 @@ from .configs.party_file import PartyFile
 from .instruments import BellbenchError, Clock, ConfigError, InstrumentError, TagBatch, TwinError
 from .live import Progress
 from .net import Link, parse_address
-from .protocols.qkd.sink import check_kind
 from .twins import StepClock
 
 if TYPE_CHECKING:
@@ -456,6 +455,9 @@ class Summary:
     reason: str = ""
     recorded_s: float = 0.0
 
+    def __str__(self) -> str:
+        return f"{self.keys} of {self.blocks} blocks gave {self.key_bits:,} bits of key"
+
 
 S = TypeVar("S", bound=Session)
 
@@ -533,10 +535,38 @@ class PartyLoop(Generic[S]):
     def _talk(self, conversation: Conversation) -> None:
         """One session, for as long as both parties have it."""
         session = self._make()
+        keys = self.summary.keys
+        try:
+            why = self._exchange(conversation, session)
+        except BaseException as error:  # such as Ctrl-C; its report is wanted all the same
+            session.abort(str(error) if isinstance(error, BellbenchError) else "stopped")
+            with contextlib.suppress(BellbenchError):
+                self._take_reports(session)
+            with contextlib.suppress(BellbenchError):
+                self._ended(session)
+            raise
+        if why:
+            session.abort(why)
+        self._take_reports(session)
+        self._ended(session)
+        self.summary.reason = session.reason
+        if not session.reason and self._nearly:
+            self.summary.recorded_s = self._duration_s  # the other party was done a moment before
+        if self._due or conversation.over:
+            return
+        if why:
+            self._link.begin()
+            return
+        if self.summary.keys > keys:
+            self._pause_s = 0.0
+        self._pause_s = min(max(1.0, 2 * self._pause_s), _LONGEST_PAUSE_S)
+        self._linger(conversation)
+
+    def _exchange(self, conversation: Conversation, session: S) -> str:
+        """Move clicks, frames and time; why the session is to be given up, empty where it ended."""
         out: deque[bytes] = deque()
         heard = recording = finished = False
         connected_s = self._now()
-        keys = self.summary.keys
         why = ""
         while not (why or session.over):
             # Messages go first: each of some hundreds in a row waits for the other party.
@@ -567,9 +597,10 @@ class PartyLoop(Generic[S]):
                 recording = True
                 self.summary.sessions += 1
                 self._recorder.record()
+            connected = True
             if not frames and conversation.over:
                 why = conversation.over
-            elif conversation.connected:
+            elif connected := conversation.connected:
                 connected_s = self._now()
                 self._recorder.pause(False)
             else:
@@ -580,26 +611,11 @@ class PartyLoop(Generic[S]):
                 finished = True
                 self._recorder.rest()
                 session.finish()
-            self._tell(str(session.phase), session)
+            self._tell(f"{session.phase}{'' if connected else ', no connection'}", session)
         out += session.send()
         while out and conversation.send(out[0]):
             out.popleft()
-        if why:
-            session.abort(why)
-        self._take_reports(session)
-        self._ended(session)
-        self.summary.reason = session.reason
-        if not session.reason and self._nearly:
-            self.summary.recorded_s = self._duration_s  # the other party was done a moment before
-        if self._due or conversation.over:
-            return
-        if why:
-            self._link.begin()
-            return
-        if self.summary.keys > keys:
-            self._pause_s = 0.0
-        self._pause_s = min(max(1.0, 2 * self._pause_s), _LONGEST_PAUSE_S)
-        self._linger(conversation)
+        return why
 
     def _linger(self, conversation: Conversation) -> None:
         """Let the other party hear how it ended, then begin anew, unless it does so before."""
@@ -623,7 +639,7 @@ class PartyLoop(Generic[S]):
         if stage == told and self._now() - at_s < _SHOWN_S:
             return
         self._told = (stage, self._now())
-        about = {"link": self._link.state, "keys": f"{self.summary.keys}"}
+        about = {"link": self._link.state, "blocks with key": f"{self.summary.keys}"}
         about |= {} if session is None else self._figures(session)
         self._show(Progress(stage, self.summary.recorded_s, self._duration_s, figures=about))
 
@@ -720,7 +736,13 @@ def run_party(
         raise ConfigError(message, place=str(store.path))
     single = [c for c in config.bench.instruments.values() if not c.is_composite]
     twins = any(c.is_twin or c.is_remote_twin or c.is_replay for c in single)
-    check_kind(store.sink, rehearsal=twins)
+    if store.sink.rehearsal != twins:
+        message = (
+            "takes real keys only, and twins make none: bellbench keys create --rehearsal"
+            if twins
+            else "is for rehearsals, and this party has real instruments: make one for real keys"
+        )
+        raise ConfigError(message, place=str(store.path))
     reports = Reports(config.reports)
     show(Progress("opening the bench, waiting for its set points"))
     with open_bench(config.bench) as lab:
@@ -773,7 +795,11 @@ def run_party(
                 figures=_figures,
                 outage_s=file.outage,
             )
-            return loop.run(duration_s)
+            try:
+                return loop.run(duration_s)
+            except BaseException as error:
+                error.add_note(f"{loop.summary}; reports: {config.reports}")
+                raise
 
 
 def _figures(session: qkd.Session) -> dict[str, str]:

@@ -83,8 +83,7 @@ def party(
         print(json.dumps(asdict(summary), allow_nan=False))
     else:
         console.print(
-            f"{summary.keys} of {summary.blocks} blocks gave {summary.key_bits:,} bits of key;"
-            f" reports: {loaded.reports}",
+            f"{summary}; reports: {loaded.reports}",
             soft_wrap=True,
             highlight=False,
         )

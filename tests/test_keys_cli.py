@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 from bellbench.instruments import BellbenchError, ConfigError
 from bellbench.keys_cli import NEW_VARIABLE, VARIABLE, app
 from bellbench.keystore import KeyStore, KeyStoreError, NotEnoughKeys, UnknownKey
@@ -138,6 +139,19 @@ def test_both_ends_print_the_same_keys_once(stores: tuple[Path, Path]) -> None:
         run("deliver", alice, "--number", 9)
 
 
+def test_keys_that_could_not_be_printed_are_named(
+    stores: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(text: str) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as context:
+        context.setattr(typer, "echo", full)
+        with pytest.raises(BellbenchError, match=f"spent at this end.*{key_id(BLOCK, 0)}") as error:
+            run("deliver", stores[0])
+    assert base64.b64encode(SECRET[32:64]).decode() not in str(error.value)
+
+
 def test_a_rehearsal_says_so(tmp_path: Path) -> None:
     path = tmp_path / "k"
     with KeyStore.create(
@@ -145,7 +159,7 @@ def test_a_rehearsal_says_so(tmp_path: Path) -> None:
     ) as store:
         store.sink.prepare(BLOCK, SECRET, 0)
         store.sink.commit(BLOCK)
-    assert "rehearsal keys, no secrets" in run("status", path)
+    assert "keys of 256 bits of a rehearsal, no secrets" in run("status", path)
     result = CliRunner().invoke(app, ["deliver", str(path), "--json"], env={VARIABLE: "pw"})
     assert "keys of a rehearsal are no secrets" in result.stderr
     assert len(json.loads(result.stdout)["keys"]) == 1

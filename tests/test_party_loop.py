@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from bellbench.instruments import ConfigError, InstrumentError, ProtocolError, TagBatch
+from bellbench.instruments import ConfigError, InstrumentError, TagBatch
 from bellbench.net import Link
 from bellbench.party import PartyLoop, Recorder, check_party
 
@@ -89,9 +89,12 @@ class Talk:
         self.end_ps = 0
         self.finished = False
         self.abort_at_ps: int | None = None
+        self.stopped = False
         self._out = [b"hello"]
 
     def feed(self, batch: TagBatch) -> None:
+        if self.stopped:
+            raise KeyboardInterrupt
         assert self.session_id is not None
         assert batch.begin_ps == self.end_ps
         self.end_ps = batch.end_ps
@@ -139,7 +142,14 @@ class End:
         self.recorder = Recorder(self.tagger, self.clock, self.link.wake)
         self.log: list[str] = []
         self.sessions: list[Talk] = []
-        self.loop = PartyLoop(self.link, self.recorder, self._session, report=self.log.append)
+        self.ended: list[Talk] = []
+        self.loop = PartyLoop(
+            self.link,
+            self.recorder,
+            self._session,
+            report=self.log.append,
+            ended=self.ended.append,
+        )
         self.error: BaseException | None = None
         self._thread: threading.Thread | None = None
 
@@ -238,6 +248,17 @@ def test_a_session_that_gives_up_is_followed_by_another() -> None:
         assert bob.loop.summary.reason == "the other party has enough"
         until(lambda: bob.sessions[-1].end_ps > 10**12 and len(bob.sessions) > 1, alice.link)
         until(lambda: alice.sessions[-1].end_ps > 10**12, alice.link)
+
+
+def test_a_session_that_is_stopped_leaves_its_report() -> None:
+    with ends() as (alice, bob):
+        for end in (alice, bob):
+            end.run(None)
+        until(lambda: alice.sessions and alice.sessions[0].end_ps > 10**12, alice.link)
+        alice.sessions[0].stopped = True
+        with pytest.raises(KeyboardInterrupt):
+            alice.join()
+        assert [session.reason for session in alice.ended] == ["stopped"]
 
 
 def test_a_party_that_leaves_is_waited_for() -> None:
@@ -343,6 +364,6 @@ def test_a_party_with_the_store_of_the_other_is_refused(
         KeyStore.create(
             tmp_path / "real.store", "x", role="alice", name="A", peer="B", cost=4
         ) as store,
-        pytest.raises(ProtocolError, match="runs on twins"),
+        pytest.raises(ConfigError, match=r"real\.store: takes real keys only"),
     ):
         run_party(load_party(write(tmp_path)), store)
