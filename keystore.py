@@ -27,8 +27,8 @@ who keeps a copy of the file and finds the passphrase, or breaks AES, has the ke
 **A copy of the file is dangerous.** One that is put back hands out keys a second time. Do not back
 it up: keys can be made anew. Pads survive one copy put back, as the next handshake goes on above
 all that either party has used; where both ends are put back, pads are spent twice, which lets an
-eavesdropper forge messages. :attr:`StoreSink.commits` of both ends tells a copy from the original
-as soon as a block was committed in between.
+eavesdropper forge messages. Handshakes compare :attr:`StoreSink.commits` of both ends, and refuse a
+copy as soon as a block was committed in between.
 """
 
 from __future__ import annotations
