@@ -74,7 +74,7 @@ def create(
     )
     with made:
         typer.echo(_title(made.status()))
-    typer.echo("next: bellbench keys import, with a pool that both ends share, or identities of both")
+    typer.echo("next: bellbench keys import, with a pool that both ends share, or identities")
 
 
 @app.command()

@@ -65,7 +65,7 @@ def test_from_nothing_to_a_shared_pool(tmp_path: Path) -> None:
     said = run("create", alice, "--role", "alice", "--name", "Athens", "--peer", "Berlin")
     assert said.splitlines() == [
         f"{alice}: Athens (alice) with Berlin, keys of 256 bits, opened by a passphrase",
-        "next: bellbench keys import, with a pool that both ends share",
+        "next: bellbench keys import, with a pool that both ends share, or identities",
     ]
     with pytest.raises(ConfigError, match="exists already"):
         run("create", alice, "--role", "alice", "--name", "Athens", "--peer", "Berlin")
