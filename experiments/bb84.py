@@ -388,6 +388,7 @@ class DecoyExchange:
                     "leak_budget_bits",
                     "f_ec",
                     "verify_bits",
+                    "reserve_bits",
                     "disclosed_bits",
                     "traffic_per_sifted_bit",
                     "authentication",

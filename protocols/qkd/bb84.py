@@ -858,6 +858,9 @@ class Bb84Bob(_Party):
         end = self._end_ps or 0
         give_up = final or end >= max(self._deadline, self._over)
         found = None
+        if self._batches and not self._over:  # no shot fits into less
+            shortest = round(terms.shot_slots * terms.period_ps * (1 - 1e-6 * terms.clock_ppm))
+            self._over = self._batches[0].begin_ps + shortest
         if self._batches and delays is not None and (end >= self._over or give_up):
             batch = concatenate(self._batches)
             self._batches = [batch]
