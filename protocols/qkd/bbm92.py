@@ -610,14 +610,13 @@ class PairingAlice(Pairing):
         fraction = np.uint64(int(self._parameters.monitor_fraction * 2**64))
         reveal = self._randomness.words("monitor", self._kept, kept.size) < fraction
         self._kept += kept.size
+        self.sifted += kept.size
         if self._scheme.tests:
-            equal = bases == theirs[kept]
-            reveal |= ~equal
-            self.sifted += int(np.count_nonzero(equal))
-        else:
-            self.sifted += kept.size
+            test = bases != theirs[kept]
+            reveal |= test
+            self.sifted -= int(np.count_nonzero(test))
         self._raw[number].add(bits[~reveal], bases[~reveal] & np.uint8(1), times[~reveal])
-        both = bases[reveal], theirs[kept][reveal]
+        both = bases[reveal], theirs[kept[reveal]]
         self._awaited.append((number, bits[reveal], both, times[reveal], last))
         if len(self._awaited) > _UNANSWERED:
             raise ProtocolError("bob does not answer to what is monitored")

@@ -9,7 +9,8 @@ Equal bases make key.
 - ``e91``: two settings, 22.5 deg apart: directions 0 and 45, 22.5 and 67.5 deg. The outcomes at
   different settings are revealed; these four correlations, twice, make the CHSH value S. Ekert's
   three directions for each party, 0, 22.5, 45 and 22.5, 45, 67.5 deg (PRL 67, 661 (1991)), are
-  among them, and his S is that of Alice's first setting with Bob's second.
+  among them, and his S is that of Alice's first setting with Bob's second. A quarter of the pairs
+  makes key and a half S, where three random directions each would give 2/9 and 4/9.
 - ``six_state`` (Bruss, PRL 81, 3018 (1998)): three settings, with Z and X, X and Y, Y and Z, where
   Y is circular polarization. Outcomes in one of these at different settings are revealed.
 
