@@ -47,9 +47,11 @@ class MdiKey(Model):
     """
 
     qber_tolerance: Annotated[float, Unit("1"), Field(gt=0, lt=0.5)] = 0.02
+    """Error rate in Z for which the leak of reconciliation is reserved, and charged."""
     secrecy: Annotated[float, Unit("1"), Field(ge=1e-60, lt=1)] = 1e-10
     correctness: Annotated[float, Unit("1"), Field(ge=1e-37, lt=1)] = 1e-15
     leak_efficiency: Annotated[float, Unit("1"), Field(gt=1)] = 1.1
+    """f at which it is reserved."""
 
 
 class Senders(Model):
@@ -66,7 +68,9 @@ class MdiFile(ExperimentFile):
     duration: Duration
     """Of all shots together, in bench time, rounded up to whole ones: one block."""
     senders: Senders = Senders()
+    """Who plays the pulses."""
     pulse_rate: Annotated[float, Unit("Hz"), Field(gt=0, le=1e10)] = 12.5e6
+    """Of both."""
     shot_pulses: Annotated[int, Field(ge=1000, le=1 << 24)] = 600_000
     """Pulses of a shot, its preamble included."""
     preamble: Annotated[int, Field(ge=64, le=1 << 20)] = 8192
@@ -80,6 +84,7 @@ class MdiFile(ExperimentFile):
     z_fraction: _Share
     """Probability of the key's basis at each party."""
     key: MdiKey = MdiKey()
+    """Terms of the key."""
 
 
 def _shot_s(file: MdiFile) -> float:

@@ -100,7 +100,7 @@ def test_every_bundled_experiment_fits_its_bench(name: str) -> None:
     ("old", "new", "expected"),
     [
         ("bbm92", "bmb92", "experiment.yaml:2:11: protocol: unknown protocol 'bmb92'; did you"),
-        ("bbm92", "[1]", "experiment.yaml:2:11: protocol: unknown protocol [1]; valid: bbm92"),
+        ("bbm92", "[1]", "experiment.yaml:2:11: protocol: unknown protocol [1]; valid: bb84"),
         ("protocol: bbm92\n", "", "experiment.yaml:1:1: key 'protocol' is missing"),
         ("duration: 1 s", "duration: 1", "experiment.yaml:4:11: duration: 1 has no unit; write"),
         ("duration: 1 s", "duration: 0 s", "experiment.yaml:4:11: duration: should be greater"),
