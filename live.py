@@ -36,7 +36,7 @@ class View:
     """Shows progress on a console; a context manager.
 
     On a terminal one picture that is redrawn; elsewhere one line per new stage and per second of
-    bench time, or per percent of a long stage.
+    bench time, or per percent of a long stage; per minute of one without end.
     """
 
     def __init__(self, console: Console, title: str) -> None:
@@ -70,7 +70,8 @@ class View:
         if self._live is not None:
             self._live.update(self._picture())
             return
-        step_s = max(1.0, progress.duration_s / 100)
+        endless = not progress.duration_s and progress.elapsed_s >= 60.0
+        step_s = 60.0 if endless else max(1.0, progress.duration_s / 100)
         mark = (progress.stage, int(progress.elapsed_s / step_s))
         if mark != self._shown:
             self._shown = mark

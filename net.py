@@ -504,8 +504,8 @@ class Link:
         try:
             hello = await self._hello(connection)
         except _FaultError as error:
-            closed = connection.close_reason or str(error)
-            self._tell(f"{self._place()} refuses: {closed[:200]}")
+            closed = _plain(connection.close_reason or str(error))
+            self._tell(f"{self._place()} refuses: {closed}")
             await connection.close(_FAULT, str(error))
             return
         theirs, known, received, taken = hello
@@ -643,7 +643,7 @@ class Link:
         except ConnectionClosed as error:
             farewell = error.rcvd if error.rcvd_then_sent else None
             if farewell is not None and farewell.code in (_BYE, _ANEW, _FAULT):
-                reason = farewell.reason[:200]
+                reason = _plain(farewell.reason)
                 ended = f"the other party {reason if farewell.code != _FAULT else 'hung up'}"
                 with self._news:
                     if self._conversation is talk:
@@ -677,5 +677,10 @@ def _name(connection: Connection) -> str:
     return f"{host}:{port}"
 
 
+def _plain(text: str) -> str:
+    """What a stranger sent, fit for a terminal."""
+    return "".join(c if c.isprintable() else " " for c in text[:200])
+
+
 def _words(error: BaseException) -> str:
-    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return _plain(getattr(error, "strerror", None) or str(error) or type(error).__name__)

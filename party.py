@@ -640,6 +640,8 @@ class PartyLoop(Generic[S]):
             return
         self._told = (stage, self._now())
         about = {"link": self._link.state, "blocks with key": f"{self.summary.keys}"}
+        if not self._duration_s:
+            about["recorded"] = f"{self.summary.recorded_s:,.0f} s"
         about |= {} if session is None else self._figures(session)
         self._show(Progress(stage, self.summary.recorded_s, self._duration_s, figures=about))
 
@@ -808,7 +810,9 @@ def _figures(session: qkd.Session) -> dict[str, str]:
     def percent(rate: float | None) -> str:
         return "-" if rate is None else f"{100 * rate:.2f} %"
 
+    lost = session.pairing.clicks.losses
     return {
+        **({"tagger lost clicks": f"{lost:,} times"} if lost else {}),
         "coincidences": f"{seen.coincidences:,}",
         "sifted bits": f"{seen.sifted_bits:,}",
         "QBER Z": percent(seen.qber_z),

@@ -37,6 +37,11 @@ def test_lines_tell_a_stage_once_per_second_of_bench_time() -> None:
     ]
 
 
+def test_what_has_no_end_is_told_once_a_minute() -> None:
+    lines = shown(*(Progress("exchanging", elapsed_s=s / 2) for s in range(400)))
+    assert len(lines) == 60 + 3
+
+
 def test_few_clicks_are_counted_one_by_one_and_brackets_are_no_markup() -> None:
     assert shown(MEMORY) == ["storage time 30 µs [2/5]  node 144 cps far 12 cps"]
 

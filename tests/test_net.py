@@ -552,6 +552,16 @@ def test_a_party_that_breaks_the_rules_is_hung_up_on_and_the_next_one_heard(
             assert take(talk(a), 1) == [b"in order"]
 
 
+def test_what_a_stranger_says_in_leaving_cannot_steer_a_terminal() -> None:
+    with Link(listen="127.0.0.1:0") as a:
+        with ws_connect("ws://{}:{}/".format(*a.address), proxy=None) as socket_:
+            socket_.send(hello())
+            until(lambda: a._connected, a)
+            socket_.close(4000, "left\x1b]0;\nbellbench: all is well")
+        until(lambda: "left" in a._state, a)
+        assert a.state == "the other party left ]0; bellbench: all is well"
+
+
 def test_a_listener_that_breaks_the_rules_does_not_keep_the_caller_busy() -> None:
     """What answers is no party: the caller goes on trying, and ends when told to."""
     server = socket.create_server(("127.0.0.1", 0))
