@@ -292,21 +292,15 @@ class DecoyExchange:
         return batch
 
     def _tell(self, shots: int) -> None:
-        shot_s = _shot_s(self._file)
         seen = self.alice.progress
-        self._show(
-            Progress(
-                stage=f"shot {shots} of {self.terms.shots}",
-                elapsed_s=shots * shot_s,
-                duration_s=self.terms.shots * shot_s,
-                figures={
-                    "detections": f"{seen.coincidences:,}",
-                    "sifted bits": f"{seen.sifted_bits:,}",
-                    "QBER X": _percent(seen.qber_x),
-                    "secret key": f"{seen.key_bits:,} bits",
-                },
-            )
-        )
+        figures = {"clicks": f"{self._tags:,}"}
+        if seen.sifted_bits:  # nothing is told of a block before its last shot
+            figures |= {
+                "sifted bits": f"{seen.sifted_bits:,}",
+                "QBER X": _percent(seen.qber_x),
+                "secret key": f"{seen.key_bits:,} bits",
+            }
+        self._show(Progress(stage=f"shot {shots} of {self.terms.shots}", figures=figures))
 
     # -- what is left of it
 

@@ -19,7 +19,7 @@ DARK = 75 * 1e-9
 MISALIGNMENT = 1 / (1 + 10 ** (20 / 10))
 #: A weak security target, so that few shots give a key.
 CHANGES = (
-    ("duration: 0.48 s", "duration: 0.24 s"),
+    ("duration: 0.48 s", "duration: 0.192 s"),
     ("secrecy: 1e-9", "secrecy: 1e-3"),
     ("correctness: 1e-12", "correctness: 1e-6"),
 )
