@@ -1031,7 +1031,11 @@ def plot_mdi(
             label=f"{basis}, relay",
         )
         above.hlines(
-            model.gain[k].ravel(), x - 0.1, x + 0.1, color="k", label="closed form, fitted" if k else None
+            model.gain[k].ravel(),
+            x - 0.1,
+            x + 0.1,
+            color="k",
+            label="closed form, fitted" if k else None,
         )
     n = announced[1].ravel()
     seen = n > 0
@@ -1047,7 +1051,9 @@ def plot_mdi(
     )
     below.hlines((model.wrong[1] / model.gain[1]).ravel(), places - 0.16, places + 0.16, color="k")
     below.axhline(0.25, color="0.6", linewidth=0.8, linestyle=":")
-    below.annotate("equal weak pulses, full overlap", (8.4, 0.2), ha="right", fontsize=8, color="0.4")
+    below.annotate(
+        "equal weak pulses, full overlap", (8.4, 0.2), ha="right", fontsize=8, color="0.4"
+    )
     above.set_yscale("log")
     above.set_ylabel("announcements per pulse pair")
     below.set_ylabel("errors in X")
