@@ -114,6 +114,8 @@ class Parameters:
         delay_spread_ps: What the delays of one party's channels may differ by.
         scheme: What the bases are for; see :mod:`.schemes`.
         least_chsh: S below which a block of E91 gives no key; None where only errors count.
+        tag_pairs: Whether each message of pairs is tagged before Bob tells their bases: a pad
+            each, against forged messages that come true (``docs/security.md``).
 
     Raises:
         ValueError: for a value outside its range.
@@ -138,6 +140,7 @@ class Parameters:
     delay_spread_ps: int = 100_000
     scheme: SchemeName = "bbm92"
     least_chsh: float | None = None
+    tag_pairs: bool = False
 
     def __post_init__(self) -> None:
         checks = {

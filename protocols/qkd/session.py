@@ -47,7 +47,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, get_args
 
 from ...instruments import ProtocolError, TagBatch
 from . import messages as msg
@@ -101,6 +101,7 @@ _SIFTING = (
     msg.Matched,
     msg.Compared,
 )
+_SIGNED: tuple[type[Any], ...] = tuple(kind for kind in get_args(msg.Message) if kind.SIGNED)
 _OPENING = (msg.Announcement, msg.Sent, msg.Heralded)
 
 
@@ -255,6 +256,10 @@ class Session:
         self._randomness = randomness or SystemRandomness()
         rehearsal = twins or self._randomness.kind == "seeded"
         check_kind(sink, rehearsal=rehearsal)
+        #: Messages that are tagged at once, and held until the tag was found right.
+        self._signed = _SIGNED
+        if isinstance(parameters, Parameters) and parameters.tag_pairs:
+            self._signed += (msg.Paired,)
         self._sink = sink
         self._timeout = timeout_s
         self._reserve_pads = reserve_pads
@@ -515,7 +520,7 @@ class Session:
         if scope.held is not None:
             raise ProtocolError(f"{self.peer} did not tag a {type(scope.held).__name__}")
         scope.transcript(self.peer).update(data)
-        if message.SIGNED:
+        if isinstance(message, self._signed):
             scope.held = message
         else:
             self._dispatch(scope, block, message)
@@ -549,7 +554,7 @@ class Session:
         if isinstance(message, msg.Tag):
             return
         scope.transcript(self.role).update(data)
-        if message.SIGNED:
+        if isinstance(message, self._signed):
             self.budget.spend("a forged tag", TAG_EPSILON)
             tag = self._authenticator.sign(scope.transcript(self.role))
             scope.tagged(self.role)

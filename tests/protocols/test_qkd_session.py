@@ -719,6 +719,50 @@ def test_whoever_asks_alice_for_parities_gets_no_more_than_the_reserve() -> None
     assert both[0].keys() == both[1].keys() == {}
 
 
+def test_pairs_may_be_tagged_before_their_bases_are_told() -> None:
+    """An attacker says in Alice's place which events she will pair, and Bob tells him nothing."""
+    terms = dataclasses.replace(PARAMETERS, tag_pairs=True)
+    both = labs()
+    said: list[str] = []
+
+    def listen(_: str, data: bytes) -> Iterable[bytes]:
+        said.append(name_of(data))
+        return (data,)
+
+    alice, bob = run(both, clicks(), listen, parameters=terms)
+    assert (alice.reason, bob.reason) == ("", "")
+    assert len(both[0].keys()) == 1
+    agree(both)
+    pairs = said.count("Paired")
+    assert pairs >= 2
+    assert sum(report.pads_spent for report in both[0].reports) == pairs + 3
+    for report in both[0].reports:
+        assert report.epsilons["authentication"] == report.pads_spent * 2.0**-71
+    for at, name in enumerate(said):
+        assert name != "Paired" or said[at + 1] == "Tag"
+
+    for parameters, told in ((terms, False), (PARAMETERS, True)):
+        both = labs()
+        said.clear()
+
+        def forge(message: messages.Paired) -> messages.Paired:
+            return dataclasses.replace(message, paired=message.paired[:-1])
+
+        line = forging(messages.Paired, forge)
+
+        def watched(
+            sender: str,
+            data: bytes,
+            line: Callable[[str, bytes], Iterable[bytes]] = line,
+        ) -> Iterable[bytes]:
+            said.append(name_of(data))
+            return line(sender, data)
+
+        _, bob = run(both, clicks(), watched, parameters=parameters)
+        assert ("Bases" in said) == told
+        assert both[0].keys() == both[1].keys() == {}
+
+
 def test_alice_forgets_what_she_had_only_prepared() -> None:
     both = labs()
     both[0].sink.prepare("old/1", bytes(64), 0)
