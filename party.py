@@ -728,7 +728,7 @@ def run_party(
     Raises:
         BellbenchError: where bench, store or link fail.
     """
-    from .experiments.bbm92 import _OUTCOME, _parameters
+    from .experiments.bbm92 import OUTCOMES, session_parameters
     from .protocols import qkd
     from .protocols.qkd.trust import FIRST_POOL_PADS
 
@@ -749,9 +749,9 @@ def run_party(
     show(Progress("opening the bench, waiting for its set points"))
     with open_bench(config.bench) as lab:
         party = lab.parties[file.role]
-        parameters = _parameters(config.experiment)
+        parameters = session_parameters(config.experiment)
         detectors = qkd.Detectors.of(
-            {channel: _OUTCOME[label] for label, channel in party.inputs(_LABELS).items()}
+            {channel: OUTCOMES[label] for label, channel in party.inputs(_LABELS).items()}
         )
 
         def begin() -> qkd.Session:

@@ -17,6 +17,7 @@ from ..bench import BenchConfig
 from ..configs import nearest
 from ..instruments import BellbenchError, TagBatch, Unit, WeakCoherentSource, concatenate
 from ..live import Progress
+from .bbm92 import OUTCOMES
 from .contract import Duration, Experiment, ExperimentFile, Mistake, Model, Result, Run, lacks
 
 if TYPE_CHECKING:
@@ -32,8 +33,7 @@ _DARK_S = 0.02  # of recording before the calibration shot
 _LATE_S = 0.02  # that a pattern may begin after it was handed over
 _PATIENCE_S = 0.2
 _PADS = 32
-_OUTCOME = {"H": ("Z", 0), "V": ("Z", 1), "D": ("X", 0), "A": ("X", 1)}
-_LABELS = tuple(_OUTCOME)  # of states and inputs, in the order Z0, Z1, X0, X1
+_LABELS = tuple(OUTCOMES)  # of states and inputs, in the order Z0, Z1, X0, X1
 _BASES = ("Z", "X")
 
 _Share = Annotated[float, Unit("1"), Field(gt=0, lt=1)]
@@ -188,7 +188,7 @@ class DecoyExchange:
         pads = memory_pads(words.tobytes())
         rehearsal = self._seeded or lab.all_twins
         self._sinks = [MemorySink(rehearsal=rehearsal, append=pool.extend) for pool in pads]
-        detectors = qkd.Detectors.of({c: _OUTCOME[label] for label, c in self._channels.items()})
+        detectors = qkd.Detectors.of({c: OUTCOMES[label] for label, c in self._channels.items()})
 
         def sender(randomness: qkd.Randomness, history: Any) -> bb84.Bb84Alice:
             self.sender = bb84.Bb84Alice(self.terms, randomness, history)

@@ -24,13 +24,23 @@ if TYPE_CHECKING:
     from ..protocols import qkd, timing
     from ..protocols.qkd.estimation import Errors
 
-__all__ = ["EXPERIMENT", "BBM92File", "Exchange", "ExchangeFile", "KeyTerms", "check"]
+__all__ = [
+    "EXPERIMENT",
+    "OUTCOMES",
+    "BBM92File",
+    "Exchange",
+    "ExchangeFile",
+    "KeyTerms",
+    "check",
+    "session_parameters",
+]
 
 _STEP_S = 0.1
 _PADS = 64  # of each direction that both parties begin with, and fill up from their keys
 _UNSEEN_S = 1.0  # its light fails: told before the recovery gives the clock up
-_OUTCOME = {"H": ("Z", 0), "V": ("Z", 1), "D": ("X", 0), "A": ("X", 1)}
-_LABELS = tuple(_OUTCOME)
+#: Basis and bit of a click at each port of an analyzer.
+OUTCOMES = {"H": ("Z", 0), "V": ("Z", 1), "D": ("X", 0), "A": ("X", 1)}
+_LABELS = tuple(OUTCOMES)
 
 
 class KeyTerms(Model):
@@ -73,7 +83,7 @@ class BBM92File(ExchangeFile):
     protocol: Literal["bbm92"]
 
 
-def _parameters(file: ExchangeFile) -> qkd.Parameters:
+def session_parameters(file: ExchangeFile) -> qkd.Parameters:
     """Return the terms of the exchange, in the protocol's own words."""
     from ..protocols import qkd
 
@@ -103,7 +113,7 @@ def check(file: ExchangeFile, bench: BenchConfig) -> list[Mistake]:
         mistakes.append((("key", "time_grid"), "is wider than the coincidence_window"))
     else:
         try:
-            _parameters(file)
+            session_parameters(file)
         except ValueError as error:
             mistakes.append((("key",), str(error)))
     for party in ("alice", "bob"):
@@ -185,9 +195,9 @@ class Exchange:
             {channel: label for label, channel in party.inputs(_LABELS).items()}
             for party in self._parties
         ]
-        parameters = _parameters(file)
+        parameters = session_parameters(file)
         detectors = [
-            qkd.Detectors.of({c: _OUTCOME[label] for c, label in channels.items()})
+            qkd.Detectors.of({c: OUTCOMES[label] for c, label in channels.items()})
             for channels in self._channels
         ]
         words = self.randomness("pool").words("pool", 0, (HEAD_BYTES + _PADS * PAIR_BYTES) // 8)

@@ -13,7 +13,7 @@ from typing import Any, TypeVar, cast
 import numba
 import numpy as np
 import numpy.typing as npt
-from llvmlite import ir  # type: ignore[import-untyped]  # numba's own
+from llvmlite import ir  # numba's own
 from numba import types
 from numba.extending import intrinsic
 
