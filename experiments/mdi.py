@@ -15,7 +15,7 @@ from pydantic import Field
 
 from ..bench import BenchConfig
 from ..configs import nearest
-from ..instruments import BellbenchError, Unit, WeakCoherentSource
+from ..instruments import BellbenchError, ProtocolError, Unit, WeakCoherentSource
 from ..live import Progress
 from .contract import Duration, Experiment, ExperimentFile, Mistake, Model, Result, Run, lacks
 
@@ -270,7 +270,10 @@ class Exchange:
             for source, sender in zip(self._sources, self.senders, strict=True):
                 self._play(source, sender)
             self._record(_shot_s(self._file) + 2 * _STEP_S, feed=True)
-            alice.heralds(self.relay.announce(shot))
+            try:
+                alice.heralds(self.relay.announce(shot))
+            except ProtocolError as error:
+                self.alice.abort(f"the relay announces nothing: {error}")
             self.alice.advance()
             qkd.join(self.alice, self.bob)
             self._tell(shot + 1)

@@ -165,6 +165,19 @@ def test_a_dark_sender_makes_no_announcements(tmp_path: Path) -> None:
     assert metrics["secret_key_bits"] == 0
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("no_pictures")
+def test_without_any_light_the_run_ends_with_its_reason(tmp_path: Path) -> None:
+    config = load_experiment(write(tmp_path, QUICK))
+    for laser in ("alice_laser", "bob_laser"):
+        config = without(config, laser, emission=False)
+    metrics = run_experiment(config, seed=SEED, out=tmp_path / "runs").metrics
+    assert metrics["aborted"]
+    assert "shows no pulses" in metrics["reason"]
+    assert metrics["announced"] == {}
+    assert metrics["single_pairs"] is None
+
+
 @pytest.mark.slow  # as in end_to_end, of every run
 @pytest.mark.usefixtures("no_pictures")
 def test_the_same_seed_gives_the_same_figures(tmp_path: Path) -> None:
