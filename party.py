@@ -225,6 +225,7 @@ class Recorder:
         self._tags = 0  # in these
         self._released = False
         self._lost: BellbenchError | None = None  # why the stream is, until somebody has taken it
+        self._spoilt = 0  # number of the recording that it was lost in: not gone on with
         self._broken = False
         self._failed: BellbenchError | None = None  # why it could not be opened anew
         self._closing = False
@@ -349,6 +350,7 @@ class Recorder:
                 with self._news:
                     if not self._broken:
                         self._lost = error
+                        self._spoilt = self._recording
                     self._broken = True
                     if isinstance(error, TwinError) or tries >= _TRIES:
                         self._failed = error
@@ -369,6 +371,8 @@ class Recorder:
             return "wait" if self._released else "release"
         if self._released:
             return "hold"
+        if self._recording == self._spoilt:
+            return "wait"  # its clicks would begin anew
         # a stepped world waits for the session; elsewhere time does not
         full = bool(self._batches) if isinstance(self._clock, StepClock) else self._tags > _TAGS
         return "read" if wanted == "record" and not full else "wait"
@@ -693,6 +697,9 @@ class Reports:
             with open(os.open(path, flags, mode), "w", encoding="utf-8") as file:
                 file.write(text)
         except OSError as error:
+            if not append:
+                with contextlib.suppress(OSError):
+                    path.unlink()  # half of it
             raise BellbenchError(f"cannot write {path}: {error.strerror}") from error
 
 

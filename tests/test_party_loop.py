@@ -226,6 +226,25 @@ def test_a_lost_stream_is_opened_anew_in_a_new_session() -> None:
         assert bob.tagger.log[:3] == ["start", "stop", "start"]
 
 
+def test_a_loss_is_heard_of_before_the_clicks_after_it() -> None:
+    clock, news = Time(), threading.Event()
+    tagger = Tagger(clock)
+    with Recorder(tagger, clock, news.set) as recorder:
+        recorder.record()
+        assert news.wait(PATIENCE_S)
+        tagger.lost = True
+        while True:
+            news.clear()
+            if "configure" in tagger.log and recorder.usable:
+                break
+            assert news.wait(PATIENCE_S)
+        for _ in range(3):  # it might read
+            clock.sleep(0.1)
+        with pytest.raises(InstrumentError, match="stream is gone"):
+            list(iter(recorder.take, None))
+        assert tagger.log.count("start") == 1
+
+
 def test_a_tagger_that_never_comes_back_is_an_error() -> None:
     with ends() as (alice, bob):
         for end in (alice, bob):
