@@ -44,10 +44,9 @@ def rows() -> Iterator[Row]:
         theirs = peer(rate)
         if theirs is not None:
             speed, f, failures, _ = max(reconcile(SHORT, rate, rate) for _ in range(20))
-            yield Row(
-                *(f"LDPC, {100 * rate:.2f} %, 2^14 bits", speed, theirs.name, theirs.value),
-                *("Mbit/s", speed / theirs.value, f, failures, 1, theirs.f, theirs.failures, 1),
-            )
+            work, ratio = f"LDPC, {100 * rate:.2f} %, 2^14 bits", speed / theirs.value
+            us, them = (f, failures, 1), (theirs.f, theirs.failures, 1)
+            yield Row(work, speed, theirs.name, theirs.value, "Mbit/s", ratio, *us, *them)
 
 
 def loose(rate: float, goal: float) -> float:

@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 from bellbench.configs import find_config
 from bellbench.keystore import KeyStore, write_preshared
@@ -145,7 +146,7 @@ def wait(folder: Path, processes: dict[str, subprocess.Popen[bytes]], deadline: 
         raise SystemExit(f"ended: {ended or 'nothing, but no key came'}\n{said}")
 
 
-def blocks(folder: Path) -> list[dict[str, object]]:
+def blocks(folder: Path) -> list[dict[str, Any]]:
     """Alice's reports of blocks so far."""
     path = folder / "alice-reports" / "blocks.jsonl"
     if not path.exists():

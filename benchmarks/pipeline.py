@@ -18,7 +18,7 @@ from typing import Literal
 import numpy as np
 from bellbench.instruments import TagBatch
 from bellbench.protocols.qkd import Detectors, Parameters, Session
-from bellbench.protocols.qkd.authentication import memory_pads
+from bellbench.protocols.qkd.authentication import Role, memory_pads
 from bellbench.protocols.qkd.sink import MemorySink
 from side_by_side import Row, show
 
@@ -71,10 +71,10 @@ def recording(
 
 
 class Exchange:
-    """Two sessions in one process, and the CPU seconds of each.
+    """Two sessions in one process, and the CPU time of each.
 
     Attributes:
-        spent: CPU seconds of alice and bob.
+        spent: CPU time of alice and bob, ns.
     """
 
     def __init__(self, pairs: int, clocks: Clocks) -> None:
@@ -85,6 +85,7 @@ class Exchange:
             expected_bits=round(0.45 * pairs * BLOCK_PS * 1e-12),
             clocks=clocks,
         )
+        roles: tuple[Role, Role] = ("alice", "bob")
         pads = memory_pads(bytes(range(256)) * 64)
         self.alice, self.bob = (
             Session(
@@ -95,14 +96,14 @@ class Exchange:
                 pads=pad,
                 twins=True,
             )
-            for role, pad in zip(("alice", "bob"), pads, strict=True)
+            for role, pad in zip(roles, pads, strict=True)
         )
         self.spent: Counter[str] = Counter()
 
     def _timed(self, party: Session, work: Callable[[], object]) -> None:
-        start = time.process_time()
+        start = time.process_time_ns()
         work()
-        self.spent[party.role] += time.process_time() - start
+        self.spent[party.role] += time.process_time_ns() - start
 
     def feed(self, a: TagBatch, b: TagBatch) -> None:
         """Clicks of both, and all that is said about them."""
@@ -133,7 +134,7 @@ class Exchange:
 def exchange(
     clicks: list[tuple[TagBatch, TagBatch]], pairs: int, clocks: Clocks
 ) -> tuple[Counter[str], Counter[str]]:
-    """CPU seconds of each party in the calibration, and after it."""
+    """CPU time of each party, ns, in the calibration, and after it."""
     both = Exchange(pairs, clocks)
     calibration: Counter[str] = Counter()
     for a, b in clicks:
@@ -159,7 +160,7 @@ def rows() -> Iterator[Row]:
         mtags = 2e-6 * singles * after
         name = f"{2e-6 * singles:g} Mtags/s, clocks {clocks}"
         for cores, took in (("one core", spent.total()), ("two", max(spent.values()))):
-            rate = mtags / took
+            rate = 1e9 * mtags / took
             yield Row(
                 f"tags to key, {name}, {cores}",
                 rate,
@@ -168,7 +169,7 @@ def rows() -> Iterator[Row]:
                 "Mtags/s",
                 rate / GOAL_MTAGS,
             )
-        yield Row(f"calibration, {name}", calibration.total(), "", None, "s", None)
+        yield Row(f"calibration, {name}", 1e-9 * calibration.total(), "", None, "s", None)
 
 
 def minute(seconds: int = 60, singles: int = 500_000, pairs: int = 40_000) -> None:
@@ -181,7 +182,7 @@ def minute(seconds: int = 60, singles: int = 500_000, pairs: int = 40_000) -> No
         both.feed(a, b)
         if i % (10 * per_second) == 0:
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-            spent = {party: round(took / 10, 3) for party, took in sorted(both.spent.items())}
+            spent = {party: round(1e-10 * took, 3) for party, took in sorted(both.spent.items())}
             print(f"to {i // per_second} s: CPU s per s {spent}, peak memory {peak:.0f} MB")
             both.spent.clear()
     print(f"{both.finish():,} bits of key")
