@@ -8,16 +8,16 @@ need one spare word behind the last.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
-import numba
 import numpy as np
 import numpy.typing as npt
 from llvmlite import ir  # numba's own
 from numba import types
 from numba.extending import intrinsic
 
-F = TypeVar("F", bound=Callable[..., Any])
+from ..compiled import compiled
+
 Int16 = npt.NDArray[np.int16]
 Int64 = npt.NDArray[np.int64]
 UInt16 = npt.NDArray[np.uint16]
@@ -36,10 +36,6 @@ _0, _1, _6, _63 = _U(0), _U(1), _U(6), _U(63)
 _CODES = _U((1 << LONGEST) - 1)
 
 
-def _compiled(function: F) -> F:
-    return cast(F, numba.njit(cache=True, nogil=True)(function))
-
-
 def _cttz(typing: Any, word: Any) -> Any:
 
     def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -52,7 +48,7 @@ def _cttz(typing: Any, word: Any) -> Any:
 _low_zeros = cast(Callable[[Any], Any], intrinsic(_cttz))
 
 
-@_compiled
+@compiled
 def decreases(times: Int64) -> bool:
     """Return whether any time is less than the one before it."""
     found = False
@@ -61,7 +57,7 @@ def decreases(times: Int64) -> bool:
     return found
 
 
-@_compiled
+@compiled
 def scaled(times: Int64, numerator: int, denominator: int) -> Int64:
     """Return increasing times times a ratio of two numbers below 2^31, halves rounded up.
 
@@ -84,7 +80,7 @@ def scaled(times: Int64, numerator: int, denominator: int) -> Int64:
     return out
 
 
-@_compiled
+@compiled
 def write_times(
     times: Int64, begin: int, blocks: Bytes, low: Words, high: Words
 ) -> tuple[int, int]:
@@ -142,7 +138,7 @@ def write_times(
     return lows, int(where)
 
 
-@_compiled
+@compiled
 def read_times(
     words: Words, blocks: Bytes, low: int, high: int, stop: int, begin: int, end: int, times: Int64
 ) -> bool:
@@ -178,14 +174,14 @@ def read_times(
     return bool(good and (count == 0 or span < _U(end) - now))
 
 
-@_compiled
+@compiled
 def mark(channels: Int16, seen: npt.NDArray[np.bool_]) -> None:
     """Set ``seen[channel + 2^15]`` for each channel that occurs."""
     for channel in channels:
         seen[int(channel) + 32768] = True
 
 
-@_compiled
+@compiled
 def write_fixed(channels: Int16, index: UInt16, width: int, out: Words) -> int:
     """Pack each channel's index in ``width`` bits; return the words used."""
     bits, used, words = _0, _0, 0
@@ -205,7 +201,7 @@ def write_fixed(channels: Int16, index: UInt16, width: int, out: Words) -> int:
     return words
 
 
-@_compiled
+@compiled
 def read_fixed(words: Words, at: int, width: int, known: Int16, channels: Int16) -> bool:
     """Unpack what `write_fixed` wrote; the words for all channels are there."""
     if width == 0:
@@ -241,7 +237,7 @@ def read_fixed(words: Words, at: int, width: int, known: Int16, channels: Int16)
     return good
 
 
-@_compiled
+@compiled
 def groups_of(
     channels: Int16, index: UInt16, known: int, group: int, symbols: Bytes, counts: Int64
 ) -> None:
@@ -260,7 +256,7 @@ def groups_of(
         counts[symbol] += 1
 
 
-@_compiled
+@compiled
 def code_lengths(weights: Int64, lengths: Bytes) -> None:
     """Fill in Huffman's code lengths of increasing weights, none longer than `LONGEST`."""
     many = weights.size
@@ -297,7 +293,7 @@ def code_lengths(weights: Int64, lengths: Bytes) -> None:
         lengths[i] = depth[i]
 
 
-@_compiled
+@compiled
 def codes_of(lengths: Bytes, codes: UInt16) -> bool:
     """Fill in the canonical codes of DEFLATE (RFC 1951, 3.2.2), first bit lowest."""
     code = 0
@@ -315,7 +311,7 @@ def codes_of(lengths: Bytes, codes: UInt16) -> bool:
     return lengths.size == 0 or lengths.max() <= LONGEST
 
 
-@_compiled
+@compiled
 def write_groups(symbols: Bytes, lengths: Bytes, codes: UInt16, out: Words) -> int:
     """Pack the codes of symbols; return the words used."""
     bits, used, words = _0, _0, 0
@@ -335,7 +331,7 @@ def write_groups(symbols: Bytes, lengths: Bytes, codes: UInt16, out: Words) -> i
     return words
 
 
-@_compiled
+@compiled
 def read_groups(
     words: Words, at: int, stop: int, lengths: Bytes, known: Int16, group: int, channels: Int16
 ) -> bool:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar, cast
-
-import numba
 import numpy as np
 import numpy.typing as npt
 
-F = TypeVar("F", bound=Callable[..., Any])
+from ..compiled import compiled
+
 UInt32 = npt.NDArray[np.uint32]
 Int16 = npt.NDArray[np.int16]
 Int64 = npt.NDArray[np.int64]
@@ -32,11 +29,7 @@ _SYNC, _OVERFLOW_CODE = 0x40, 0x7F
 MOST_OVERFLOWS = 127
 
 
-def _compiled(function: F) -> F:
-    return cast(F, numba.njit(cache=True, nogil=True)(function))
-
-
-@_compiled
+@compiled
 def _product(n: int, fraction: int) -> tuple[int, int]:
     """Return n * fraction / 2^PLACES as whole part and rest in 2^-PLACES, without overflow."""
     n1, n0 = n >> _HALF_PLACES, n & _LOW
@@ -47,7 +40,7 @@ def _product(n: int, fraction: int) -> tuple[int, int]:
     return n1 * f1 + (middle >> _HALF_PLACES), rest
 
 
-@_compiled
+@compiled
 def decode_t2(
     records: UInt32,
     meaning: Int16,
@@ -118,7 +111,7 @@ def decode_t2(
     return int(at)
 
 
-@_compiled
+@compiled
 def decode_t3(
     records: UInt32,
     meaning: Int16,
@@ -180,7 +173,7 @@ def decode_t3(
     return int(at)
 
 
-@_compiled
+@compiled
 def encode_t2(
     ticks: Int64, channels: Int16, at: int, turns: int, out: UInt32
 ) -> tuple[int, int, int]:

@@ -11,14 +11,15 @@ of errors. ``index[f, p]`` tells which words of the last are not zero. By positi
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 import numba
 import numpy as np
 import numpy.typing as npt
 from numba.extending import intrinsic
 
-F = TypeVar("F", bound=Callable[..., Any])
+from ...instruments.compiled import compiled
+
 Bytes = npt.NDArray[np.uint8]
 Words = npt.NDArray[np.uint64]
 Places = npt.NDArray[np.uint16]
@@ -29,10 +30,6 @@ _OWN, _KNOWN, _RIGHT, _ODD, _SURE = 0, 1, 2, 3, 4
 _SMALL = 8  # blocks up to this size are looked into
 I64: Any = np.int64
 U64: Any = np.uint64
-
-
-def _compiled(function: F) -> F:
-    return cast(F, numba.njit(cache=True, nogil=True)(function))
 
 
 def _instruction(name: str) -> Callable[[int], int]:
@@ -54,7 +51,7 @@ _trailing = _instruction("cttz")
 _leading = _instruction("ctlz")
 
 
-@_compiled
+@compiled
 def shuffle(words: Words, order: Places) -> None:
     """Fisher-Yates: swap place i with place ``half_i (i + 1) >> 32``, from the last i down to 1.
 
@@ -68,7 +65,7 @@ def shuffle(words: Words, order: Places) -> None:
         order[i], order[j] = order[j], order[i]
 
 
-@_compiled
+@compiled
 def spread(rows: Words, orders: Places, out: Words) -> None:
     """Lay each frame's bits out in the order of each pass.
 
@@ -100,7 +97,7 @@ def spread(rows: Words, orders: Places, out: Words) -> None:
                     out[64 * g + i, p, first >> 6] = tile[i]
 
 
-@_compiled
+@compiled
 def prefixes(table: Int64) -> None:
     """Replace bit m of each row by the parity of the bits before m."""
     for f in range(table.shape[0]):
@@ -115,7 +112,7 @@ def prefixes(table: Int64) -> None:
                 carry = (x >> 63) & 1
 
 
-@_compiled
+@compiled
 def answer(wanted: Int64, length: int, table: Int64, begun: Int64, parities: Bytes) -> int:
     """Look prefix parities up; return -1, or the index of the first that may not be asked.
 
@@ -146,7 +143,7 @@ def answer(wanted: Int64, length: int, table: Int64, begun: Int64, parities: Byt
     return -1
 
 
-@_compiled
+@compiled
 def _before(state: Int64, of_p: int, m: int) -> int:
     """Return the last known boundary up to m; 0 is one."""
     w = m >> 6
@@ -157,7 +154,7 @@ def _before(state: Int64, of_p: int, m: int) -> int:
     return (w << 6) + 63 - _leading(x)
 
 
-@_compiled
+@compiled
 def _after(state: Int64, of_p: int, m: int) -> int:
     """Return the first known boundary from m on; the length is one."""
     w = m >> 6
@@ -169,7 +166,7 @@ def _after(state: Int64, of_p: int, m: int) -> int:
     return place
 
 
-@_compiled
+@compiled
 def _parity(state: Int64, of_p: int, s: int, e: int) -> int:
     """Parity of the own bits s .. e, where s < e."""
     a, b = s >> 6, (e - 1) >> 6
@@ -184,7 +181,7 @@ def _parity(state: Int64, of_p: int, s: int, e: int) -> int:
     return _ones(x) & 1
 
 
-@_compiled
+@compiled
 def _toggle(state: Int64, index: Int64, of_p: int, mark: int, s: int) -> None:
     """The block that starts at s turns odd, or even."""
     w = s >> 6
@@ -197,7 +194,7 @@ def _toggle(state: Int64, index: Int64, of_p: int, mark: int, s: int) -> None:
         index[mark + (w >> 6)] &= ~bit
 
 
-@_compiled
+@compiled
 def _unsure(state: Int64, of_p: int, s: int, e: int) -> int:
     """Which of the at most 64 places from s to e are not sure: bit k for place s + k."""
     w, b = s >> 6, s & 63
@@ -208,7 +205,7 @@ def _unsure(state: Int64, of_p: int, s: int, e: int) -> int:
     return unsure
 
 
-@_compiled
+@compiled
 def accept(
     wanted: Int64,
     parities: Bytes,
@@ -315,7 +312,7 @@ def accept(
     return False
 
 
-@_compiled
+@compiled
 def _weight(state: Int64, of_p: int, m: int, weights: Float64) -> float:
     """How much likelier an error at m is for the parity of its block of another pass."""
     w, b = m >> 6, m & 63
@@ -329,7 +326,7 @@ def _weight(state: Int64, of_p: int, m: int, weights: Float64) -> float:
     return weight
 
 
-@_compiled
+@compiled
 def _split(
     of_f: int,
     size: int,
@@ -372,7 +369,7 @@ def _split(
             return k
 
 
-@_compiled
+@compiled
 def ask(
     first: int,
     wanted: Int64,

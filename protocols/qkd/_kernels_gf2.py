@@ -16,15 +16,14 @@ and no address depends on the data.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from typing import Any
 
-import numba
 import numpy as np
 import numpy.typing as npt
 from numba import extending
 
-F = TypeVar("F", bound=Callable[..., Any])
+from ...instruments.compiled import compiled
+
 Int64 = npt.NDArray[np.int64]
 Words = npt.NDArray[np.uint64]
 How = int | None
@@ -41,10 +40,6 @@ EVALUATE, INTERPOLATE_T, EVALUATE_T = 0, 1, 2
 
 #: Bits of a piece: a product of 2 W - 1 by W bits keeps its W middle bits when it is reduced.
 PIECE = 30
-
-
-def _compiled(function: F) -> F:
-    return cast(F, numba.njit(cache=True, nogil=True)(function))
 
 
 def has_carryless() -> bool:
@@ -216,7 +211,7 @@ _reversed_bits: Any = extending.intrinsic(_build_reversed)
 # The same for any processor.
 
 
-@_compiled
+@compiled
 def _add(a: Words, to: int, what: int, count: int) -> None:
     """``a[to:] += a[what:]`` where the two do not overlap."""
     target, source = a[to : to + count], a[what : what + count]
@@ -224,7 +219,7 @@ def _add(a: Words, to: int, what: int, count: int) -> None:
         target[i] ^= source[i]
 
 
-@_compiled
+@compiled
 def _low(a: int, b: int) -> Any:
     """Low word of the carry-less product.
 
@@ -242,12 +237,12 @@ def _low(a: int, b: int) -> Any:
     return (c0 & m0) | (c1 & m1) | (c2 & m2) | (c3 & m3)
 
 
-@_compiled
+@compiled
 def _high(a: int, b: int) -> Any:
     return _reversed_bits(_low(_reversed_bits(a), _reversed_bits(b))) >> U64(1)
 
 
-@_compiled
+@compiled
 def _times_portable(a: Words, b: Words, scratch: Words) -> Words:
     """Products in F, in loops short enough to become vector instructions.
 
@@ -359,13 +354,13 @@ def _(sums: Any, a: Any, b: Any, how: Any) -> Any:
 # The transform.
 
 
-@_compiled
+@compiled
 def add_products(sums: Words, a: Words, b: Words, how: How) -> None:
     """``sums += a b`` in F; sizes are equal multiples of 4."""
     _add_products(sums, a, b, how)
 
 
-@_compiled
+@compiled
 def layers(a: Words, w: Words, schedule: Int64, way: int, how: How) -> None:
     """All butterflies of a transform of 2^k >= 32 words, in place.
 
@@ -383,7 +378,7 @@ def layers(a: Words, w: Words, schedule: Int64, way: int, how: How) -> None:
         _layer(a, w, i, start, stop, way, how)
 
 
-@_compiled
+@compiled
 def _divide(a: Words, half: int, shift: int, start: int, stop: int, way: int) -> None:
     """Divide chunks of 2 half by x^half + x^shift, in units of shift; or its transposes."""
     down = half - shift
@@ -397,7 +392,7 @@ def _divide(a: Words, half: int, shift: int, start: int, stop: int, way: int) ->
                 _add(a, upper, upper - down, count)
 
 
-@_compiled
+@compiled
 def _divide16(a: Words, start: int, stop: int, way: int) -> None:
     """The last four steps, (8, 2), (4, 1), (8, 4) and (2, 1), on chunks of 16."""
     for x in range(start, stop, 16):
@@ -437,7 +432,7 @@ def _divide16(a: Words, start: int, stop: int, way: int) -> None:
                 b[i] ^= b[i - 6]
 
 
-@_compiled
+@compiled
 def convert(a: Words, schedule: Int64, way: int) -> None:
     """From powers of x to products of the s_i, or the transposes of that and of its inverse.
 
@@ -459,7 +454,7 @@ def convert(a: Words, schedule: Int64, way: int) -> None:
 # Pieces of bit strings.
 
 
-@_compiled
+@compiled
 def windows(words: Words, first: int, width: int, step: int, out: Words, count: int) -> None:
     """Strings of ``width`` < 64 bits as words, string i from bit ``first + step i``; then zeros.
 
@@ -481,7 +476,7 @@ def windows(words: Words, first: int, width: int, step: int, out: Words, count: 
     out[count:] = 0
 
 
-@_compiled
+@compiled
 def join(pieces: Words, count: int, words: Words, first: int) -> None:
     """Add the middle bits of ``count`` products to ``words``, from bit ``first`` on."""
     for i in range(count):
@@ -529,7 +524,7 @@ def _(a: Any, b: Any, how: Any) -> Any:
     return portable if isinstance(how, types.NoneType) else carryless
 
 
-@_compiled
+@compiled
 def _times128(a1: int, a0: int, b1: int, b0: int, how: How) -> tuple[int, int]:
     """Product modulo x^128 + x^7 + x^2 + x + 1 of a1 x^64 + a0 and b1 x^64 + b0."""
     c0, c1 = _wide(a0, b0, how)
@@ -543,7 +538,7 @@ def _times128(a1: int, a0: int, b1: int, b0: int, how: How) -> tuple[int, int]:
     return c1, c0
 
 
-@_compiled
+@compiled
 def evaluate(words: Words, seed: Words, how: How) -> tuple[int, int]:
     """``beta (b_1 alpha^(m-1) + ... + b_m)`` over GF(2^128), high word first.
 

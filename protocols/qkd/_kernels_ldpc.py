@@ -18,6 +18,8 @@ from numba.core import cgutils, types
 from numba.core.datamodel import models
 from numba.extending import intrinsic, register_model
 
+from ...instruments.compiled import compiled
+
 F = TypeVar("F", bound=Callable[..., Any])
 Int16 = npt.NDArray[np.int16]
 Int64 = npt.NDArray[np.int64]
@@ -30,10 +32,6 @@ LANES = 32
 UNIT = 3546 / 8
 _CORRECTION = round(5.75 * 3546)  # where the correction ends
 _MAX_LLR = 8191  # in a check node: 18 nats
-
-
-def _compiled(function: F) -> F:
-    return cast(F, numba.njit(cache=True, nogil=True)(function))
 
 
 def _inlined(function: F) -> F:
@@ -223,7 +221,7 @@ def _reliability(q: Any, most: Any) -> Any:
     return _times_8(_min_unsigned(_magnitude(q), most))
 
 
-@_compiled
+@compiled
 def _decode(
     state: Int16,
     messages: Int16,
@@ -386,7 +384,7 @@ def decode(
 # --- bits ---
 
 
-@_compiled
+@compiled
 def parities(
     columns: UInt8,
     row_start: Int64,
@@ -423,7 +421,7 @@ def parities(
                 line[lane] ^= bits[lane]
 
 
-@_compiled
+@compiled
 def gather(bits: UInt8, start: int, step: int, out: UInt8) -> None:
     """Fill ``out`` with the bits at ``start``, ``start + step``, ... modulo their number."""
     place = start
@@ -434,7 +432,7 @@ def gather(bits: UInt8, start: int, step: int, out: UInt8) -> None:
             place -= bits.size
 
 
-@_compiled
+@compiled
 def flip(bits: UInt8, start: int, step: int, pattern: UInt8) -> int:
     """Add a pattern to the bits that ``gather`` takes. Returns the number of ones in it."""
     place, ones = start, 0
@@ -450,7 +448,7 @@ def flip(bits: UInt8, start: int, step: int, pattern: UInt8) -> int:
 # --- codes ---
 
 
-@_compiled
+@compiled
 def place(
     rows: Int64,
     columns: Int64,

@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar, cast
-
-import numba
 import numpy as np
 import numpy.typing as npt
 
-F = TypeVar("F", bound=Callable[..., Any])
+from ...instruments.compiled import compiled
+
 _BLIND = 255
 Int16 = npt.NDArray[np.int16]
 Int64 = npt.NDArray[np.int64]
 UInt8 = npt.NDArray[np.uint8]
 
 
-def _compiled(function: F) -> F:
-    return cast(F, numba.njit(cache=True, nogil=True)(function))
-
-
-@_compiled
+@compiled
 def group(
     times: Int64,
     which: Int16,
@@ -79,7 +72,7 @@ def group(
     return n, blind, i, double
 
 
-@_compiled
+@compiled
 def last_gap(a: Int64, b: Int64, until: int, window: int) -> tuple[int, int]:
     """Return how many of each come before the last gap wider than ``window`` before ``until``.
 

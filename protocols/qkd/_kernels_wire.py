@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar, cast
-
-import numba
 import numpy as np
 import numpy.typing as npt
 
-F = TypeVar("F", bound=Callable[..., Any])
+from ...instruments.compiled import compiled
+
 Int64 = npt.NDArray[np.int64]
 UInt8 = npt.NDArray[np.uint8]
-
-
-def _compiled(function: F) -> F:
-    return cast(F, numba.njit(cache=True, nogil=True)(function))
 
 
 _PIECE = 32  # bits of a remainder that are moved at once
 
 
-@_compiled
+@compiled
 def unary_bits(values: Int64, step: int, k: int) -> int:
     """Bits that the quotients of the gaps take; see :func:`put_gaps`."""
     bits = values.size - 1
@@ -30,7 +23,7 @@ def unary_bits(values: Int64, step: int, k: int) -> int:
     return bits
 
 
-@_compiled
+@compiled
 def put_gaps(values: Int64, step: int, k: int, unary: UInt8, rests: UInt8) -> None:
     """Write Golomb-Rice codes of the gaps, most significant bit of a byte first.
 
@@ -62,7 +55,7 @@ def put_gaps(values: Int64, step: int, k: int, unary: UInt8, rests: UInt8) -> No
         rests[byte] = word << (8 - held)
 
 
-@_compiled
+@compiled
 def get_gaps(unary: UInt8, length: int, rests: UInt8, k: int, step: int, values: Int64) -> int:
     """Read what :func:`put_gaps` has written, behind the first of ``values``, which is given.
 

@@ -13,14 +13,13 @@ edges within 2**61 none can be mistaken.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from typing import Any
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
-F = TypeVar("F", bound=Callable[..., Any])
+from ...instruments.compiled import compiled
+
 Int16 = npt.NDArray[np.int16]
 Int64 = npt.NDArray[np.int64]
 UInt64 = npt.NDArray[np.uint64]
@@ -38,11 +37,7 @@ _LOG_PAIR_NS = 9.0
 _EXACT = 1 << 50
 
 
-def _compiled(function: F) -> F:
-    return cast(F, numba.njit(cache=True, nogil=True)(function))
-
-
-@_compiled
+@compiled
 def _lower(b: Int64, x: int, low: int) -> int:
     """Return the first index from ``low`` on whose time is not below x; near ones are fast."""
     step = 1
@@ -61,7 +56,7 @@ def _lower(b: Int64, x: int, low: int) -> int:
     return low
 
 
-@_compiled
+@compiled
 def _walk(a: Int64, b: Int64, x: int, i: int, end: int, j: int, rank: Int64, keep: bool) -> int:
     size, total = U64(b.size), U64(0)
     while i < end:
@@ -76,7 +71,7 @@ def _walk(a: Int64, b: Int64, x: int, i: int, end: int, j: int, rank: Int64, kee
     return result
 
 
-@_compiled
+@compiled
 def _ranks(a: Int64, b: Int64, x: int, low: int, rank: Int64, keep: bool) -> tuple[int, int]:
     """Write how many of ``b`` lie below each ``a + x`` where ``keep`` says so.
 
@@ -130,7 +125,7 @@ def _ranks(a: Int64, b: Int64, x: int, low: int, rank: Int64, keep: bool) -> tup
     return first, I64(sum0 + sum1 + sum2)
 
 
-@_compiled
+@compiled
 def _work() -> Work:
     """Memory for a block: its clicks' ranks; which of them have a partner, and how far."""
     return (
@@ -140,7 +135,7 @@ def _work() -> Work:
     )
 
 
-@_compiled
+@compiled
 def _first(a: Int64, b: Int64, left: int, span: int, work: Work) -> int:
     """Find each click's first partner in [left, left + span); return how many have one.
 
@@ -156,7 +151,7 @@ def _first(a: Int64, b: Int64, left: int, span: int, work: Work) -> int:
     return count
 
 
-@_compiled
+@compiled
 def _next(a: Int64, b: Int64, left: int, span: int, after: int, n: int, work: Work) -> int:
     """The same with the partner ``after`` places later of the ``n`` that had one before."""
     rank, which, found = work
@@ -171,7 +166,7 @@ def _next(a: Int64, b: Int64, left: int, span: int, after: int, n: int, work: Wo
     return count
 
 
-@_compiled
+@compiled
 def _density(a: Int64, b: Int64, low: int, high: int, rank: Int64) -> float:
     """Return pairs per click in [low, high), from a few; ``rank`` holds those of ``low``."""
     found = 0
@@ -183,7 +178,7 @@ def _density(a: Int64, b: Int64, low: int, high: int, rank: Int64) -> float:
     return found / looks
 
 
-@_compiled
+@compiled
 def _hits(a: Int64, b: Int64, x: int, width: int, low: int) -> int:
     """Return for how many of ``a`` the first of ``b`` not below ``a + x`` lies within the width.
 
@@ -232,7 +227,7 @@ def _hits(a: Int64, b: Int64, x: int, width: int, low: int) -> int:
     return count
 
 
-@_compiled
+@compiled
 def count_window(a: Int64, b: Int64, left: int, width: int) -> int:
     """Return the number of pairs with b - a in [left, left + width)."""
     if not a.size:
@@ -257,7 +252,7 @@ def count_window(a: Int64, b: Int64, left: int, width: int) -> int:
     return total
 
 
-@_compiled
+@compiled
 def count_windows(a: Int64, b: Int64, lows: Int64, width: int, counts: Int64) -> None:
     """Add to ``counts[k]`` every pair with b - a in [lows[k], lows[k] + width)."""
     if not b.size:
@@ -296,7 +291,7 @@ def count_windows(a: Int64, b: Int64, lows: Int64, width: int, counts: Int64) ->
                 counts[k] += until - before
 
 
-@_compiled
+@compiled
 def histogram(a: Int64, b: Int64, left: int, width: int, counts: Int64) -> None:
     """Add every difference b - a to its bin; bin k holds [left + k width, left + (k+1) width)."""
     if not b.size:
@@ -330,7 +325,7 @@ def histogram(a: Int64, b: Int64, left: int, width: int, counts: Int64) -> None:
                 before = until
 
 
-@_compiled
+@compiled
 def count_between(a: Int64, b: Int64, edges: Int64, counts: Int64) -> None:
     """Add to ``counts[k]`` every pair with b - a in [edges[k], edges[k + 1])."""
     if not b.size:
@@ -373,7 +368,7 @@ def count_between(a: Int64, b: Int64, edges: Int64, counts: Int64) -> None:
                 before = until
 
 
-@_compiled
+@compiled
 def differences(a: Int64, b: Int64, left: int, right: int, out: Int64) -> int:
     """Write every b - a in [left, right] to ``out``; return how many there are.
 
@@ -399,7 +394,7 @@ def differences(a: Int64, b: Int64, left: int, right: int, out: Int64) -> int:
     return total
 
 
-@_compiled
+@compiled
 def deal(
     times: Int64,
     channels: Int16,
@@ -463,7 +458,7 @@ def deal(
     return True
 
 
-@_compiled
+@compiled
 def match(a: Int64, b: Int64, half: int, out_a: Int64, out_b: Int64) -> int:
     """Greedy one-to-one matching, earliest first; return the number of pairs."""
     i, j, found = U64(0), U64(0), U64(0)

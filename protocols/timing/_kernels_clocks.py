@@ -7,13 +7,14 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from ._kernels import Int64, _compiled
+from ...instruments.compiled import compiled
+from ._kernels import Int64
 
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
 
 
-@_compiled
+@compiled
 def bin_counts(times: Int64, begin: int, width: int, counts: Float32) -> None:
     """Add each time to its bin of ``counts``; those outside are left out."""
     for time in times:
@@ -24,14 +25,14 @@ def bin_counts(times: Int64, begin: int, width: int, counts: Float32) -> None:
                 counts[k] += np.float32(1)
 
 
-@_compiled
+@compiled
 def _add(total: Float32, first: Float32, second: Float32, n: int) -> None:
     # A function of its own becomes vector instructions: 2.4 times faster.
     for x in range(n):
         total[x] = first[x] + second[x]
 
 
-@_compiled
+@compiled
 def add_lines(rows: Float32, spare: Float32) -> Float32:
     """Sum rows (segments, lags) along straight lines: row d of the result has drifted by d lags.
 
@@ -54,7 +55,7 @@ def add_lines(rows: Float32, spare: Float32) -> Float32:
     return rows
 
 
-@_compiled
+@compiled
 def highest(rows: Float32, drifts: int, left: int, right: int, floor: float, out: Float64) -> None:
     """Per drift: the highest sum of one or two neighbours in [left, right), in sigma.
 
@@ -78,7 +79,7 @@ def highest(rows: Float32, drifts: int, left: int, right: int, floor: float, out
         out[drift, 1] = best / max(math.sqrt(squares / max(right - left, 1)), floor)
 
 
-@_compiled
+@compiled
 def near_line(
     a: Int64,
     b: Int64,
@@ -116,7 +117,7 @@ def near_line(
     return found
 
 
-@_compiled
+@compiled
 def along(
     times: Int64, starts: Int64, ends: Int64, parts: Float64, ratio: Float64, moved: Int64
 ) -> None:
@@ -131,7 +132,7 @@ def along(
         moved[i] = starts[k] + np.int64(np.rint((float(time - ends[k]) - parts[k]) * ratio[k]))
 
 
-@_compiled
+@compiled
 def zoom(
     times: Float64, steps: Float64, slopes: Float64, left: float, width: float, counts: Int64
 ) -> None:
@@ -146,7 +147,7 @@ def zoom(
                 counts[k, int(place)] += 1
 
 
-@_compiled
+@compiled
 def measure(
     times: Float64, steps: Float64, ground: float, sigma: float, spread: float, reach: float
 ) -> tuple[float, float, float, float, float, float]:
@@ -196,7 +197,7 @@ def measure(
     return place, 1 / curve, total, 2 * (ratio - total), when / total, second / total
 
 
-@_compiled
+@compiled
 def likeliest(
     times: Float64, steps: Float64, reach: float, sigma: float, ground: float, out: Float64
 ) -> bool:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar, cast
-
-import numba
 import numpy as np
 import numpy.typing as npt
 
-F = TypeVar("F", bound=Callable[..., Any])
+from ...instruments.compiled import compiled
+
 Int16 = npt.NDArray[np.int16]
 Int64 = npt.NDArray[np.int64]
 Float64 = npt.NDArray[np.float64]
@@ -18,11 +15,7 @@ _NEVER = -(1 << 62)
 _MOST = 1 << 32  # tuples of one fold that one click may complete
 
 
-def _compiled(function: F) -> F:
-    return cast(F, numba.njit(cache=True, nogil=True)(function))
-
-
-@_compiled
+@compiled
 def arrange(
     waiting: Int64,
     waiting_which: Int16,
@@ -62,7 +55,7 @@ def arrange(
     return n, moves > 0
 
 
-@_compiled
+@compiled
 def deal_lanes(
     times: Int64, which: Int16, lanes: Int64, out: Int64, out_which: Int16, sizes: Int64
 ) -> None:
@@ -75,7 +68,7 @@ def deal_lanes(
         sizes[lane] = n + 1
 
 
-@_compiled
+@compiled
 def merge_lanes(
     times: Int64, which: Int16, begins: Int64, ends: Int64, out: Int64, out_which: Int16
 ) -> None:
@@ -92,7 +85,7 @@ def merge_lanes(
         heads[first] += 1
 
 
-@_compiled
+@compiled
 def count_folds(
     held: Int64,
     held_which: Int16,
@@ -173,7 +166,7 @@ def count_folds(
     return True
 
 
-@_compiled
+@compiled
 def start_stop(
     times: Int64, which: Int16, same: bool, started: bool, last: int, width: int, counts: Int64
 ) -> tuple[bool, int]:
@@ -197,7 +190,7 @@ def start_stop(
     return started, last
 
 
-@_compiled
+@compiled
 def stops_after(
     starts: Int64, times: Int64, which: Int16, same: bool, width: int, counts: Int64
 ) -> Int64:
@@ -230,7 +223,7 @@ def stops_after(
     return queue[head:tail].copy()
 
 
-@_compiled
+@compiled
 def stops_in_two(
     starts: Int64, a: Int64, b: Int64, width_a: int, width_b: int, every: bool, counts: Int64
 ) -> None:
@@ -255,7 +248,7 @@ def stops_in_two(
             i += 1
 
 
-@_compiled
+@compiled
 def fold_phase(
     times: Int64,
     which: Int16,
@@ -290,7 +283,7 @@ def fold_phase(
     return synced, last
 
 
-@_compiled
+@compiled
 def gather(times: Int64, heads: Int64, ends: Int64, horizons: Int64, half: int, out: Int64) -> int:
     """Match one click of each stream, earliest first; return the number of events.
 

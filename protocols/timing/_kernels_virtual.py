@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar, cast
-
-import numba
 import numpy as np
 import numpy.typing as npt
 
-F = TypeVar("F", bound=Callable[..., Any])
+from ...instruments.compiled import compiled
+
 Bools = npt.NDArray[np.bool_]
 Int16 = npt.NDArray[np.int16]
 Int64 = npt.NDArray[np.int64]
 
 
-def _compiled(function: F) -> F:
-    return cast(F, numba.njit(cache=True, nogil=True)(function))
-
-
-@_compiled
+@compiled
 def alive(
     times: Int64,
     channels: Int16,
@@ -52,7 +45,7 @@ def alive(
     return found
 
 
-@_compiled
+@compiled
 def merge(
     times: Int64,
     channels: Int16,
@@ -86,7 +79,7 @@ def merge(
     return n
 
 
-@_compiled
+@compiled
 def every_nth(times: Int64, floors: Int64, divisor: int, state: Int64, out: Int64) -> int:
     """Write every n-th click; state: clicks since the last one written, the last floor."""
     found = 0
@@ -106,7 +99,7 @@ def every_nth(times: Int64, floors: Int64, divisor: int, state: Int64, out: Int6
     return found
 
 
-@_compiled
+@compiled
 def dead_time(
     times: Int64,
     which: Int16,
@@ -127,7 +120,7 @@ def dead_time(
             last[k] = times[i]
 
 
-@_compiled
+@compiled
 def gate(times: Int64, which: Int16, begins: Int64, ends: Int64, state: Int64, out: Int64) -> int:
     """Write clicks (0) between starts (1) and stops (2), [start, stop); losses close the gate.
 
@@ -172,7 +165,7 @@ def gate(times: Int64, which: Int16, begins: Int64, ends: Int64, state: Int64, o
     return found
 
 
-@_compiled
+@compiled
 def coincide(
     times: Int64,
     which: Int16,
@@ -223,14 +216,14 @@ def coincide(
             heads[k] = _next(which, k, heads[k] + 1)
 
 
-@_compiled
+@compiled
 def _next(which: Int16, k: int, i: int) -> int:
     while i < which.size and which[i] != k:
         i += 1
     return i
 
 
-@_compiled
+@compiled
 def count_bins(times: Int64, which: Int16, begin: int, width: int, counts: Int64) -> None:
     """Add each click to ``counts[bin, which]``, bin 0 beginning at ``begin``."""
     k = 0
@@ -242,7 +235,7 @@ def count_bins(times: Int64, which: Int16, begin: int, width: int, counts: Int64
         counts[k, which[i]] += 1
 
 
-@_compiled
+@compiled
 def heralded(
     heralds: Int64, c: Int64, d: Int64, half: int, state: Int64, good: Bools, tally: Int64
 ) -> None:
