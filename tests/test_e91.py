@@ -115,6 +115,7 @@ def test_an_eavesdropper_takes_s_below_2_and_the_key(runs: Runs, e91: Outcome) -
         assert m[name] == e91.metrics[name], name
 
 
+@pytest.mark.slow  # test_qkd_e91 has the session
 @pytest.mark.usefixtures("no_pictures")
 def test_six_states_at_three_settings(runs: Runs) -> None:
     outcome = runs("six_state")

@@ -153,6 +153,7 @@ def without(config: ExperimentConfig, instrument: str, **settings: Any) -> Exper
     return dataclasses.replace(config, bench=bench)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_pictures")
 def test_a_dark_sender_makes_no_announcements(tmp_path: Path) -> None:
     config = load_experiment(write(tmp_path, QUICK))
