@@ -13,7 +13,7 @@ import pytest
 
 SCRIPTS = sorted((Path(__file__).parent.parent / "examples").glob("*.py"))
 LIMIT_S = 120
-OFTEN = {"calibrate.py", "twin_against_model.py"}
+OFTEN = {"twin_against_model.py"}
 
 
 @pytest.mark.parametrize(

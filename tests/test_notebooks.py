@@ -1,7 +1,6 @@
 """Every notebook in examples/ runs, and is committed as it ran.
 
-Shortened, and two of them; ``-m slow`` runs all
-of them as they stand.
+One of them, shortened; ``-m slow`` runs all of them as they stand.
 """
 
 import subprocess
@@ -14,7 +13,7 @@ import pytest
 
 NOTEBOOKS = sorted((Path(__file__).parent.parent / "examples").glob("*.ipynb"))
 LIMIT_S = 120
-OFTEN = {"memory_storage.ipynb", "swap_spdc.ipynb"}
+OFTEN = {"memory_storage.ipynb"}
 
 #: Executes the notebook of its argument with a kernel of its own.
 RUN = """
