@@ -20,7 +20,7 @@ ASSUMPTIONS = (
     "bases and monitored bits are told while later pairs are still on their way: an attacker who"
     " owns the source and adapts to them is outside the sampling bound",
     "announced times tell nothing about outcomes",
-    "laboratories leak nothing; randomness of the operating system",
+    "laboratories leak nothing; random numbers that nobody can foresee",
 )
 
 
