@@ -113,7 +113,7 @@ BB84_ASSUMPTIONS = (
     "detection efficiency that depends neither on basis nor on outcome; blinding is outside; slots"
     " within the dead time after a click count as not detected",
     "slots, bases and intensities of a block are told after its last pulse was received",
-    "laboratories leak nothing; randomness of the operating system",
+    "laboratories leak nothing; random numbers that nobody can foresee",
 )
 
 

@@ -88,7 +88,7 @@ _ASSUMPTIONS = (
     "nothing about the relay and its detectors",
     "bases of a shot are told while later shots are still to come",
     "the length follows the counts of announcements, by a bound that was proved for fixed terms",
-    "laboratories leak nothing; randomness of the operating system",
+    "laboratories leak nothing; random numbers that nobody can foresee",
 )
 
 
